@@ -1,0 +1,74 @@
+//! How nodes and clerks reach each other: one trait, and what travels over it.
+//!
+//! A transport moves [`Frame`]s between nodes, and requests and replies between clerks and nodes. It may
+//! lose, repeat, delay and reorder frames between two nodes; it may not alter them or invent them. What
+//! it promises beyond that is speed: [`Transport::send`] never blocks and never waits for a peer.
+
+mod frame;
+
+use std::sync::Arc;
+
+pub use frame::{
+    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
+    SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
+};
+use quorate_raft::NodeId;
+
+/// Moves frames between the nodes of a cluster.
+pub trait Transport: Send + Sync + 'static {
+    /// Hands a frame over for a node. Returns at once.
+    ///
+    /// `false` means that the frame was dropped here and now: the peer is not known, the transport is
+    /// stopped, or the peer's bounded queue is full. `true` promises nothing.
+    fn send(&self, to: NodeId, frame: Frame) -> bool;
+
+    /// Stops delivering and frees threads and sockets. Idempotent; returns when no more
+    /// [`Inbox::deliver`] runs or will run.
+    fn stop(&self);
+}
+
+/// Where a transport delivers what arrives for a node. Must not block.
+pub trait Inbox: Send + Sync + 'static {
+    /// Takes a frame. A frame over a bound of the receiver may be dropped; requests are then refused
+    /// through their origin.
+    fn deliver(&self, from: Origin, frame: Frame);
+}
+
+/// Who sent a frame.
+#[derive(Clone)]
+pub enum Origin {
+    /// A node of this cluster; replies go back by [`Transport::send`].
+    Node(NodeId),
+    /// A clerk; replies go through its sink.
+    Clerk(Arc<dyn ReplySink>),
+}
+
+/// The way back to a clerk.
+pub trait ReplySink: Send + Sync + 'static {
+    /// Sends a reply. Returns at once; a clerk that is gone or too slow loses it.
+    fn reply(&self, reply: Reply);
+}
+
+/// A clerk's way to the nodes: the client half of a transport.
+pub trait ClerkLink: Send + Sync + 'static {
+    /// Hands over a request for a node. Returns at once; `false`: dropped here and now.
+    fn send(&self, to: NodeId, request: Request) -> bool;
+
+    /// The nodes that this link knows how to reach, in the order to try them.
+    fn nodes(&self) -> Vec<NodeId>;
+
+    /// How many groups the cluster has, once a node has said so.
+    fn groups(&self) -> Option<u32>;
+
+    /// Stops, and frees threads and sockets. Idempotent.
+    fn stop(&self);
+}
+
+/// Where a [`ClerkLink`] delivers what comes back. Must not block.
+pub trait ClerkInbox: Send + Sync + 'static {
+    /// Takes a reply.
+    fn reply(&self, from: NodeId, reply: Reply);
+
+    /// The connection to a node was lost: what was outstanding there may never be answered.
+    fn disconnected(&self, node: NodeId);
+}

@@ -1,0 +1,4 @@
+//! Placeholder.
+#![forbid(unsafe_code)]
+mod outcome;
+pub use outcome::{Outcome, SessionId};

@@ -1,0 +1,3 @@
+//! Placeholder.
+mod ids;
+pub use ids::GroupId;
