@@ -4,7 +4,10 @@
 //! lose, repeat, delay and reorder frames between two nodes; it may not alter them or invent them. What
 //! it promises beyond that is speed: [`Transport::send`] never blocks and never waits for a peer.
 
+pub mod codec;
 mod frame;
+pub mod memory;
+pub mod tcp;
 
 use std::sync::Arc;
 
@@ -71,4 +74,15 @@ pub trait ClerkInbox: Send + Sync + 'static {
 
     /// The connection to a node was lost: what was outstanding there may never be answered.
     fn disconnected(&self, node: NodeId);
+}
+
+/// For a node without peers: nothing can be sent.
+pub(crate) struct NoTransport;
+
+impl Transport for NoTransport {
+    fn send(&self, _to: NodeId, _frame: Frame) -> bool {
+        false
+    }
+
+    fn stop(&self) {}
 }

@@ -1,0 +1,490 @@
+//! The calls: what a user does with keys and values, from any process.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_kv::{Answer as MapAnswer, Batch, CommandBuffer, MapView, Query, Scan};
+use quorate_wal::GroupId;
+
+use crate::client::{Client, ReadWants, RemoteLink, ReplyPort};
+use crate::error::{Error, OpenError};
+use crate::node::Published;
+use crate::options::Options;
+use crate::partition::{Partitioner, hash};
+use crate::pending::{Answer, Pending};
+use crate::runtime::{Clock, Timer};
+use crate::transport::tcp::{TcpClerkLink, TcpClerkOptions};
+use crate::transport::{ClerkInbox, ClerkLink, Consistency};
+
+/// A client: puts, appends, gets, with every write taking effect exactly once, in the order in which this clerk
+/// issued them (within a group).
+///
+/// Clones share one session in each group. Every call has a form that blocks and one that returns a
+/// [`Pending`]; thousands may be outstanding. A call that meets a dead or deposed leader looks for
+/// the new one by itself until [`Options::call_timeout`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = quorate::Cluster::in_memory(3)?;
+/// let clerk = cluster.clerk();
+/// clerk.put("motto", "quorate")?;
+/// assert_eq!(clerk.append("motto", "!")?, 8);
+/// assert_eq!(clerk.get("motto")?.as_deref(), Some(&b"quorate!"[..]));
+/// assert!(clerk.compare_and_swap("motto", Some("other"), "no")?.is_err());
+/// assert!(clerk.delete("motto")?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Clerk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Arc<Client>,
+    /// The replicas in this process, if there are any: reads are answered from their views.
+    local: Option<Vec<Arc<Published<MapView>>>>,
+    /// Keeps a remote clerk's timer alive.
+    _timer: Arc<Timer>,
+}
+
+/// A compare-and-swap or batch did not find what it expected; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the value is not the expected one (step {step})")]
+pub struct Conflict {
+    /// Which step of the batch, from 0; 0 for a compare-and-swap.
+    pub step: u32,
+    /// What the key's value is instead, `None` if it is absent.
+    pub current: Option<Bytes>,
+}
+
+impl Clerk {
+    /// Connects to a cluster over TCP. One reachable node is enough: it names the others.
+    ///
+    /// Fails if none of the addresses answers within ten seconds, naming why for each.
+    pub fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, OpenError> {
+        Self::connect_with(addresses, &Options::default())
+    }
+
+    /// Like [`connect`](Self::connect), with options of the caller's choice.
+    pub fn connect_with<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        options: &Options,
+    ) -> Result<Self, OpenError> {
+        options.validate()?;
+        let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        let port = ReplyPort::new(quorate_raft::NodeId(0));
+        let inbox = Arc::clone(&port) as Arc<dyn ClerkInbox>;
+        let link = TcpClerkLink::connect(addresses, TcpClerkOptions::default(), inbox)?;
+        let groups = link.groups().unwrap_or(1);
+        let clock = Clock::start();
+        let timer = Timer::start(clock).map_err(OpenError::Thread)?;
+        Ok(Self::over(link, &port, groups, options, clock, &timer))
+    }
+
+    /// A clerk over any link whose replies go to `port`.
+    pub(crate) fn over(
+        link: Arc<dyn ClerkLink>,
+        port: &ReplyPort,
+        groups: u32,
+        options: &Options,
+        clock: Clock,
+        timer: &Arc<Timer>,
+    ) -> Self {
+        let nodes = link.nodes();
+        let partitioner = Partitioner::hashed(groups);
+        let link = Arc::new(RemoteLink(link));
+        let client = Client::new(link, &nodes, partitioner, options, clock, Arc::clone(timer));
+        port.bind(&client);
+        Self::new(client, None, Arc::clone(timer))
+    }
+
+    pub(crate) fn new(
+        client: Arc<Client>,
+        local: Option<Vec<Arc<Published<MapView>>>>,
+        timer: Arc<Timer>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { client, local, _timer: timer }) }
+    }
+
+    /// Sets a key's value. When this returns, the write is on the disks of a majority.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Error> {
+        self.put_async(key, value).wait()
+    }
+
+    /// [`put`](Self::put) without waiting.
+    pub fn put_async(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Pending<()> {
+        let key = key.as_ref();
+        self.write(key, CommandBuffer::put(key, value.as_ref()), finish_done)
+    }
+
+    /// Adds to the end of a key's value; an absent key counts as empty. Returns the new length in bytes.
+    pub fn append(&self, key: impl AsRef<[u8]>, suffix: impl AsRef<[u8]>) -> Result<u64, Error> {
+        self.append_async(key, suffix).wait()
+    }
+
+    /// [`append`](Self::append) without waiting.
+    pub fn append_async(&self, key: impl AsRef<[u8]>, suffix: impl AsRef<[u8]>) -> Pending<u64> {
+        let key = key.as_ref();
+        self.write(key, CommandBuffer::append(key, suffix.as_ref()), finish_length)
+    }
+
+    /// Removes a key. Returns whether it was there.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        self.delete_async(key).wait()
+    }
+
+    /// [`delete`](Self::delete) without waiting.
+    pub fn delete_async(&self, key: impl AsRef<[u8]>) -> Pending<bool> {
+        let key = key.as_ref();
+        self.write(key, CommandBuffer::delete(key), finish_existed)
+    }
+
+    /// Sets a key's value if its present one is `expected`; `None` expects the key to be absent.
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<impl AsRef<[u8]>>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Result<(), Conflict>, Error> {
+        self.compare_and_swap_async(key, expected, value).wait()
+    }
+
+    /// [`compare_and_swap`](Self::compare_and_swap) without waiting.
+    pub fn compare_and_swap_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<impl AsRef<[u8]>>,
+        value: impl AsRef<[u8]>,
+    ) -> Pending<Result<(), Conflict>> {
+        let key = key.as_ref();
+        let expected = expected.as_ref().map(AsRef::as_ref);
+        self.write(key, CommandBuffer::compare_and_swap(key, expected, value.as_ref()), finish_conditional)
+    }
+
+    /// Applies all steps of a batch or none of them. All keys must belong to one group.
+    pub fn write_batch(&self, batch: WriteBatch) -> Result<Result<(), Conflict>, Error> {
+        self.write_batch_async(batch).wait()
+    }
+
+    /// [`write_batch`](Self::write_batch) without waiting.
+    pub fn write_batch_async(&self, batch: WriteBatch) -> Pending<Result<(), Conflict>> {
+        let partitioner = self.inner.client.partitioner();
+        let mut groups = batch.hashes.iter().map(|&hash| partitioner.group_of_hash(hash));
+        let group = groups.next().unwrap_or_default();
+        if !groups.all(|other| other == group) {
+            return Pending::ready(Err(Error::BatchSpansGroups));
+        }
+        self.write_in(group, CommandBuffer::batch(batch.batch), finish_conditional)
+    }
+
+    /// A key's value, including every write acknowledged to anyone before this call.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, Error> {
+        self.get_async(key, Consistency::Linearizable).wait()
+    }
+
+    /// A key's value, as fresh as asked for.
+    pub fn get_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        consistency: Consistency,
+    ) -> Result<Option<Bytes>, Error> {
+        let key = key.as_ref();
+        // The common lease read costs neither an allocation nor a wake-up.
+        if let Some(view) = self.view_now(self.group_of(key), consistency) {
+            return Ok(view.get(key));
+        }
+        self.get_async(key, consistency).wait()
+    }
+
+    /// [`get_with`](Self::get_with) without waiting.
+    pub fn get_async(&self, key: impl AsRef<[u8]>, consistency: Consistency) -> Pending<Option<Bytes>> {
+        let key = key.as_ref();
+        let group = self.group_of(key);
+        if self.inner.local.is_some() {
+            let key = Bytes::copy_from_slice(key);
+            return self.read_local(group, consistency, move |view| view.get(&key));
+        }
+        let (pending, completer) = Pending::new(finish_value);
+        let wants = ReadWants::Answer(consistency, Query::get(key));
+        self.inner.client.read(group, wants, completer);
+        pending
+    }
+
+    /// The entries in a range of keys, in key order, `limit` at most.
+    ///
+    /// With one group all come from one consistent view; with several each group's share does.
+    pub fn scan<K: AsRef<[u8]>>(
+        &self,
+        range: impl RangeBounds<K>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        self.scan_all(&Scan::range(range), limit)
+    }
+
+    /// The entries whose keys begin with `prefix`, in key order, `limit` at most. As consistent as [`scan`](Self::scan).
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        self.scan_all(&Scan::prefix(prefix.as_ref()), limit)
+    }
+
+    /// How many keys there are.
+    pub fn count(&self) -> Result<u64, Error> {
+        let groups: Vec<GroupId> = self.inner.client.partitioner().groups().collect();
+        let counts: Vec<Pending<u64>> = groups.into_iter().map(|group| self.count_in(group)).collect();
+        counts.into_iter().map(Pending::wait).sum()
+    }
+
+    /// How many groups the keys are spread over.
+    pub fn groups(&self) -> u32 {
+        self.inner.client.partitioner().count()
+    }
+
+    /// The group that a key belongs to. The keys of one [`WriteBatch`] must share theirs.
+    pub fn group_of(&self, key: impl AsRef<[u8]>) -> GroupId {
+        self.inner.client.partitioner().group(key.as_ref())
+    }
+
+    /// Fails what is outstanding with [`Error::Closed`], and every later call. Also happens when the last clone is dropped.
+    pub fn close(&self) {
+        self.inner.client.close();
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        key: &[u8],
+        command: Result<CommandBuffer, quorate_kv::TooLarge>,
+        finish: fn(Answer) -> Result<T, Error>,
+    ) -> Pending<T> {
+        self.write_in(self.group_of(key), command, finish)
+    }
+
+    fn write_in<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        command: Result<CommandBuffer, quorate_kv::TooLarge>,
+        finish: fn(Answer) -> Result<T, Error>,
+    ) -> Pending<T> {
+        match command {
+            Err(error) => Pending::ready(Err(Error::TooLarge(error))),
+            Ok(command) => {
+                let (pending, completer) = Pending::new(finish);
+                self.inner.client.write(group, command, completer);
+                pending
+            }
+        }
+    }
+
+    /// The view that may answer at once, if there is one here.
+    fn view_now(&self, group: GroupId, consistency: Consistency) -> Option<MapView> {
+        let published = &self.inner.local.as_ref()?[group.0 as usize];
+        match consistency {
+            Consistency::Stale => Some(published.load().view),
+            Consistency::Lease => published.load_leased(|| self.inner.client.clock().now_ns()),
+            Consistency::Linearizable => None,
+        }
+    }
+
+    /// Reads from the view of the replica in this process, once that is fresh enough.
+    pub(crate) fn read_local<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        read: impl FnOnce(&MapView) -> T + Send + 'static,
+    ) -> Pending<T> {
+        if let Some(view) = self.view_now(group, consistency) {
+            return Pending::ready(Ok(read(&view)));
+        }
+        let Some(local) = &self.inner.local else { return Pending::ready(Err(Error::Closed)) };
+        let published = Arc::clone(&local[group.0 as usize]);
+        let (pending, completer) =
+            Pending::new(move |answer| answer.map(|_fresh_enough| read(&published.load().view)));
+        self.inner.client.read(group, ReadWants::LocalIndex, completer);
+        pending
+    }
+
+    fn count_in(&self, group: GroupId) -> Pending<u64> {
+        if self.inner.local.is_some() {
+            return self.read_local(group, Consistency::Linearizable, |view| view.len() as u64);
+        }
+        let (pending, completer) = Pending::new(finish_count);
+        let wants = ReadWants::Answer(Consistency::Linearizable, Query::count());
+        self.inner.client.read(group, wants, completer);
+        pending
+    }
+
+    fn scan_all(&self, scan: &Scan, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let groups: Vec<GroupId> = self.inner.client.partitioner().groups().collect();
+        let mut entries = Vec::new();
+        if self.inner.local.is_some() {
+            let parts: Vec<_> = groups
+                .into_iter()
+                .map(|group| {
+                    let scan = scan.clone();
+                    self.read_local(group, Consistency::Linearizable, move |view| scan_view(view, &scan, limit))
+                })
+                .collect();
+            for part in parts {
+                entries.extend(part.wait()?);
+            }
+        } else {
+            for group in groups {
+                self.scan_remote(group, scan.clone(), limit, &mut entries)?;
+            }
+        }
+        if self.groups() > 1 {
+            entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
+    /// Asks for one group's share, page by page.
+    fn scan_remote(
+        &self,
+        group: GroupId,
+        mut scan: Scan,
+        limit: usize,
+        entries: &mut Vec<(Bytes, Bytes)>,
+    ) -> Result<(), Error> {
+        let mut left = limit;
+        while left > 0 {
+            scan.limit = u32::try_from(left).unwrap_or(u32::MAX);
+            let (pending, completer) = Pending::new(finish_entries);
+            let wants = ReadWants::Answer(Consistency::Linearizable, Query::scan(&scan));
+            self.inner.client.read(group, wants, completer);
+            let (page, has_more) = pending.wait()?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            scan.start = std::ops::Bound::Excluded(last.clone());
+            left -= page.len().min(left);
+            entries.extend(page);
+            if !has_more {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.client.close();
+    }
+}
+
+impl std::fmt::Debug for Clerk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clerk").field("groups", &self.groups()).finish_non_exhaustive()
+    }
+}
+
+/// Steps that take effect together or not at all.
+#[derive(Debug, Default)]
+pub struct WriteBatch {
+    batch: Batch,
+    hashes: Vec<u32>,
+}
+
+impl WriteBatch {
+    /// No steps yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets the batch take effect only if the key has this value before it; `None`: only if it is absent.
+    pub fn expect(self, key: impl AsRef<[u8]>, value: Option<impl AsRef<[u8]>>) -> Self {
+        let key = key.as_ref();
+        self.step(key, |batch| batch.expect(key, value.as_ref().map(AsRef::as_ref)))
+    }
+
+    /// Sets a key's value.
+    pub fn put(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        self.step(key, |batch| batch.put(key, value.as_ref()))
+    }
+
+    /// Adds to the end of a key's value.
+    pub fn append(self, key: impl AsRef<[u8]>, suffix: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        self.step(key, |batch| batch.append(key, suffix.as_ref()))
+    }
+
+    /// Removes a key.
+    pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        self.step(key, |batch| batch.delete(key))
+    }
+
+    fn step(mut self, key: &[u8], add: impl FnOnce(Batch) -> Batch) -> Self {
+        self.hashes.push(hash(key));
+        Self { batch: add(self.batch), hashes: self.hashes }
+    }
+}
+
+fn scan_view(view: &MapView, scan: &Scan, limit: usize) -> Vec<(Bytes, Bytes)> {
+    let range = view.range((scan.start.clone(), scan.end.clone()));
+    range.take(limit).map(|(key, value)| (key.clone(), value)).collect()
+}
+
+fn decode(answer: Answer) -> Result<MapAnswer, Error> {
+    MapAnswer::decode(&answer?).map_err(|_| Error::Incompatible)
+}
+
+fn finish_done(answer: Answer) -> Result<(), Error> {
+    match decode(answer)? {
+        MapAnswer::Done => Ok(()),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn finish_length(answer: Answer) -> Result<u64, Error> {
+    match decode(answer)? {
+        MapAnswer::Length(length) => Ok(length),
+        MapAnswer::TooLarge { len_bytes } => Err(value_too_large(len_bytes)),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn finish_existed(answer: Answer) -> Result<bool, Error> {
+    match decode(answer)? {
+        MapAnswer::Existed(existed) => Ok(existed),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn finish_conditional(answer: Answer) -> Result<Result<(), Conflict>, Error> {
+    match decode(answer)? {
+        MapAnswer::Done => Ok(Ok(())),
+        MapAnswer::Conflict { step, current } => Ok(Err(Conflict { step, current })),
+        MapAnswer::TooLarge { len_bytes } => Err(value_too_large(len_bytes)),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn finish_value(answer: Answer) -> Result<Option<Bytes>, Error> {
+    match decode(answer)? {
+        MapAnswer::Value(value) => Ok(value),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn finish_entries(answer: Answer) -> Result<(Vec<(Bytes, Bytes)>, bool), Error> {
+    match decode(answer)? {
+        MapAnswer::Entries { entries, more } => Ok((entries, more)),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn finish_count(answer: Answer) -> Result<u64, Error> {
+    match decode(answer)? {
+        MapAnswer::Count(count) => Ok(count),
+        _ => Err(Error::Incompatible),
+    }
+}
+
+fn value_too_large(len_bytes: u64) -> Error {
+    let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
+    let error = quorate_kv::TooLarge { what: "value bytes", len, limit: quorate_kv::VALUE_BYTES_MAX };
+    Error::TooLarge(error)
+}

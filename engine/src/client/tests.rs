@@ -1,0 +1,272 @@
+//! The window against scripted nodes.
+
+use bytes::Bytes;
+use quorate_kv::{Command, CommandBuffer, Map, Outcome, Position, SessionId, Sessions};
+use quorate_raft::NodeId;
+use quorate_wal::GroupId;
+
+use super::window::{Send, Window, WindowOptions};
+use crate::error::{Error, Obstacle};
+use crate::pending::{Answer, Pending};
+use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody};
+
+const MS: u64 = 1_000_000;
+
+struct Script {
+    window: Window,
+    now_ns: u64,
+}
+
+impl Script {
+    fn new() -> Self {
+        let options = WindowOptions {
+            retry_after_ns: 500 * MS,
+            call_timeout_ns: 10_000 * MS,
+            outstanding_max: 8,
+            sessions_max: 4,
+        };
+        let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
+        Self { window: Window::new(GroupId(0), nodes, options), now_ns: 0 }
+    }
+
+    /// A window whose session is open at node 1.
+    fn open() -> (Self, Pending<Bytes>) {
+        let mut script = Self::new();
+        let first = script.put("first");
+        let register = script.sent();
+        assert_eq!(register.len(), 1, "nothing but the registration leaves without a session");
+        script.answer(&register[0], Ok(Outcome::Registered(SessionId(9))));
+        (script, first)
+    }
+
+    fn put(&mut self, value: &str) -> Pending<Bytes> {
+        let (pending, completer) = Pending::new(|answer: Answer| answer);
+        let command = CommandBuffer::put(b"key", value.as_bytes()).expect("small");
+        self.window.write(self.now_ns, command, completer);
+        self.complete();
+        pending
+    }
+
+    fn complete(&mut self) {
+        for (completer, answer) in self.window.take_completions() {
+            completer.complete(answer);
+        }
+    }
+
+    fn sent(&mut self) -> Vec<(NodeId, Request)> {
+        let sends = self.window.take_sends();
+        sends
+            .into_iter()
+            .map(|send| match send {
+                Send::Request(node, request) => (node, request),
+                Send::WaitApplied(..) => panic!("no local replica in these scripts"),
+            })
+            .collect()
+    }
+
+    fn answer(&mut self, sent: &(NodeId, Request), result: Result<Outcome, Refusal>) {
+        let reply = Reply { id: sent.1.id, result: result.map(ReplyBody::Outcome) };
+        self.window.reply(self.now_ns, sent.0, reply);
+        self.complete();
+    }
+
+    fn pass(&mut self, time_ns: u64) {
+        self.now_ns += time_ns;
+        self.window.tick(self.now_ns);
+        self.complete();
+    }
+}
+
+fn position(sent: &(NodeId, Request)) -> Position {
+    match Command::decode(&command(sent)) {
+        Ok(Command::Apply(position) | Command::Skip(position)) => position,
+        other => panic!("{other:?} has no position"),
+    }
+}
+
+fn command(sent: &(NodeId, Request)) -> Bytes {
+    match &sent.1.body {
+        RequestBody::Propose { command } => command.clone(),
+        other => panic!("{other:?} is no proposal"),
+    }
+}
+
+fn sequences(sent: &[(NodeId, Request)]) -> Vec<u64> {
+    sent.iter().map(|sent| position(sent).sequence).collect()
+}
+
+#[test]
+fn writes_leave_in_order_with_a_floor_below_the_first_unanswered() {
+    let (mut script, first) = Script::open();
+    let (_b, _c) = (script.put("b"), script.put("c"));
+    let sent = script.sent();
+    assert_eq!(sequences(&sent), [1, 2, 3]);
+    script.answer(&sent[0], Ok(Outcome::Applied(Bytes::from_static(b"done"))));
+    assert_eq!(first.wait(), Ok(Bytes::from_static(b"done")));
+    let _d = script.put("d");
+    let next = script.sent();
+    assert_eq!(position(&next[0]), Position { session: SessionId(9), sequence: 4, floor: 1 });
+}
+
+#[test]
+fn a_hint_moves_the_whole_window_to_the_leader_in_order() {
+    let (mut script, _first) = Script::open();
+    let _b = script.put("b");
+    let sent = script.sent();
+    script.answer(&sent[0], Err(Refusal::NotLeader { leader: Some(NodeId(3)) }));
+    let again = script.sent();
+    assert!(again.iter().all(|(node, _)| *node == NodeId(3)));
+    assert_eq!(sequences(&again), [1, 2]);
+    // The second refusal belongs to the burst that is given up: nothing is sent a third time.
+    script.answer(&sent[1], Err(Refusal::NotLeader { leader: Some(NodeId(2)) }));
+    assert!(script.sent().is_empty());
+}
+
+#[test]
+fn a_lost_write_is_sent_again_with_all_behind_it_when_the_gap_is_reported() {
+    let (mut script, _first) = Script::open();
+    let _b = script.put("b");
+    let sent = script.sent();
+    script.answer(&sent[1], Ok(Outcome::OutOfOrder { expected: 1 }));
+    assert_eq!(sequences(&script.sent()), [1, 2]);
+}
+
+#[test]
+fn an_answer_to_an_earlier_copy_counts() {
+    let (mut script, first) = Script::open();
+    let sent = script.sent();
+    script.pass(600 * MS);
+    script.pass(20 * MS);
+    let again = script.sent();
+    assert_eq!(again.len(), 1, "silence sends it elsewhere");
+    assert_eq!(command(&sent[0]), command(&again[0]), "the very same command");
+    script.answer(&again[0], Ok(Outcome::Applied(Bytes::new())));
+    assert_eq!(first.wait(), Ok(Bytes::new()));
+}
+
+#[test]
+fn a_write_that_was_only_refused_ends_without_effect_and_leaves_a_skip() {
+    let (mut script, first) = Script::open();
+    let sent = script.sent();
+    script.answer(&sent[0], Err(Refusal::DiskFull));
+    let _b = script.put("b");
+    while script.now_ns < 9_900 * MS {
+        script.pass(40 * MS);
+        for sent in script.sent() {
+            script.answer(&sent, Err(Refusal::DiskFull));
+        }
+    }
+    script.pass(200 * MS);
+    let error = first.wait().expect_err("the disk stayed full");
+    let expected = Error::Timeout {
+        after_ms: 10_000,
+        maybe_applied: false,
+        cause: Obstacle::DiskFull,
+        leader: Some(NodeId(1)),
+    };
+    assert_eq!(error, expected);
+    assert!(error.is_retryable());
+    script.pass(60 * MS);
+    let sent = script.sent();
+    assert!(matches!(Command::decode(&command(&sent[0])), Ok(Command::Skip(_))));
+}
+
+#[test]
+fn a_write_whose_copy_is_out_ends_in_doubt_and_is_still_carried_through() {
+    let (mut script, first) = Script::open();
+    let sent = script.sent();
+    script.answer(&sent[0], Err(Refusal::LeadershipLost));
+    for _ in 0..220 {
+        script.pass(50 * MS);
+    }
+    let error = first.wait().expect_err("nobody answered");
+    assert!(matches!(error, Error::Timeout { maybe_applied: true, .. }), "{error:?}");
+    assert!(!error.is_retryable());
+    let again = script.sent();
+    assert_eq!(command(&sent[0]), command(again.last().expect("still tried")));
+}
+
+#[test]
+fn an_expired_session_fails_only_what_may_have_taken_effect() {
+    let (mut script, first) = Script::open();
+    let second = script.put("b");
+    let sent = script.sent();
+    // The first is sent twice and its first copy never heard of; the second is answered each time.
+    script.answer(&sent[1], Ok(Outcome::OutOfOrder { expected: 1 }));
+    let again = script.sent();
+    script.answer(&again[1], Ok(Outcome::SessionExpired));
+    assert_eq!(first.wait(), Err(Error::SessionExpired));
+    let register = script.sent();
+    assert!(matches!(Command::decode(&command(&register[0])), Ok(Command::Register { .. })));
+    script.answer(&register[0], Ok(Outcome::Registered(SessionId(77))));
+    let moved = script.sent();
+    assert_eq!(position(&moved[0]), Position { session: SessionId(77), sequence: 1, floor: 0 });
+    script.answer(&moved[0], Ok(Outcome::Applied(Bytes::new())));
+    assert_eq!(second.wait(), Ok(Bytes::new()));
+}
+
+#[test]
+fn over_the_bound_a_write_is_refused_at_once() {
+    let (mut script, _first) = Script::open();
+    let _held: Vec<_> = (0..7).map(|_| script.put("x")).collect();
+    assert_eq!(script.put("y").wait(), Err(Error::Busy { outstanding: 8 }));
+}
+
+/// Answers, refusals and losses in random order, against a real session table: each write takes effect once, and in
+/// the order of issue.
+#[test]
+fn whatever_is_lost_writes_take_effect_once_and_in_order() {
+    for seed in 1..=300_u64 {
+        let mut random = seed;
+        let mut draw = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut script = Script::new();
+        let mut replica = Sessions::<Map>::default();
+        let mut index = 0;
+        let mut calls = Vec::new();
+        let mut flying: Vec<(NodeId, Request)> = Vec::new();
+        for issued in 0..40_u64 {
+            let (pending, completer) = Pending::new(|answer: Answer| answer);
+            let command = CommandBuffer::append(b"key", format!("{issued},").as_bytes()).expect("small");
+            script.window.write(script.now_ns, command, completer);
+            calls.push(pending);
+            let is_last = issued == 39;
+            for _ in 0..if is_last { 4_000 } else { draw(6) } {
+                flying.extend(script.sent());
+                if flying.is_empty() || draw(4) == 0 {
+                    script.pass(7 * MS);
+                    continue;
+                }
+                // A node's requests arrive in order; what is lost is lost before or after it took effect.
+                let sent = flying.remove(0);
+                match if is_last { 9 } else { draw(10) } {
+                    0 => {}
+                    1 => script.answer(&sent, Err(Refusal::NotLeader { leader: None })),
+                    2 => script.answer(&sent, Err(Refusal::Busy)),
+                    fate => {
+                        index += 1;
+                        let outcome = replica.apply(index, &command_of(&sent));
+                        match fate {
+                            3 => {}
+                            4 => script.answer(&sent, Err(Refusal::LeadershipLost)),
+                            _ => script.answer(&sent, Ok(outcome)),
+                        }
+                    }
+                }
+            }
+        }
+        let refused = calls.into_iter().filter_map(|call| call.wait().err()).collect::<Vec<_>>();
+        assert!(refused.iter().all(|error| matches!(error, Error::Busy { .. })), "seed {seed}: {refused:?}");
+        let value = replica.view().get(b"key").expect("something was appended");
+        let text = String::from_utf8(value.to_vec()).expect("digits and commas");
+        let got: Vec<u64> = text.split_terminator(',').map(|n| n.parse().expect("a number")).collect();
+        assert!(got.is_sorted_by(|a, b| a < b), "seed {seed}: {got:?}");
+        assert_eq!(got.len(), 40 - refused.len(), "seed {seed}");
+    }
+}
+
+fn command_of(sent: &(NodeId, Request)) -> Bytes {
+    command(sent)
+}

@@ -1,0 +1,647 @@
+//! One client's calls to one group, as a state machine: what was sent, what is unanswered, what to send again and where.
+//!
+//! Writes form a window like that of a byte stream: they carry ascending sequence numbers of one session, are sent in
+//! that order, and when one is refused or lost everything from the first unanswered one is sent again. The replicated session
+//! makes repetitions harmless and gaps impossible (`quorate_kv::Sessions`), so a client's writes take effect in the
+//! order in which they were issued, each once.
+//!
+//! Invariants:
+//! - `writes` has consecutive sequence numbers; the first is the oldest whose fate is not known.
+//! - `writes[..sent]` were sent in the present burst, with ascending request ids from `burst` on; a refusal from before the
+//!   present burst moves nothing.
+//! - A write fails with `maybe_applied: false` only if every copy of it that was sent was refused, and no
+//!   copy will be sent any more.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use quorate_kv::{Command, CommandBuffer, Outcome, SessionId};
+use quorate_raft::{LogIndex, NodeId};
+use quorate_wal::GroupId;
+
+use crate::error::{Error, Obstacle};
+use crate::pending::{Answer, Completer};
+use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
+
+/// The wait before another node is asked, when the last one knew of no leader.
+const ROTATE_BACKOFF_NS: u64 = 10_000_000;
+
+/// The wait before an overloaded leader is asked again.
+const BUSY_BACKOFF_NS: u64 = 2_000_000;
+
+/// The wait before a leader with a full disk is asked again.
+const FULL_BACKOFF_NS: u64 = 50_000_000;
+
+/// The request id of a write that was never sent; real ones count from 1.
+const UNSENT: RequestId = RequestId(0);
+
+/// Bits of a request id that count requests; the ones above name the group.
+pub(crate) const REQUEST_COUNT_BITS: u32 = 40;
+
+/// What a window needs to know of the options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WindowOptions {
+    pub(crate) retry_after_ns: u64,
+    pub(crate) call_timeout_ns: u64,
+    pub(crate) outstanding_max: usize,
+    pub(crate) sessions_max: u32,
+}
+
+/// One client's calls to one group.
+pub(crate) struct Window {
+    group: GroupId,
+    options: WindowOptions,
+    nodes: Vec<NodeId>,
+    target: NodeId,
+    leader: Option<NodeId>,
+    session: Session,
+    writes: VecDeque<Write>,
+    next_sequence: u64,
+    sent: usize,
+    burst: RequestId,
+    reads: BTreeMap<RequestId, Read>,
+    unsent_reads: VecDeque<RequestId>,
+    next_request: u64,
+    retry_at_ns: u64,
+    /// When the target was last heard, or last given something while it owed nothing.
+    heard_at_ns: u64,
+    obstacle: Obstacle,
+    effects: Effects,
+}
+
+/// What is to be done outside: sends in order, then completions.
+#[derive(Default)]
+pub(crate) struct Effects {
+    pub(crate) sends: VecDeque<Send>,
+    pub(crate) completions: Vec<(Completer, Answer)>,
+}
+
+/// One thing to hand over.
+pub(crate) enum Send {
+    /// To a node.
+    Request(NodeId, Request),
+    /// To the replica in this process: answer once this index is applied.
+    WaitApplied(GroupId, LogIndex, RequestId),
+}
+
+enum Session {
+    Absent,
+    Registering(RequestId),
+    Open(SessionId),
+}
+
+struct Write {
+    sequence: u64,
+    body: Body,
+    /// The latest copy sent.
+    request: RequestId,
+    /// Whether that copy was refused.
+    is_refused: bool,
+    /// Copies sent whose fate is not known.
+    doubtful: u32,
+    deadline_ns: u64,
+    /// Gone once the caller has an answer.
+    completer: Option<Completer>,
+    is_settled: bool,
+}
+
+enum Body {
+    Unsealed(CommandBuffer),
+    Sealed(Bytes),
+    /// In place of a write that its caller was told had no effect.
+    Skip,
+}
+
+struct Read {
+    wants: ReadWants,
+    deadline_ns: u64,
+    completer: Completer,
+    sent_to: Option<NodeId>,
+}
+
+/// What a read asks for.
+#[derive(Clone)]
+pub(crate) enum ReadWants {
+    /// The machine's answer, evaluated at the node asked.
+    Answer(Consistency, Bytes),
+    /// That the replica in this process may answer.
+    LocalIndex,
+}
+
+impl Window {
+    pub(crate) fn new(group: GroupId, nodes: Vec<NodeId>, options: WindowOptions) -> Self {
+        let target = nodes.first().copied().unwrap_or_default();
+        Self {
+            group,
+            options,
+            nodes,
+            target,
+            leader: None,
+            session: Session::Absent,
+            writes: VecDeque::new(),
+            next_sequence: 1,
+            sent: 0,
+            burst: RequestId(0),
+            reads: BTreeMap::new(),
+            unsent_reads: VecDeque::new(),
+            next_request: 0,
+            retry_at_ns: 0,
+            heard_at_ns: 0,
+            obstacle: Obstacle::Unreachable,
+            effects: Effects::default(),
+        }
+    }
+
+    /// Whether a tick may be needed.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.writes.is_empty() || !self.reads.is_empty()
+    }
+
+    pub(crate) fn take_sends(&mut self) -> VecDeque<Send> {
+        std::mem::take(&mut self.effects.sends)
+    }
+
+    pub(crate) fn take_completions(&mut self) -> Vec<(Completer, Answer)> {
+        std::mem::take(&mut self.effects.completions)
+    }
+
+    pub(crate) fn has_effects(&self) -> bool {
+        !self.effects.sends.is_empty() || !self.effects.completions.is_empty()
+    }
+
+    /// Issues a write. Over the bound it fails at once, without effect.
+    pub(crate) fn write(&mut self, now_ns: u64, command: CommandBuffer, completer: Completer) {
+        if self.writes.len() >= self.options.outstanding_max {
+            let busy = Error::Busy { outstanding: self.writes.len() };
+            self.effects.completions.push((completer, Err(busy)));
+            return;
+        }
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.writes.push_back(Write {
+            sequence,
+            body: Body::Unsealed(command),
+            request: UNSENT,
+            is_refused: false,
+            doubtful: 0,
+            deadline_ns: now_ns.saturating_add(self.options.call_timeout_ns),
+            completer: Some(completer),
+            is_settled: false,
+        });
+        self.pump(now_ns);
+    }
+
+    /// Issues a read.
+    pub(crate) fn read(&mut self, now_ns: u64, wants: ReadWants, completer: Completer) {
+        if self.reads.len() >= self.options.outstanding_max {
+            let busy = Error::Busy { outstanding: self.reads.len() };
+            self.effects.completions.push((completer, Err(busy)));
+            return;
+        }
+        let id = self.request_id();
+        let deadline_ns = now_ns.saturating_add(self.options.call_timeout_ns);
+        self.reads.insert(id, Read { wants, deadline_ns, completer, sent_to: None });
+        self.unsent_reads.push_back(id);
+        self.pump(now_ns);
+    }
+
+    /// Takes a node's answer.
+    pub(crate) fn reply(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
+        if from == self.target {
+            self.heard_at_ns = now_ns;
+        }
+        if let Session::Registering(id) = self.session
+            && id == reply.id
+        {
+            self.registered(now_ns, from, reply);
+        } else if self.reads.contains_key(&reply.id) {
+            self.read_answered(now_ns, from, reply);
+        } else if let Some(place) = self.place_of(reply.id) {
+            self.write_answered(now_ns, from, place, reply);
+        }
+        self.pump(now_ns);
+    }
+
+    /// A node's connection is gone.
+    pub(crate) fn disconnected(&mut self, now_ns: u64, node: NodeId) {
+        if node == self.target {
+            self.obstacle = Obstacle::Unreachable;
+            self.look_elsewhere(now_ns, None);
+        }
+        self.resend_reads_of(node);
+        self.pump(now_ns);
+    }
+
+    /// Sends what waits, fails what is over its deadline. Returns whether anything is outstanding.
+    pub(crate) fn tick(&mut self, now_ns: u64) -> bool {
+        self.expire(now_ns);
+        let silent_ns = now_ns.saturating_sub(self.heard_at_ns);
+        if self.owes_answer() && silent_ns >= self.options.retry_after_ns {
+            if !matches!(self.obstacle, Obstacle::DiskFull | Obstacle::Overloaded) {
+                self.obstacle = Obstacle::NotCommitted;
+            }
+            let silent = self.target;
+            self.look_elsewhere(now_ns, None);
+            self.resend_reads_of(silent);
+        }
+        self.pump(now_ns);
+        self.is_busy()
+    }
+
+    /// Fails everything: the client is being closed.
+    pub(crate) fn close(&mut self) {
+        for write in self.writes.drain(..) {
+            if let Some(completer) = write.completer {
+                self.effects.completions.push((completer, Err(Error::Closed)));
+            }
+        }
+        for (_, read) in std::mem::take(&mut self.reads) {
+            self.effects.completions.push((read.completer, Err(Error::Closed)));
+        }
+        self.unsent_reads.clear();
+        self.sent = 0;
+    }
+
+    fn owes_answer(&self) -> bool {
+        self.sent > 0
+            || matches!(self.session, Session::Registering(_))
+            || self.reads.values().any(|read| read.sent_to == Some(self.target))
+    }
+
+    fn request_id(&mut self) -> RequestId {
+        self.next_request += 1;
+        let count = self.next_request & ((1 << REQUEST_COUNT_BITS) - 1);
+        RequestId((self.group.0 << REQUEST_COUNT_BITS) | count)
+    }
+
+    /// Sends all that may be sent now.
+    fn pump(&mut self, now_ns: u64) {
+        if now_ns < self.retry_at_ns || (!self.is_busy()) {
+            return;
+        }
+        if !self.owes_answer() {
+            self.heard_at_ns = now_ns;
+        }
+        while let Some(id) = self.unsent_reads.pop_front() {
+            let Some(read) = self.reads.get_mut(&id) else { continue };
+            let body = match read.wants.clone() {
+                ReadWants::Answer(consistency, query) => RequestBody::Query { consistency, query },
+                ReadWants::LocalIndex => RequestBody::ReadIndex,
+            };
+            read.sent_to = Some(self.target);
+            let request = Request { id, group: self.group, body };
+            self.effects.sends.push_back(Send::Request(self.target, request));
+        }
+        match self.session {
+            _ if self.writes.is_empty() => {}
+            Session::Registering(_) => {}
+            Session::Absent => {
+                let id = self.request_id();
+                self.session = Session::Registering(id);
+                let command = Command::register(self.options.sessions_max);
+                self.send(id, command);
+            }
+            Session::Open(session) => self.send_writes(session),
+        }
+    }
+
+    fn send_writes(&mut self, session: SessionId) {
+        // Everything before the first unsettled write has been answered to its caller.
+        let Some(first) = self.writes.front() else { return };
+        let floor = first.sequence - 1;
+        while self.sent < self.writes.len() {
+            let id = self.request_id();
+            if self.sent == 0 {
+                self.burst = id;
+            }
+            let write = &mut self.writes[self.sent];
+            if matches!(write.body, Body::Unsealed(_))
+                && let Body::Unsealed(command) = std::mem::replace(&mut write.body, Body::Skip)
+            {
+                write.body = Body::Sealed(command.seal(session, write.sequence, floor));
+            }
+            let command = match &write.body {
+                Body::Sealed(command) => command.clone(),
+                Body::Unsealed(_) | Body::Skip => Command::skip(session, write.sequence, floor),
+            };
+            write.request = id;
+            write.is_refused = false;
+            write.doubtful += 1;
+            self.sent += 1;
+            self.send(id, command);
+        }
+    }
+
+    fn send(&mut self, id: RequestId, command: Bytes) {
+        let request = Request { id, group: self.group, body: RequestBody::Propose { command } };
+        self.effects.sends.push_back(Send::Request(self.target, request));
+    }
+
+    /// A request could not be handed to its node.
+    pub(crate) fn not_sent(&mut self, now_ns: u64, node: NodeId, id: RequestId) {
+        if let Some(place) = self.place_of(id) {
+            self.copy_refused(place);
+        }
+        if let Some(read) = self.reads.get_mut(&id)
+            && read.sent_to == Some(node)
+        {
+            read.sent_to = None;
+            self.unsent_reads.push_back(id);
+        }
+        if node == self.target {
+            self.obstacle = Obstacle::Unreachable;
+            self.look_elsewhere(now_ns, None);
+        }
+    }
+
+    /// The write whose latest copy carries `id`, unless that copy was refused already.
+    fn place_of(&self, id: RequestId) -> Option<usize> {
+        let place = if id >= self.burst && self.sent > 0 {
+            let first = self.writes.front()?.request;
+            // Ids of one burst ascend almost without gaps: only registrations and reads stand between.
+            let guess = usize::try_from(id.0.checked_sub(first.0)?).ok()?.min(self.sent - 1);
+            (0..=guess).rev().find(|&place| self.writes[place].request <= id)?
+        } else {
+            // An answer to a copy from an earlier burst: rare.
+            self.writes.iter().position(|write| write.request == id)?
+        };
+        let write = &self.writes[place];
+        (write.request == id && !write.is_refused).then_some(place)
+    }
+
+    fn registered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
+        self.session = Session::Absent;
+        match reply.result {
+            Ok(ReplyBody::Outcome(Outcome::Registered(session))) => {
+                self.leader = Some(from);
+                self.session = Session::Open(session);
+            }
+            Ok(_) => self.fail_all(&Error::Incompatible),
+            Err(refusal) => self.refused(now_ns, from, refusal),
+        }
+    }
+
+    fn write_answered(&mut self, now_ns: u64, from: NodeId, place: usize, reply: Reply) {
+        let is_present = reply.id >= self.burst;
+        match reply.result {
+            Ok(ReplyBody::Outcome(Outcome::Applied(answer))) => {
+                self.leader = Some(from);
+                self.settle(place, Ok(answer));
+            }
+            Ok(ReplyBody::Outcome(Outcome::OutOfOrder { .. })) => {
+                self.copy_refused(place);
+                if is_present {
+                    self.rewind();
+                }
+            }
+            Ok(ReplyBody::Outcome(Outcome::WindowFull)) => {
+                self.copy_refused(place);
+                if is_present {
+                    self.refused(now_ns, from, Refusal::Busy);
+                }
+            }
+            Ok(ReplyBody::Outcome(Outcome::SessionExpired)) => {
+                self.copy_refused(place);
+                self.session_expired();
+            }
+            Ok(_) => {
+                self.copy_refused(place);
+                self.give_up(place, Error::Incompatible);
+            }
+            Err(refusal) => {
+                if !matches!(refusal, Refusal::LeadershipLost) {
+                    self.copy_refused(place);
+                }
+                if let Refusal::TooLarge { limit_bytes } = refusal {
+                    let len = self.command_bytes(place);
+                    let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+                    let error = quorate_kv::TooLarge { what: "command bytes", len, limit };
+                    self.give_up(place, Error::TooLarge(error));
+                } else if is_present {
+                    self.refused(now_ns, from, refusal);
+                }
+            }
+        }
+    }
+
+    /// The latest copy of a write certainly has no effect.
+    fn copy_refused(&mut self, place: usize) {
+        let write = &mut self.writes[place];
+        assert!(write.doubtful > 0, "a refused copy was sent and not refused before");
+        write.doubtful -= 1;
+        write.is_refused = true;
+    }
+
+    fn command_bytes(&self, place: usize) -> usize {
+        match &self.writes[place].body {
+            Body::Unsealed(command) => command.len_bytes(),
+            Body::Sealed(command) => command.len(),
+            Body::Skip => 0,
+        }
+    }
+
+    /// Gives a write its answer and lets the window move on.
+    fn settle(&mut self, place: usize, answer: Answer) {
+        let write = &mut self.writes[place];
+        write.is_settled = true;
+        write.doubtful = 0;
+        if let Some(completer) = write.completer.take() {
+            self.effects.completions.push((completer, answer));
+        }
+        while self.writes.front().is_some_and(|write| write.is_settled) {
+            self.writes.pop_front();
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+
+    /// Fails a write without effect; its place in the session is taken by a skip, or the ones behind it
+    /// could never follow.
+    fn give_up(&mut self, place: usize, error: Error) {
+        let write = &mut self.writes[place];
+        write.body = Body::Skip;
+        if let Some(completer) = write.completer.take() {
+            self.effects.completions.push((completer, Err(error)));
+        }
+        self.rewind();
+    }
+
+    fn read_answered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
+        let Some(read) = self.reads.remove(&reply.id) else { return };
+        match (reply.result, &read.wants) {
+            (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
+                self.effects.completions.push((read.completer, Ok(answer)));
+            }
+            (Ok(ReplyBody::ReadIndex(index)), ReadWants::LocalIndex) => {
+                self.leader = Some(from);
+                if read.sent_to.is_none() {
+                    // The second answer, from the replica here: it has caught up.
+                    self.effects.completions.push((read.completer, Ok(Bytes::new())));
+                    return;
+                }
+                self.effects.sends.push_back(Send::WaitApplied(self.group, index, reply.id));
+                self.reads.insert(reply.id, Read { sent_to: None, ..read });
+            }
+            (Ok(_), _) => self.effects.completions.push((read.completer, Err(Error::Incompatible))),
+            (Err(Refusal::NoSuchGroup), _) => {
+                self.effects.completions.push((read.completer, Err(Error::Incompatible)));
+            }
+            (Err(refusal), _) => {
+                let was_target = read.sent_to == Some(self.target);
+                self.reads.insert(reply.id, Read { sent_to: None, ..read });
+                self.unsent_reads.push_back(reply.id);
+                if was_target {
+                    self.refused(now_ns, from, refusal);
+                }
+            }
+        }
+    }
+
+    /// Sends everything unsettled again, from the first.
+    fn rewind(&mut self) {
+        self.sent = 0;
+    }
+
+    fn refused(&mut self, now_ns: u64, from: NodeId, refusal: Refusal) {
+        if from != self.target {
+            self.rewind();
+            return;
+        }
+        match refusal {
+            Refusal::NotLeader { leader } => {
+                self.obstacle = Obstacle::NoLeader;
+                self.look_elsewhere(now_ns, leader.filter(|&leader| leader != from));
+            }
+            Refusal::Busy => {
+                self.obstacle = Obstacle::Overloaded;
+                self.retry_at_ns = now_ns + BUSY_BACKOFF_NS;
+                self.rewind();
+            }
+            Refusal::DiskFull => {
+                self.obstacle = Obstacle::DiskFull;
+                self.retry_at_ns = now_ns + FULL_BACKOFF_NS;
+                self.rewind();
+            }
+            Refusal::LogFailed => {
+                self.obstacle = Obstacle::LogFailed;
+                self.look_elsewhere(now_ns, None);
+            }
+            Refusal::Stopping | Refusal::LeadershipLost => {
+                self.obstacle = Obstacle::NoLeader;
+                self.look_elsewhere(now_ns, None);
+            }
+            Refusal::NoSuchGroup | Refusal::TooLarge { .. } => self.fail_all(&Error::Incompatible),
+        }
+    }
+
+    /// Turns to the leader that was named, or to the next node after a moment.
+    fn look_elsewhere(&mut self, now_ns: u64, named: Option<NodeId>) {
+        self.rewind();
+        if matches!(self.session, Session::Registering(_)) {
+            // A session that was registered unheard is an idle one; it expires.
+            self.session = Session::Absent;
+        }
+        self.heard_at_ns = now_ns;
+        if let Some(leader) = named {
+            self.target = leader;
+            self.leader = named;
+            self.retry_at_ns = now_ns;
+            return;
+        }
+        self.leader = None;
+        self.retry_at_ns = now_ns + ROTATE_BACKOFF_NS;
+        let present = self.nodes.iter().position(|&node| node == self.target);
+        let next = present.map_or(0, |place| (place + 1) % self.nodes.len().max(1));
+        if let Some(&node) = self.nodes.get(next) {
+            self.target = node;
+        }
+    }
+
+    fn resend_reads_of(&mut self, node: NodeId) {
+        for (&id, read) in &mut self.reads {
+            if read.sent_to == Some(node) {
+                read.sent_to = None;
+                self.unsent_reads.push_back(id);
+            }
+        }
+    }
+
+    /// The session is gone: what may have taken effect fails, the rest moves to a new session.
+    fn session_expired(&mut self) {
+        if !matches!(self.session, Session::Open(_)) {
+            return;
+        }
+        self.session = Session::Absent;
+        self.rewind();
+        self.next_sequence = 1;
+        for mut write in std::mem::take(&mut self.writes) {
+            if write.is_settled || write.completer.is_none() {
+                continue;
+            }
+            if write.doubtful > 0 {
+                if let Some(completer) = write.completer.take() {
+                    self.effects.completions.push((completer, Err(Error::SessionExpired)));
+                }
+                continue;
+            }
+            if let Body::Sealed(command) = &write.body {
+                write.body = Body::Unsealed(CommandBuffer::new(&Command::operation(command)));
+            }
+            write.sequence = self.next_sequence;
+            write.request = UNSENT;
+            self.next_sequence += 1;
+            self.writes.push_back(write);
+        }
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for write in &mut self.writes {
+            write.body = Body::Skip;
+            if let Some(completer) = write.completer.take() {
+                self.effects.completions.push((completer, Err(error.clone())));
+            }
+        }
+        for (_, read) in std::mem::take(&mut self.reads) {
+            self.effects.completions.push((read.completer, Err(error.clone())));
+        }
+        self.rewind();
+    }
+
+    /// Fails what is over its deadline. Deadlines ascend, as all calls have the same timeout.
+    fn expire(&mut self, now_ns: u64) {
+        let after_ms = self.options.call_timeout_ns / 1_000_000;
+        let (cause, leader) = (self.obstacle, self.leader);
+        for write in &mut self.writes {
+            if write.deadline_ns > now_ns {
+                break;
+            }
+            let Some(completer) = write.completer.take() else { continue };
+            let maybe_applied = write.doubtful > 0;
+            if !maybe_applied {
+                write.body = Body::Skip;
+            }
+            let error = Error::Timeout { after_ms, maybe_applied, cause, leader };
+            self.effects.completions.push((completer, Err(error)));
+        }
+        if matches!(self.session, Session::Absent | Session::Registering(_)) {
+            // Without a session nothing was ever sent: what was given up need not keep its place.
+            self.drop_given_up();
+        }
+        while let Some(first) = self.reads.first_entry() {
+            if first.get().deadline_ns > now_ns {
+                break;
+            }
+            let (_, read) = first.remove_entry();
+            let error = Error::Timeout { after_ms, maybe_applied: false, cause, leader };
+            self.effects.completions.push((read.completer, Err(error)));
+        }
+    }
+
+    fn drop_given_up(&mut self) {
+        self.writes.retain(|write| write.completer.is_some());
+        self.next_sequence = 1;
+        for write in &mut self.writes {
+            write.sequence = self.next_sequence;
+            self.next_sequence += 1;
+        }
+    }
+}

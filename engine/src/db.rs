@@ -1,0 +1,435 @@
+//! A node of a cluster inside this program, and how it is opened.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_kv::{Map, MapView};
+use quorate_raft::{LogIndex, NodeId, Role, Term};
+use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk};
+
+use crate::clerk::Clerk;
+use crate::client::{Client, Link, ReplyPort};
+use crate::error::{Error, OpenError};
+use crate::identity::Identity;
+use crate::node::{Event, Outlet, Replica};
+use crate::options::Options;
+use crate::partition::{GROUPS_MAX, Partitioner};
+use crate::runtime::{Node, NodeSetup, Runtime};
+use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
+use crate::transport::{
+    ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId, Transport,
+};
+
+/// A node of a replicated store, in this process.
+///
+/// It offers all calls of a [`Clerk`], to which it dereferences; reads are answered from the replica here. Clones share the
+/// node; when the last one is dropped, the node stops in order.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let db = quorate::Db::open(dir.path().join("data"))?; // one durable node, one group
+/// db.put("motto", "quorate")?; // on disk when it returns
+/// db.append("motto", "!")?;
+/// assert_eq!(db.get("motto")?.as_deref(), Some(&b"quorate!"[..]));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Db {
+    clerk: Clerk,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Arc<Node<Map>>,
+    client: Arc<Client>,
+}
+
+/// How a group stands on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// This replica's part in it.
+    pub role: Role,
+    /// The term it is in.
+    pub term: Term,
+    /// Who leads, as far as known here.
+    pub leader: Option<NodeId>,
+    /// What is known here to be committed.
+    pub commit: LogIndex,
+    /// What reads see here.
+    pub applied: LogIndex,
+}
+
+/// How a replica's state compares with another's: equal at equal indexes, or something is badly wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The last entry it includes.
+    pub applied: LogIndex,
+    /// Over all keys, values and sessions.
+    pub digest: u64,
+}
+
+/// A node's log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Its counters and sizes.
+    pub log: LogStats,
+    /// Whether it takes writes.
+    pub log_status: LogStatus,
+}
+
+impl Db {
+    /// Opens a durable store of one node with one group, making the directory if needed.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::builder(dir).open()
+    }
+
+    /// Describes a node before opening it.
+    pub fn builder(dir: impl AsRef<Path>) -> Builder {
+        Builder::new(dir.as_ref())
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.inner.node.id
+    }
+
+    /// How every group stands here.
+    pub fn status(&self) -> Vec<GroupStatus> {
+        let published = self.inner.node.published.iter();
+        published
+            .enumerate()
+            .map(|(group, published)| GroupStatus {
+                group: GroupId(group as u64),
+                role: published.role(),
+                term: published.term(),
+                leader: published.leader(),
+                commit: published.commit(),
+                applied: published.applied(),
+            })
+            .collect()
+    }
+
+    /// Figures of this node's log.
+    pub fn stats(&self) -> Stats {
+        Stats { log: self.inner.node.log.stats(), log_status: self.inner.node.log.status() }
+    }
+
+    /// An immutable view of one group's keys, as fresh as asked for. It holds its keys and values as they were, whatever is
+    /// written later, and blocks nobody.
+    pub fn view(&self, group: GroupId, consistency: Consistency) -> Result<MapView, Error> {
+        if group.0 >= u64::from(self.groups()) {
+            return Err(Error::NoSuchGroup { group });
+        }
+        self.clerk.read_local(group, consistency, MapView::clone).wait()
+    }
+
+    /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
+    /// be written), `None` if nothing did.
+    pub fn trouble(&self, group: GroupId) -> Result<Option<String>, Error> {
+        self.inspect(group, |replica| replica.fault().map(str::to_owned))
+    }
+
+    /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
+    pub fn digest(&self, group: GroupId) -> Result<Digest, Error> {
+        self.inspect(group, |replica| Digest {
+            applied: replica.raft().applied(),
+            digest: replica.sessions().digest(),
+        })
+    }
+
+    /// Looks at a replica on the thread that owns it.
+    fn inspect<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        look: impl FnOnce(&Replica<Map>) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if group.0 >= u64::from(self.groups()) {
+            return Err(Error::NoSuchGroup { group });
+        }
+        let (give, take) = crossbeam::channel::bounded(1);
+        let with = Box::new(move |replica: &Replica<Map>| {
+            let _gave_up = give.send(look(replica));
+        });
+        self.inner.node.inbox.push(group, Event::Inspect { group, with });
+        // A stopped node drops the question, and with it the sender.
+        take.recv().map_err(|_| Error::Closed)
+    }
+
+    /// Asks a group's leader, if it is this node, to hand its office to another node, or to the one that is furthest.
+    /// Returns at once; [`status`](Self::status) tells.
+    pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) {
+        self.inner.node.inbox.push(group, Event::Transfer { group, to });
+    }
+
+    /// Starts a snapshot of a group now, which lets its log be cut. Returns at once.
+    pub fn snapshot(&self, group: GroupId) {
+        self.inner.node.inbox.push(group, Event::Snapshot { group });
+    }
+
+    /// Stops the node in order. Calls that are outstanding fail with [`Error::Closed`].
+    pub fn close(&self) {
+        self.inner.close(true);
+    }
+
+    /// Stops the node as a crash would: what was not yet written stays unwritten.
+    pub(crate) fn crash(&self) {
+        self.inner.close(false);
+    }
+
+    /// Lets replicas that are to lead at first ask for it at once instead of waiting out a timeout.
+    pub(crate) fn campaign(&self, group: GroupId) {
+        self.inner.node.inbox.push(group, Event::Campaign { group });
+    }
+
+    pub(crate) fn leads(&self, group: GroupId) -> bool {
+        self.inner.node.leads(group)
+    }
+
+    pub(crate) fn start(
+        setup: &NodeSetup,
+        members: &[NodeId],
+        runtime: &Arc<Runtime<Map>>,
+        connect: impl FnOnce(Arc<dyn Inbox>) -> Result<Arc<dyn Transport>, OpenError>,
+    ) -> Result<Self, OpenError> {
+        let id = NodeId(setup.identity.node);
+        let port = ReplyPort::new(id);
+        let replies = Arc::clone(&port) as Arc<dyn ClerkInbox>;
+        let node = Arc::new(Node::open(setup, runtime, replies, connect)?);
+        // The own node first: it knows who leads.
+        let others = members.iter().copied().filter(|&member| member != id);
+        let nodes: Vec<NodeId> = std::iter::once(id).chain(others).collect();
+        let link = Arc::new(LocalLink { node: Arc::clone(&node), port: Arc::clone(&port) });
+        let timer = Arc::clone(&runtime.timer);
+        let partitioner = Partitioner::hashed(setup.identity.groups);
+        let client =
+            Client::new(link, &nodes, partitioner, &setup.options, runtime.clock, Arc::clone(&timer));
+        port.bind(&client);
+        let clerk = Clerk::new(Arc::clone(&client), Some(node.published.clone()), timer);
+        let db = Self { clerk, inner: Arc::new(Inner { node, client }) };
+        if members.len() == 1 {
+            for group in partitioner.groups() {
+                db.campaign(group);
+            }
+        }
+        Ok(db)
+    }
+}
+
+impl Deref for Db {
+    type Target = Clerk;
+
+    fn deref(&self) -> &Clerk {
+        &self.clerk
+    }
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("node", &self.node()).field("groups", &self.groups()).finish()
+    }
+}
+
+impl Inner {
+    fn close(&self, in_order: bool) {
+        self.node.stop(in_order);
+        self.client.close();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close(true);
+    }
+}
+
+/// A `Db`'s way to the nodes: straight to the workers here, and over the node's transport to the others.
+struct LocalLink {
+    node: Arc<Node<Map>>,
+    port: Arc<ReplyPort>,
+}
+
+impl Link for LocalLink {
+    fn send(&self, to: NodeId, request: Request) -> bool {
+        if to == self.node.id {
+            let origin = Origin::Clerk(Arc::clone(&self.port) as Arc<dyn ReplySink>);
+            let shard = self.node.inbox.shard_of(request.group);
+            self.node.is_running() && shard.offer(Event::Frame(origin, Frame::Request(request))).is_ok()
+        } else {
+            self.node.transport.send(to, Frame::Request(request))
+        }
+    }
+
+    fn wait_applied(&self, group: GroupId, index: LogIndex, id: RequestId) {
+        let outlet = Outlet::sink(id, Arc::clone(&self.port) as Arc<dyn ReplySink>);
+        self.node.inbox.push(group, Event::WaitApplied { group, index, outlet });
+    }
+
+    fn stop(&self) {}
+}
+
+/// Describes a node before it is opened.
+///
+/// ```no_run
+/// # fn main() -> Result<(), quorate::OpenError> {
+/// let db = quorate::Db::builder("data/1")
+///     .node(1)
+///     .cluster([(1, "10.0.0.1:7400"), (2, "10.0.0.2:7400"), (3, "10.0.0.3:7400")])
+///     .groups(16)
+///     .open()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "describes a node; `open` opens it"]
+pub struct Builder {
+    dir: PathBuf,
+    node: NodeId,
+    members: Vec<(NodeId, String)>,
+    groups: u32,
+    cluster_id: Option<u64>,
+    options: Options,
+    observer: Option<TransportObserver>,
+}
+
+/// Told when peers come, go, or are turned away.
+pub type TransportObserver = Arc<dyn Fn(&TransportEvent) + Send + Sync>;
+
+impl Builder {
+    fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_path_buf(),
+            node: NodeId(1),
+            members: Vec::new(),
+            groups: 1,
+            cluster_id: None,
+            options: Options::default(),
+            observer: None,
+        }
+    }
+
+    /// This node's id, above zero; 1 unless told.
+    pub fn node(mut self, id: u64) -> Self {
+        self.node = NodeId(id);
+        self
+    }
+
+    /// All nodes of the cluster with the addresses on which they listen, this one included; the same list on
+    /// every node. Without it the node is alone and listens nowhere.
+    pub fn cluster<A: Into<String>>(mut self, nodes: impl IntoIterator<Item = (u64, A)>) -> Self {
+        self.members = nodes.into_iter().map(|(id, address)| (NodeId(id), address.into())).collect();
+        self
+    }
+
+    /// How many groups the keys are spread over; 1 unless told. Fixed when the directory is made.
+    pub fn groups(mut self, groups: u32) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// Tells clusters apart: nodes with another one are turned away. Unless told, made from the list of nodes.
+    pub fn cluster_id(mut self, id: u64) -> Self {
+        self.cluster_id = Some(id);
+        self
+    }
+
+    /// Everything that may be tuned.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Whom to tell when peers come, go, or are turned away, on the transport's threads.
+    pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Opens the node: locks the directory, checks whose it is, recovers the log, starts.
+    pub fn open(self) -> Result<Db, OpenError> {
+        let setup = self.setup(Arc::new(RealDisk), random_seed())?;
+        let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
+        let runtime = Runtime::start(setup.options.workers, setup.options.queue_max)
+            .map_err(OpenError::Thread)?;
+        if self.members.is_empty() {
+            return Db::start(&setup, &members, &runtime, |_inbox| Ok(Arc::new(NoTransport)));
+        }
+        let options = self.tcp_options(&setup.identity);
+        Db::start(&setup, &members, &runtime, |inbox| {
+            Ok(TcpTransport::bind(options, inbox)? as Arc<dyn Transport>)
+        })
+    }
+
+    pub(crate) fn tcp_options(&self, identity: &Identity) -> TcpOptions {
+        let own = self.members.iter().find(|(id, _)| *id == self.node);
+        let listen = own.map(|(_, address)| address.clone()).unwrap_or_default();
+        let mut options = TcpOptions::new(self.node, identity.cluster_id, listen, self.members.clone());
+        options.groups = identity.groups;
+        options.observer = self.observer.clone();
+        options
+    }
+
+    /// Checks everything that can be checked without touching the disk.
+    pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
+        self.options.validate()?;
+        if self.groups == 0 || self.groups > GROUPS_MAX {
+            return Err(OpenError::Groups { groups: self.groups, limit: GROUPS_MAX });
+        }
+        let mut members: Vec<u64> = self.members.iter().map(|(id, _)| id.0).collect();
+        if members.is_empty() {
+            members.push(self.node.0);
+        }
+        members.sort_unstable();
+        if let Some(twice) = members.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(OpenError::DuplicateNode { id: NodeId(twice[0]) });
+        }
+        if members[0] == 0 {
+            return Err(OpenError::Options { reason: "node ids must be above zero".to_owned() });
+        }
+        if !members.contains(&self.node.0) {
+            return Err(OpenError::OwnIdMissing { id: self.node });
+        }
+        let cluster_id = self.cluster_id.unwrap_or_else(|| self.derived_cluster_id());
+        let identity = Identity { cluster_id, node: self.node.0, groups: self.groups, members };
+        Ok(NodeSetup { dir: self.dir.clone(), disk, identity, options: self.options.clone(), seed })
+    }
+
+    /// The same list gives the same id on every node, in whatever order it is written.
+    fn derived_cluster_id(&self) -> u64 {
+        let mut members = self.members.clone();
+        members.sort();
+        let mut low = crc32fast::Hasher::new();
+        let mut high = crc32fast::Hasher::new_with_initial(0x5157_4F52);
+        for (id, address) in &members {
+            for hasher in [&mut low, &mut high] {
+                hasher.update(&id.0.to_le_bytes());
+                hasher.update(&(address.len() as u64).to_le_bytes());
+                hasher.update(address.as_bytes());
+            }
+        }
+        (u64::from(high.finalize()) << 32) | u64::from(low.finalize())
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("dir", &self.dir)
+            .field("node", &self.node)
+            .field("members", &self.members)
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A seed that differs between nodes and runs; only election jitter and names depend on it.
+pub(crate) fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

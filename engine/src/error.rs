@@ -1,0 +1,230 @@
+//! What can go wrong, by what the caller is doing: calling, or opening.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use quorate_kv::TooLarge;
+use quorate_raft::NodeId;
+
+/// Why a call on a [`Db`](crate::Db) or [`Clerk`](crate::Clerk) failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No answer within [`Options::call_timeout`](crate::Options).
+    #[error(
+        "no answer within {after_ms} ms ({}); {}", cause,
+        if *maybe_applied { "the write may yet take effect, once: read before you repeat it" } else { "it had no effect: try again" }
+    )]
+    Timeout {
+        /// How long the call waited.
+        after_ms: u64,
+        /// Whether the write may have taken effect or may yet take effect; never more than once.
+        maybe_applied: bool,
+        /// The last obstacle met.
+        cause: Obstacle,
+        /// Who led the group, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// Too many calls are outstanding. Nothing was done; wait for some of them.
+    #[error("{outstanding} writes of this client are outstanding, the most allowed; wait for some of them")]
+    Busy {
+        /// How many are.
+        outstanding: usize,
+    },
+    /// A key, value or batch is over its limit. Nothing was done.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The session was unused for so long that others took its place, and this write was sent before
+    /// that was known. It took effect once or not at all; later calls use a new session.
+    #[error("the session expired while this write was on its way; it took effect once or not at all: read before you repeat it")]
+    SessionExpired,
+    /// The keys of a batch belong to different groups. Nothing was done.
+    #[error("the keys of one batch belong to different groups; batches are atomic within one group")]
+    BatchSpansGroups,
+    /// The cluster has no such group. Nothing was done.
+    #[error("there is no group {group}; the cluster has fewer")]
+    NoSuchGroup {
+        /// The group asked for.
+        group: quorate_wal::GroupId,
+    },
+    /// The other side answered with something that this version does not understand.
+    #[error("an answer could not be understood; the nodes may run a newer version")]
+    Incompatible,
+    /// This handle's node or clerk was closed.
+    #[error("closed; open it again")]
+    Closed,
+}
+
+impl Error {
+    /// Whether the same call may succeed if made again, without harm: the failed one had no effect.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Timeout { maybe_applied: false, .. } | Self::Busy { .. })
+    }
+
+    /// Who led the group when the call failed, as far as known.
+    #[must_use]
+    pub const fn leader_hint(&self) -> Option<NodeId> {
+        match self {
+            Self::Timeout { leader, .. } => *leader,
+            _ => None,
+        }
+    }
+}
+
+/// What stood in the way of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// No node could be reached.
+    #[error("no node answered; is a majority alive and reachable?")]
+    Unreachable,
+    /// Nodes answered, but none leads.
+    #[error("the group has no leader; is a majority alive?")]
+    NoLeader,
+    /// The leader took the call and could not finish it.
+    #[error("the leader did not finish it; is a majority alive?")]
+    NotCommitted,
+    /// The leader has more to do than its bounds allow.
+    #[error("the leader is overloaded")]
+    Overloaded,
+    /// The leader's disk is full.
+    #[error("the leader's disk is full: free some space, it recovers by itself")]
+    DiskFull,
+    /// The node's log failed.
+    #[error("the node's log failed: reopen it")]
+    LogFailed,
+    /// This replica has not caught up.
+    #[error("this replica has not caught up with the leader")]
+    Lagging,
+}
+
+/// Why a node could not be opened. Nothing on disk was changed unless the variant says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// An option is out of its range, or options contradict each other.
+    #[error("options: {reason}")]
+    Options {
+        /// Which, and what it may be.
+        reason: String,
+    },
+    /// Two members of the list have the same id.
+    #[error("node {id} is listed twice; every node needs an id of its own")]
+    DuplicateNode {
+        /// The id.
+        id: NodeId,
+    },
+    /// The node that is being opened is not in its own list.
+    #[error("node {id} is not in the list of nodes; add it with its own address")]
+    OwnIdMissing {
+        /// The id.
+        id: NodeId,
+    },
+    /// Zero groups, or more than a node takes.
+    #[error("{groups} groups asked for; choose from 1 to {limit}")]
+    Groups {
+        /// How many.
+        groups: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// The directory belongs to another node.
+    #[error("{} belongs to node {found}, not to node {expected}; open it under its own id or choose another directory", path.display())]
+    WrongNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Who opened it.
+        expected: NodeId,
+    },
+    /// The directory belongs to another cluster.
+    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or, if only addresses changed, pass cluster_id({found:#018x})", path.display())]
+    WrongCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: u64,
+        /// Who opened it.
+        expected: u64,
+    },
+    /// The directory was made for other members or another number of groups.
+    #[error("{} was made for {found}, not for {expected}; pass what it was made with", path.display())]
+    WrongShape {
+        /// The directory.
+        path: PathBuf,
+        /// What it was made for.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// The directory's identity file is of a version not known here.
+    #[error("{}: format version {found}, but this build reads up to {supported}; use a newer build", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+        /// What is known here.
+        supported: u16,
+    },
+    /// The directory's identity file is damaged.
+    #[error("{}: {what}; restore it from a copy, or remove the directory and let the node join afresh", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The directory holds a log but no identity.
+    #[error("{} holds data but no identity file; it is no directory of a node, or its identity was deleted", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The log could not be opened.
+    #[error(transparent)]
+    Log(#[from] quorate_wal::OpenError),
+    /// A snapshot that the log names could not be read.
+    #[error("group {group}: the snapshot at index {index} cannot be restored: {reason}")]
+    Snapshot {
+        /// The group.
+        group: u64,
+        /// The snapshot's index.
+        index: u64,
+        /// Why.
+        reason: String,
+    },
+    /// What the log says of a group contradicts itself.
+    #[error("group {group}: {reason}")]
+    Group {
+        /// The group.
+        group: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The transport could not be started.
+    #[error(transparent)]
+    Transport(#[from] crate::transport::tcp::TcpError),
+    /// An address could not be bound.
+    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file operation failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}

@@ -1,0 +1,89 @@
+//! Takes frames from a transport and puts them on the queues of the workers that own their groups.
+
+use std::sync::Arc;
+
+use quorate_kv::StateMachine;
+use quorate_wal::GroupId;
+
+use super::event::Event;
+use crate::transport::{ClerkInbox, Frame, GroupMessage, Inbox, Origin, Refusal, Reply};
+
+/// A worker's queue, as seen from one shard's senders.
+pub(crate) trait EventSink<M: StateMachine>: Send + Sync {
+    /// Puts an event on the queue; gives it back when the queue is at its bound or closed.
+    fn offer(&self, event: Event<M>) -> Result<(), Event<M>>;
+
+    /// Puts an event on the queue regardless of the bound: for events whose number is bounded by themselves.
+    fn push(&self, event: Event<M>);
+}
+
+/// A node's inbox: routes by group to the shards, and replies to the node's own clients.
+pub(crate) struct NodeInbox<M: StateMachine> {
+    /// One for each worker; a group belongs to shard `group % shards`.
+    pub(crate) shards: Vec<Arc<dyn EventSink<M>>>,
+    /// Where replies to forwarded requests go.
+    pub(crate) replies: Arc<dyn ClerkInbox>,
+}
+
+impl<M: StateMachine> NodeInbox<M> {
+    pub(crate) fn shard_of(&self, group: GroupId) -> &Arc<dyn EventSink<M>> {
+        &self.shards[shard_index(group, self.shards.len())]
+    }
+
+    fn offer(&self, group: GroupId, origin: Origin, frame: Frame) {
+        if let Err(Event::Frame(origin, Frame::Request(request))) =
+            self.shard_of(group).offer(Event::Frame(origin, frame))
+        {
+            // A refused Raft frame is a lost one. A refused clerk deserves an answer; a node's
+            // client notices by its own timer, since answering it would need the queue that is full.
+            if let Origin::Clerk(sink) = origin {
+                sink.reply(Reply { id: request.id, result: Err(Refusal::Busy) });
+            }
+        }
+    }
+
+    fn offer_messages(&self, origin: &Origin, messages: Vec<GroupMessage>) {
+        let shards = self.shards.len();
+        if shards == 1 {
+            let _dropped = self.shards[0].offer(Event::Frame(origin.clone(), Frame::Raft(messages)));
+            return;
+        }
+        let mut split: Vec<Vec<GroupMessage>> = (0..shards).map(|_| Vec::new()).collect();
+        for message in messages {
+            split[shard_index(message.group, shards)].push(message);
+        }
+        for (shard, messages) in self.shards.iter().zip(split) {
+            if !messages.is_empty() {
+                let _dropped = shard.offer(Event::Frame(origin.clone(), Frame::Raft(messages)));
+            }
+        }
+    }
+}
+
+/// Which of a node's shards owns a group.
+pub(crate) fn shard_index(group: GroupId, shards: usize) -> usize {
+    (group.0 % shards as u64) as usize
+}
+
+impl<M: StateMachine> Inbox for NodeInbox<M> {
+    fn deliver(&self, from: Origin, frame: Frame) {
+        match frame {
+            Frame::Raft(messages) => self.offer_messages(&from, messages),
+            Frame::Reply(reply) => {
+                if let Origin::Node(node) = from {
+                    self.replies.reply(node, reply);
+                }
+            }
+            Frame::Request(ref request) => self.offer(request.group, from, frame),
+            Frame::SnapshotChunk(ref chunk) => self.offer(chunk.transfer.group, from, frame),
+            Frame::SnapshotAck(ref ack) => self.offer(ack.transfer.group, from, frame),
+        }
+    }
+}
+
+impl<M: StateMachine> NodeInbox<M> {
+    /// Hands an event to the shard that owns a group, regardless of bounds.
+    pub(crate) fn push(&self, group: GroupId, event: Event<M>) {
+        self.shard_of(group).push(event);
+    }
+}

@@ -1,0 +1,355 @@
+//! Snapshots of one replica: when to take one, sending it to a follower, taking one in from a leader.
+//!
+//! Files are read and written by jobs; here is only who may do what next.
+//!
+//! Invariants:
+//! - A snapshot covers only what this replica has applied.
+//! - The log is cut only in the batch that names the snapshot (`docs/format.md`), and older files go only when
+//!   that batch is durable.
+//! - At most one save, one incoming transfer, and one outgoing transfer for each peer are under way.
+
+use quorate_kv::StateMachine;
+use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta};
+use quorate_wal::SnapshotRef;
+
+use super::event::Received;
+use super::ports::{Job, Ports, WINDOW_BYTES};
+use super::replica::Replica;
+use super::shard::{After, Writes, submit_job};
+use super::storage::{config_to_bytes, snapshot_meta};
+use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer};
+
+/// How often an outgoing transfer is tried again without progress before it is given up.
+const SEND_TRIES_MAX: u32 = 5;
+
+/// The snapshots of one replica.
+pub(crate) struct SnapshotState<M: StateMachine> {
+    /// The file that the log names.
+    current: Option<SnapshotRef>,
+    is_saving: bool,
+    /// A save that failed is tried again only after this much more log.
+    failed_at_log_bytes: u64,
+    outgoing: Vec<Outgoing>,
+    incoming: Option<(NodeId, SnapshotTransfer)>,
+    received: Option<Received<M>>,
+    /// Numbers files and transfers; starts above every id seen on disk.
+    next_id: u64,
+    /// The last failure, for whoever asks how the replica stands.
+    pub(crate) trouble: Option<String>,
+}
+
+struct Outgoing {
+    to: NodeId,
+    transfer: SnapshotTransfer,
+    meta: SnapshotMeta,
+    file: SnapshotRef,
+    acknowledged_bytes: u64,
+    asked_bytes: u64,
+    tries: u32,
+    retry_at_ns: u64,
+}
+
+impl<M: StateMachine> SnapshotState<M> {
+    pub(crate) fn new(current: Option<SnapshotRef>, seed: u64) -> Self {
+        let above = current.as_ref().map_or(0, |file| file.id);
+        Self {
+            current,
+            is_saving: false,
+            failed_at_log_bytes: 0,
+            outgoing: Vec::new(),
+            incoming: None,
+            received: None,
+            next_id: above.max(seed) + 1,
+            trouble: None,
+        }
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+/// Taking snapshots.
+impl<M: StateMachine> Replica<M> {
+    /// Takes a snapshot if enough log has gathered: as much as the last snapshot is long, so that writing
+    /// snapshots costs no more than writing the log.
+    pub(super) fn save_if_due(&mut self, ports: &Ports<M>) {
+        let last_bytes = self.snapshots.current.as_ref().map_or(0, |file| file.bytes);
+        let due_bytes = self.options.snapshot_log_bytes.max(last_bytes) + self.snapshots.failed_at_log_bytes;
+        if self.log_bytes >= due_bytes {
+            self.save_now(ports);
+        }
+    }
+
+    /// Takes a snapshot if there is anything new to cover and none is being written.
+    pub(super) fn save_now(&mut self, ports: &Ports<M>) {
+        let index = self.raft.applied();
+        if self.snapshots.is_saving || index <= self.raft.snapshot().index {
+            return;
+        }
+        self.snapshots.is_saving = true;
+        let meta = SnapshotMeta { index, term: self.applied_term, config: self.raft.config().clone() };
+        let id = self.snapshots.take_id();
+        submit_job(ports, Job::Save { group: self.group, meta, id, image: self.sessions.image() });
+    }
+
+    /// A save ended: names the file in the log and cuts the log behind it.
+    pub(super) fn saved(
+        &mut self,
+        meta: &SnapshotMeta,
+        result: Result<SnapshotRef, String>,
+        writes: &mut Writes,
+        slot: usize,
+        ports: &Ports<M>,
+    ) {
+        self.snapshots.is_saving = false;
+        let mut file = match result {
+            Ok(file) => file,
+            Err(reason) => {
+                self.snapshots.trouble = Some(reason);
+                self.snapshots.failed_at_log_bytes = self.log_bytes;
+                return;
+            }
+        };
+        if meta.index <= self.raft.snapshot().index {
+            // A leader's newer snapshot came in meanwhile.
+            self.drop_stale_files(ports);
+            return;
+        }
+        self.snapshots.trouble = None;
+        self.snapshots.failed_at_log_bytes = 0;
+        file.context = config_to_bytes(&meta.config);
+        let first_index = self.first_index_behind(meta.index);
+        writes.batch.set_snapshot(self.group, file.clone());
+        writes.batch.compact(self.group, first_index.0);
+        writes.after.push(After::Retain { slot, file: file.clone() });
+        self.raft.on_snapshot_saved(meta.clone(), first_index);
+        self.snapshots.current = Some(file);
+        self.log_bytes = 0;
+        self.log_entries = 0;
+    }
+
+    /// Where the log begins behind a snapshot: some entries stay for followers that lag a little, but no more than
+    /// a quarter of the log that one snapshot covers.
+    fn first_index_behind(&self, snapshot: LogIndex) -> LogIndex {
+        let entry_bytes = (self.log_bytes / self.log_entries.max(1)).max(1);
+        let by_bytes = self.options.snapshot_log_bytes / 4 / entry_bytes;
+        let trailing = self.options.trailing_entries.min(by_bytes);
+        let first = LogIndex((snapshot.0 + 1).saturating_sub(trailing));
+        first.max(self.raft.first_index())
+    }
+
+    /// The log durably names `file`: what is older may go, except what is still being sent.
+    pub(super) fn retain(&mut self, file: &SnapshotRef, ports: &Ports<M>) {
+        if self.snapshots.current.as_ref().is_some_and(|current| current.id == file.id) {
+            self.drop_stale_files(ports);
+        }
+    }
+
+    fn drop_stale_files(&self, ports: &Ports<M>) {
+        let sending = self.snapshots.outgoing.iter().map(|outgoing| outgoing.file.clone());
+        let received = self.snapshots.received.iter().map(|received| received.file.clone());
+        let keep = self.snapshots.current.iter().cloned().chain(sending).chain(received).collect();
+        submit_job(ports, Job::Retain { group: self.group, keep });
+    }
+}
+
+/// Sending a snapshot to a follower.
+impl<M: StateMachine> Replica<M> {
+    pub(super) fn begin_send(&mut self, now_ns: u64, to: NodeId, ports: &Ports<M>) {
+        let Some(file) = self.snapshots.current.clone() else {
+            self.raft.on_snapshot_sent(now_ns, to, false);
+            return;
+        };
+        let meta = match snapshot_meta(&file) {
+            Ok(meta) => meta,
+            Err(reason) => {
+                self.snapshots.trouble = Some(reason);
+                self.raft.on_snapshot_sent(now_ns, to, false);
+                return;
+            }
+        };
+        self.snapshots.outgoing.retain(|outgoing| outgoing.to != to);
+        let transfer = SnapshotTransfer {
+            group: self.group,
+            term: self.raft.term(),
+            attempt: self.snapshots.take_id(),
+        };
+        let mut outgoing = Outgoing {
+            to,
+            transfer,
+            meta,
+            file,
+            acknowledged_bytes: 0,
+            asked_bytes: 0,
+            tries: 0,
+            retry_at_ns: 0,
+        };
+        outgoing.ask(now_ns, self.options.transfer_timeout_ns, ports);
+        self.snapshots.outgoing.push(outgoing);
+    }
+
+    pub(super) fn snapshot_ack(&mut self, now_ns: u64, from: NodeId, ack: &SnapshotAck, ports: &Ports<M>) {
+        let timeout_ns = self.options.transfer_timeout_ns;
+        let Some(place) = self
+            .snapshots
+            .outgoing
+            .iter()
+            .position(|outgoing| outgoing.to == from && outgoing.transfer == ack.transfer)
+        else {
+            return;
+        };
+        let outgoing = &mut self.snapshots.outgoing[place];
+        match ack.status {
+            SnapshotAckStatus::Next { offset_bytes } => {
+                if offset_bytes > outgoing.acknowledged_bytes && offset_bytes <= outgoing.file.bytes {
+                    outgoing.acknowledged_bytes = offset_bytes;
+                    outgoing.tries = 0;
+                    outgoing.ask(now_ns, timeout_ns, ports);
+                }
+            }
+            SnapshotAckStatus::Done => self.end_send(now_ns, place, true, ports),
+            SnapshotAckStatus::Refused => self.end_send(now_ns, place, false, ports),
+        }
+    }
+
+    pub(super) fn send_failed(&mut self, now_ns: u64, transfer: SnapshotTransfer, reason: String) {
+        self.snapshots.trouble = Some(reason);
+        let outgoing = &mut self.snapshots.outgoing;
+        if let Some(place) = outgoing.iter().position(|outgoing| outgoing.transfer == transfer) {
+            let ended = outgoing.swap_remove(place);
+            self.raft.on_snapshot_sent(now_ns, ended.to, false);
+        }
+    }
+
+    /// Sends again what got lost, and gives up on who does not answer.
+    pub(super) fn tick_transfers(&mut self, now_ns: u64, ports: &Ports<M>) {
+        let mut place = 0;
+        while let Some(outgoing) = self.snapshots.outgoing.get_mut(place) {
+            if now_ns < outgoing.retry_at_ns {
+                place += 1;
+            } else if outgoing.tries >= SEND_TRIES_MAX || outgoing.transfer.term != self.raft.term() {
+                self.end_send(now_ns, place, false, ports);
+            } else {
+                outgoing.asked_bytes = outgoing.acknowledged_bytes;
+                outgoing.ask(now_ns, self.options.transfer_timeout_ns, ports);
+                place += 1;
+            }
+        }
+    }
+
+    fn end_send(&mut self, now_ns: u64, place: usize, sent: bool, ports: &Ports<M>) {
+        let ended = self.snapshots.outgoing.swap_remove(place);
+        self.raft.on_snapshot_sent(now_ns, ended.to, sent);
+        if self.snapshots.current.as_ref().is_some_and(|current| current.id != ended.file.id) {
+            self.drop_stale_files(ports);
+        }
+    }
+
+    /// When [`Shard::tick`](super::Shard::tick) is wanted by this replica.
+    pub(super) fn deadline_ns(&self) -> u64 {
+        let transfers = self.snapshots.outgoing.iter().map(|outgoing| outgoing.retry_at_ns).min();
+        self.raft.deadline_ns().min(transfers.unwrap_or(u64::MAX))
+    }
+}
+
+impl Outgoing {
+    /// Has the next chunks sent, as far as the window reaches.
+    fn ask<M: StateMachine>(&mut self, now_ns: u64, timeout_ns: u64, ports: &Ports<M>) {
+        self.retry_at_ns = now_ns.saturating_add(timeout_ns);
+        self.tries += 1;
+        let until_bytes = (self.acknowledged_bytes + WINDOW_BYTES).min(self.file.bytes);
+        if until_bytes <= self.asked_bytes && self.file.bytes > 0 {
+            return;
+        }
+        submit_job(
+            ports,
+            Job::Send {
+                to: self.to,
+                transfer: self.transfer,
+                meta: self.meta.clone(),
+                file: self.file.clone(),
+                from_bytes: self.asked_bytes,
+                until_bytes,
+            },
+        );
+        self.asked_bytes = until_bytes;
+    }
+}
+
+/// Taking in a leader's snapshot.
+impl<M: StateMachine> Replica<M> {
+    pub(super) fn snapshot_chunk(
+        &mut self,
+        _now_ns: u64,
+        from: NodeId,
+        chunk: SnapshotChunk,
+        ports: &Ports<M>,
+    ) {
+        let transfer = chunk.transfer;
+        let is_known = self.snapshots.incoming == Some((from, transfer));
+        let is_stale = transfer.term < self.raft.term() || chunk.meta.index <= self.raft.commit();
+        if is_stale || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some())) {
+            let ack = SnapshotAck { transfer, status: SnapshotAckStatus::Refused };
+            ports.transport.send(from, Frame::SnapshotAck(ack));
+            return;
+        }
+        self.snapshots.incoming = Some((from, transfer));
+        submit_job(ports, Job::Receive { from, chunk });
+    }
+
+    /// A snapshot is here, whole and verified: whether it is installed is the core's decision.
+    pub(super) fn received(&mut self, now_ns: u64, received: Received<M>, ports: &Ports<M>) {
+        self.snapshots.incoming = None;
+        let message = Message {
+            from: received.from,
+            to: self.raft.id(),
+            term: received.transfer.term,
+            body: Body::SnapshotReceived { meta: received.meta.clone() },
+        };
+        let ack = SnapshotAck { transfer: received.transfer, status: SnapshotAckStatus::Done };
+        ports.transport.send(received.from, Frame::SnapshotAck(ack));
+        self.snapshots.received = Some(received);
+        self.step(now_ns, message);
+    }
+
+    /// Forgets a snapshot that the core, asked at once, did not want.
+    pub(super) fn discard_unwanted(&mut self, ports: &Ports<M>) {
+        if self.snapshots.received.take().is_some() {
+            self.drop_stale_files(ports);
+        }
+    }
+
+    pub(super) fn receive_failed(&mut self, transfer: SnapshotTransfer, reason: String) {
+        self.snapshots.trouble = Some(reason);
+        if self.snapshots.incoming.is_some_and(|(_, current)| current == transfer) {
+            self.snapshots.incoming = None;
+        }
+    }
+
+    /// The core takes the snapshot that was received: the machine is swapped, and the log will say so.
+    pub(super) fn install(
+        &mut self,
+        meta: &SnapshotMeta,
+        keep_suffix: bool,
+        writes: &mut Writes,
+        slot: usize,
+    ) {
+        let received = self.snapshots.received.take().filter(|received| received.meta == *meta);
+        let Some(received) = received else {
+            unreachable!("the core installs only the snapshot that it was just handed");
+        };
+        let mut file = received.file;
+        file.context = config_to_bytes(&meta.config);
+        let keep_from = keep_suffix.then_some(meta.index.0 + 1);
+        writes.batch.install(self.group, file.clone(), keep_from);
+        writes.after.push(After::Retain { slot, file: file.clone() });
+        self.sessions = received.machine;
+        self.applied_term = meta.term;
+        self.log_bytes = 0;
+        self.log_entries = 0;
+        self.snapshots.current = Some(file);
+        self.published.publish(meta.index, self.sessions.view());
+    }
+}

@@ -1,0 +1,23 @@
+//! The node as a state machine: no threads, clocks or sockets in here.
+//!
+//! A [`Shard`] holds the replicas of the groups that one worker owns on one node. Its inputs are [`Event`]s and the
+//! time; its outputs go through [`Ports`]: the transport, the log, the queue of jobs. None of these calls
+//! blocks, so a worker thread, a simulator or a test may drive it.
+
+mod event;
+mod inbox;
+mod install;
+mod ports;
+mod published;
+mod replica;
+mod shard;
+mod storage;
+
+pub(crate) use event::{Event, JobDone, Outlet, Received};
+pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
+pub(crate) use install::SnapshotState;
+pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
+pub(crate) use published::Published;
+pub(crate) use replica::{Replica, ReplicaOptions};
+pub(crate) use shard::Shard;
+pub(crate) use storage::restored;

@@ -1,0 +1,55 @@
+//! What a shard may call: everything here returns at once.
+
+use std::sync::Arc;
+
+use quorate_kv::{Sessions, StateMachine};
+use quorate_raft::{NodeId, SnapshotMeta};
+use quorate_wal::{GroupId, Log, SnapshotRef};
+
+use super::event::SendFrame;
+use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
+
+/// A shard's way out.
+pub(crate) struct Ports<M: StateMachine> {
+    pub(crate) log: Arc<Log>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) jobs: Arc<dyn Jobs<M>>,
+}
+
+impl<M: StateMachine> SendFrame for Ports<M> {
+    fn send_frame(&self, to: NodeId, frame: Frame) {
+        self.transport.send(to, frame);
+    }
+}
+
+/// Takes work that reads or writes files. The queue is bounded by its users: each group has at most one job of
+/// each kind outstanding, and the chunks of one transfer by the sender's window.
+pub(crate) trait Jobs<M: StateMachine>: Send + Sync {
+    /// Hands a job over; its end comes back as [`super::Event::Job`].
+    fn submit(&self, job: Job<M>);
+}
+
+/// Work that reads or writes files.
+pub(crate) enum Job<M: StateMachine> {
+    /// Write a snapshot and publish it.
+    Save { group: GroupId, meta: SnapshotMeta, id: u64, image: quorate_kv::SessionsImage<M> },
+    /// Read chunks of a snapshot and send them.
+    Send { to: NodeId, transfer: SnapshotTransfer, meta: SnapshotMeta, file: SnapshotRef, from_bytes: u64, until_bytes: u64 },
+    /// Store a chunk that arrived; after the last one, verify, publish and restore.
+    Receive { from: NodeId, chunk: SnapshotChunk },
+    /// Delete the snapshots of a group except these.
+    Retain { group: GroupId, keep: Vec<SnapshotRef> },
+}
+
+/// How many bytes of a snapshot one chunk carries.
+pub(crate) const CHUNK_BYTES: u64 = 256 << 10;
+
+/// How many bytes of a snapshot may be on their way unacknowledged.
+pub(crate) const WINDOW_BYTES: u64 = 4 * CHUNK_BYTES;
+
+/// Restores a machine, as jobs and opening do.
+pub(crate) fn restore<M: StateMachine>(
+    source: &mut dyn std::io::Read,
+) -> Result<Sessions<M>, quorate_kv::RestoreError> {
+    Sessions::restore(source)
+}

@@ -1,0 +1,405 @@
+//! One group on one node: the protocol core, the machine behind its sessions, and who waits for what.
+//!
+//! Invariants:
+//! - The published view never goes back, and includes every command whose answer was sent.
+//! - `proposals` ascends strictly by index; each stands for an entry that this replica appended as leader in
+//!   `term`, and is answered exactly once: when its index is applied, or when leadership ends.
+//! - A read is answered only from a view that includes the index at which it was confirmed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_kv::{Outcome, Sessions, StateMachine};
+use quorate_raft::{
+    Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError, Raft, ReadError, Role,
+    Soft, Term,
+};
+use quorate_wal::{GroupId, Log, WriteBatch};
+
+use super::event::Outlet;
+use super::install::SnapshotState;
+use super::ports::Ports;
+use super::published::Published;
+use super::shard::{After, Outbox, Writes};
+use super::storage::{GroupLog, add_persist, to_state};
+use crate::transport::{Consistency, Refusal, ReplyBody, Request, RequestBody};
+
+/// What a replica needs to know of the node's options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplicaOptions {
+    pub(crate) snapshot_log_bytes: u64,
+    pub(crate) trailing_entries: u64,
+    pub(crate) command_bytes_max: usize,
+    pub(crate) transfer_timeout_ns: u64,
+}
+
+/// One group on one node.
+pub(crate) struct Replica<M: StateMachine> {
+    pub(super) group: GroupId,
+    pub(super) raft: Raft,
+    pub(super) sessions: Sessions<M>,
+    pub(super) published: Arc<Published<M::View>>,
+    pub(super) options: ReplicaOptions,
+    pub(super) snapshots: SnapshotState<M>,
+    /// The term of the last applied entry, which a snapshot of the present state needs.
+    pub(super) applied_term: Term,
+    /// Bytes and entries applied since the last snapshot.
+    pub(super) log_bytes: u64,
+    pub(super) log_entries: u64,
+    /// Whether the shard has this replica on its ready list.
+    pub(super) is_ready: bool,
+    /// When the shard's live timer for this replica fires.
+    pub(super) timer_at_ns: u64,
+    proposals: VecDeque<Proposal>,
+    reads: BTreeMap<u64, ReadWaiter>,
+    read_tokens: u64,
+    waiting: BTreeMap<(LogIndex, u64), ReadWaiter>,
+    /// A commit index that may be written along with the next entries, and need not be.
+    lazy_state: Option<HardState>,
+    fault: Option<String>,
+    taken: Option<Output>,
+}
+
+struct Proposal {
+    index: LogIndex,
+    term: Term,
+    outlet: Outlet,
+}
+
+struct ReadWaiter {
+    outlet: Outlet,
+    wants: ReadWants,
+}
+
+enum ReadWants {
+    Index,
+    Answer(Bytes),
+}
+
+/// Whether the node can take writes at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Good,
+    /// The log has no room for another segment.
+    DiskFull,
+    /// The log's queue is at its bound.
+    Behind,
+    /// The log failed for good.
+    LogFailed,
+}
+
+impl<M: StateMachine> Replica<M> {
+    pub(crate) fn new(
+        group: GroupId,
+        raft: Raft,
+        sessions: Sessions<M>,
+        snapshots: SnapshotState<M>,
+        options: ReplicaOptions,
+    ) -> Self {
+        let applied = raft.applied();
+        let applied_term = raft.snapshot().term;
+        let published = Published::new(applied, sessions.view());
+        published.set_soft(raft.role(), raft.term(), raft.leader());
+        Self {
+            group,
+            raft,
+            sessions,
+            published,
+            options,
+            snapshots,
+            applied_term,
+            log_bytes: 0,
+            log_entries: 0,
+            is_ready: false,
+            timer_at_ns: u64::MAX,
+            proposals: VecDeque::new(),
+            reads: BTreeMap::new(),
+            read_tokens: 0,
+            waiting: BTreeMap::new(),
+            lazy_state: None,
+            fault: None,
+            taken: None,
+        }
+    }
+
+    pub(crate) fn published(&self) -> &Arc<Published<M::View>> {
+        &self.published
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions<M> {
+        &self.sessions
+    }
+
+    pub(super) fn step(&mut self, now_ns: u64, message: Message) {
+        self.raft.step(now_ns, message);
+    }
+
+    pub(super) fn tick(&mut self, now_ns: u64) {
+        self.raft.tick(now_ns);
+    }
+
+    /// Takes a request of a client; answers now or later.
+    pub(super) fn request(
+        &mut self,
+        now_ns: u64,
+        outlet: Outlet,
+        request: Request,
+        health: Health,
+        ports: &Ports<M>,
+    ) {
+        let refused = match request.body {
+            RequestBody::Propose { command } => self.propose(now_ns, &outlet, command, health),
+            RequestBody::ReadIndex => self.read(now_ns, &outlet, ReadWants::Index),
+            RequestBody::Query { consistency, query } => {
+                if self.may_answer_now(consistency, now_ns) {
+                    let view = self.published.load().view;
+                    outlet.answer(ports, Ok(ReplyBody::Answer(M::query(&view, &query))));
+                    return;
+                }
+                self.read(now_ns, &outlet, ReadWants::Answer(query))
+            }
+        };
+        if let Err(refusal) = refused {
+            outlet.answer(ports, Err(refusal));
+        }
+    }
+
+    fn may_answer_now(&self, consistency: Consistency, now_ns: u64) -> bool {
+        match consistency {
+            Consistency::Stale => true,
+            Consistency::Lease => self.raft.lease_until_ns().is_some_and(|until_ns| now_ns < until_ns),
+            Consistency::Linearizable => false,
+        }
+    }
+
+    fn propose(
+        &mut self,
+        now_ns: u64,
+        outlet: &Outlet,
+        command: Bytes,
+        health: Health,
+    ) -> Result<(), Refusal> {
+        if self.raft.role() != Role::Leader {
+            return Err(Refusal::NotLeader { leader: self.raft.leader() });
+        }
+        match health {
+            Health::Good => {}
+            Health::DiskFull => return Err(Refusal::DiskFull),
+            Health::Behind => return Err(Refusal::Busy),
+            Health::LogFailed => return Err(Refusal::LogFailed),
+        }
+        if command.len() > self.options.command_bytes_max {
+            return Err(Refusal::TooLarge { limit_bytes: self.options.command_bytes_max as u64 });
+        }
+        let index = self.raft.propose(now_ns, [(EntryKind::Command, command)]).map_err(|error| match error {
+            ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
+            _ => Refusal::Busy,
+        })?;
+        debug_assert!(self.proposals.back().is_none_or(|last| last.index < index));
+        self.proposals.push_back(Proposal { index, term: self.raft.term(), outlet: outlet.clone() });
+        Ok(())
+    }
+
+    fn read(&mut self, now_ns: u64, outlet: &Outlet, wants: ReadWants) -> Result<(), Refusal> {
+        self.read_tokens += 1;
+        self.raft.read(now_ns, self.read_tokens).map_err(|error| match error {
+            ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
+            _ => Refusal::Busy,
+        })?;
+        self.reads.insert(self.read_tokens, ReadWaiter { outlet: outlet.clone(), wants });
+        Ok(())
+    }
+
+    /// Answers once the view includes `index`.
+    pub(super) fn wait_applied(&mut self, index: LogIndex, outlet: Outlet, ports: &Ports<M>) {
+        if self.published.applied() >= index {
+            outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
+            return;
+        }
+        self.read_tokens += 1;
+        let waiter = ReadWaiter { outlet, wants: ReadWants::Index };
+        self.waiting.insert((index, self.read_tokens), waiter);
+    }
+
+    /// First half of a pass: what is to be sent and written. Nothing is applied yet, so that messages and the write
+    /// leave as early as they can.
+    pub(super) fn collect(
+        &mut self,
+        now_ns: u64,
+        log: &Log,
+        writes: &mut Writes,
+        outbox: &mut Outbox,
+        slot: usize,
+    ) {
+        debug_assert!(self.taken.is_none(), "a pass collects once, then applies");
+        let mut output = self.raft.output(now_ns, &mut GroupLog { log, group: self.group });
+        if let Some(fault) = output.fault.take() {
+            self.note_fault(now_ns, &fault);
+        }
+        if let Some(persist) = &mut output.persist {
+            if let Some((meta, keep_suffix)) = persist.install.take() {
+                self.install(&meta, keep_suffix, writes, slot);
+            }
+            if persist.must_sync {
+                if persist.hard_state.is_none() {
+                    persist.hard_state = self.lazy_state.take();
+                } else {
+                    self.lazy_state = None;
+                }
+                add_persist(writes, self.group, persist);
+                writes.after.push(After::Persisted { slot, seq: persist.seq });
+            } else if let Some(state) = persist.hard_state.take() {
+                self.lazy_state = Some(state);
+            }
+        }
+        for message in output.messages.drain(..) {
+            outbox.add(self.group, message);
+        }
+        self.taken = Some(output);
+    }
+
+    /// Second half of a pass: applies, publishes, answers. Returns whether the core has more to say.
+    pub(super) fn finish(&mut self, now_ns: u64, ports: &Ports<M>) -> bool {
+        self.discard_unwanted(ports);
+        let Some(mut output) = self.taken.take() else { return false };
+        if let Some(soft) = output.soft.take() {
+            self.note_soft(&soft, ports);
+        }
+        let outcomes = self.apply(std::mem::take(&mut output.committed));
+        // The view stands before any answer leaves: see `Published`.
+        self.published.set_commit(self.raft.commit());
+        for (outlet, result) in outcomes {
+            outlet.answer(ports, result);
+        }
+        self.answer_reads(&mut output, ports);
+        self.published.set_lease(self.raft.lease_until_ns());
+        for to in output.snapshots.drain(..) {
+            self.begin_send(now_ns, to, ports);
+        }
+        self.save_if_due(ports);
+        self.raft.has_output()
+    }
+
+    fn apply(&mut self, committed: Vec<Entry>) -> Vec<(Outlet, Result<ReplyBody, Refusal>)> {
+        let Some(last) = committed.last() else { return Vec::new() };
+        let last_index = last.index;
+        self.applied_term = last.term;
+        let mut answers = Vec::new();
+        for entry in committed {
+            self.log_bytes += entry.weight_bytes() as u64;
+            self.log_entries += 1;
+            let outcome = match entry.kind {
+                EntryKind::Command => self.sessions.apply(entry.index.0, &entry.data),
+                EntryKind::Noop | EntryKind::Config => Outcome::Unsupported,
+            };
+            while self.proposals.front().is_some_and(|first| first.index <= entry.index) {
+                let Some(first) = self.proposals.pop_front() else { break };
+                let is_this_one = first.index == entry.index && first.term == entry.term;
+                let result = if is_this_one {
+                    Ok(ReplyBody::Outcome(outcome.clone()))
+                } else {
+                    Err(Refusal::LeadershipLost)
+                };
+                answers.push((first.outlet, result));
+            }
+        }
+        self.published.publish(last_index, self.sessions.view());
+        answers
+    }
+
+    fn note_soft(&mut self, soft: &Soft, ports: &Ports<M>) {
+        self.published.set_soft(soft.role, soft.term, soft.leader);
+        let leads = soft.role == Role::Leader;
+        let term = soft.term;
+        let mut kept = VecDeque::new();
+        for proposal in self.proposals.drain(..) {
+            if leads && proposal.term == term {
+                kept.push_back(proposal);
+            } else {
+                proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
+            }
+        }
+        self.proposals = kept;
+    }
+
+    fn answer_reads(&mut self, output: &mut Output, ports: &Ports<M>) {
+        let applied = self.published.applied();
+        for ready in output.reads.drain(..) {
+            let Some(waiter) = self.reads.remove(&ready.token) else { continue };
+            if ready.index <= applied {
+                self.answer_read(waiter, ready.index, ports);
+            } else {
+                self.waiting.insert((ready.index, ready.token), waiter);
+            }
+        }
+        for token in output.reads_failed.drain(..) {
+            if let Some(waiter) = self.reads.remove(&token) {
+                let refusal = Refusal::NotLeader { leader: self.raft.leader() };
+                waiter.outlet.answer(ports, Err(refusal));
+            }
+        }
+        while let Some(first) = self.waiting.first_entry() {
+            if first.key().0 > applied {
+                break;
+            }
+            let ((index, _), waiter) = first.remove_entry();
+            self.answer_read(waiter, index, ports);
+        }
+    }
+
+    fn answer_read(&self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
+        assert!(self.published.applied() >= index, "a read is answered from a view that includes its index");
+        let body = match waiter.wants {
+            ReadWants::Index => ReplyBody::ReadIndex(index),
+            ReadWants::Answer(query) => ReplyBody::Answer(M::query(&self.published.load().view, &query)),
+        };
+        waiter.outlet.answer(ports, Ok(body));
+    }
+
+    /// The log as a whole failed: give the office away, promise nothing more.
+    pub(super) fn log_failed(&mut self, now_ns: u64) {
+        self.raft.set_can_lead(false);
+        self.raft.step_down(now_ns);
+    }
+
+    /// An entry cannot be read. The core tries again at its next tick; until then another replica should lead.
+    fn note_fault(&mut self, now_ns: u64, fault: &LogReadError) {
+        self.fault = Some(fault.to_string());
+        self.raft.step_down(now_ns);
+    }
+
+    /// Why this replica is stuck or was, if it ever was.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref().or(self.snapshots.trouble.as_deref())
+    }
+
+    /// Writes what was left for later, when the node stops in order.
+    pub(super) fn settle(&mut self, batch: &mut WriteBatch) {
+        if let Some(state) = self.lazy_state.take() {
+            batch.set_state(self.group, to_state(state));
+        }
+    }
+
+    /// Refuses everybody who still waits, when the node stops.
+    pub(super) fn dismiss(&mut self, ports: &Ports<M>) {
+        for proposal in self.proposals.drain(..) {
+            proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
+        }
+        let reads = std::mem::take(&mut self.reads).into_values();
+        let waiting = std::mem::take(&mut self.waiting).into_values();
+        for waiter in reads.chain(waiting) {
+            waiter.outlet.answer(ports, Err(Refusal::Stopping));
+        }
+        self.published.set_lease(None);
+        self.published.set_soft(Role::Follower, self.raft.term(), None);
+    }
+
+    pub(super) fn is_self(&self, node: NodeId) -> bool {
+        self.raft.id() == node
+    }
+}

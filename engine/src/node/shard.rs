@@ -1,0 +1,441 @@
+//! All groups of one node that one worker owns, stepped together so that a pass has one frame for each peer
+//! and one submission for the log.
+//!
+//! Invariants:
+//! - A replica is on the ready list exactly when its `is_ready` is set.
+//! - `unacked` ascends by lsn: what waits in front becomes durable first.
+//! - While `stalled` holds a batch the log refused, later batches queue behind it: the order of
+//!   [`quorate_raft::Persist`]s is the order of the log.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quorate_kv::StateMachine;
+use quorate_raft::{Message, NodeId, PersistSeq};
+use quorate_wal::{GroupId, LogStatus, Lsn, SnapshotRef, SubmitError, WriteBatch};
+
+use super::event::{Event, JobDone, Outlet};
+use super::ports::{Job, Ports};
+use super::replica::{Health, Replica};
+use crate::transport::{Frame, GroupMessage, Origin, Refusal};
+
+/// Commands in the output of one replica that a pass goes on to finish before others get their turn.
+const ROUNDS_PER_FLUSH_MAX: usize = 16;
+
+/// How often the groups that hold back the log's oldest segment are looked at.
+const PINNED_CHECK_NS: u64 = 1_000_000_000;
+
+/// The groups of one node that one worker owns.
+pub(crate) struct Shard<M: StateMachine> {
+    node: NodeId,
+    /// Ascending by group.
+    replicas: Vec<Replica<M>>,
+    ports: Ports<M>,
+    health: Health,
+    ready: Vec<usize>,
+    timers: BinaryHeap<Reverse<(u64, usize)>>,
+    writes: Writes,
+    unacked: VecDeque<(Lsn, Vec<After>)>,
+    stalled: VecDeque<(WriteBatch, Vec<After>)>,
+    outbox: Outbox,
+    pinned_check_at_ns: u64,
+    log_bytes_max: u64,
+    /// Set while an [`Event::LogMoved`] is on its way.
+    log_moved: Arc<AtomicBool>,
+}
+
+/// What to do once a batch is durable.
+pub(crate) enum After {
+    /// Tell the core.
+    Persisted { slot: usize, seq: PersistSeq },
+    /// The log names this snapshot now: the older ones may go.
+    Retain { slot: usize, file: SnapshotRef },
+}
+
+/// What a pass writes: batches in order, each with what to do once it is durable.
+#[derive(Default)]
+pub(crate) struct Writes {
+    pub(super) batch: WriteBatch,
+    pub(super) after: Vec<After>,
+    closed: Vec<(WriteBatch, Vec<After>)>,
+}
+
+/// A pass's writes are cut into batches of about this size, so that none is over what the log takes at once.
+const BATCH_BYTES_SOFT: u64 = 4 << 20;
+
+impl Writes {
+    /// Adds entries, cutting where a batch is large enough. What is to be done when all are durable must be added to
+    /// `after` afterwards.
+    pub(super) fn append(&mut self, group: GroupId, entries: Vec<quorate_wal::Entry>) {
+        let mut part = Vec::with_capacity(entries.len());
+        let mut part_bytes = self.batch.bytes() as u64;
+        for entry in entries {
+            part_bytes += entry.payload.len() as u64;
+            part.push(entry);
+            if part_bytes >= BATCH_BYTES_SOFT {
+                self.batch.append(group, std::mem::take(&mut part));
+                self.close();
+                part_bytes = 0;
+            }
+        }
+        if !part.is_empty() {
+            self.batch.append(group, part);
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.batch.is_empty() {
+            self.closed.push((std::mem::take(&mut self.batch), std::mem::take(&mut self.after)));
+        } else if let Some((_, after)) = self.closed.last_mut() {
+            after.append(&mut self.after);
+        }
+        assert!(self.after.is_empty(), "what waits for the disk stands beside what is written");
+    }
+}
+
+/// Messages of a pass, by receiver. A cluster has few nodes: a short list beats a map.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    peers: Vec<(NodeId, Vec<GroupMessage>)>,
+}
+
+impl Outbox {
+    pub(super) fn add(&mut self, group: GroupId, message: Message) {
+        let to = message.to;
+        let message = GroupMessage { group, message };
+        match self.peers.iter_mut().find(|(node, _)| *node == to) {
+            Some((_, messages)) => messages.push(message),
+            None => self.peers.push((to, vec![message])),
+        }
+    }
+}
+
+impl<M: StateMachine> Shard<M> {
+    /// Takes the replicas over. `log_bytes_max` is how much log the node keeps before groups that have been quiet
+    /// for long are snapshotted to let go of it.
+    pub(crate) fn new(
+        node: NodeId,
+        mut replicas: Vec<Replica<M>>,
+        ports: Ports<M>,
+        log_bytes_max: u64,
+        now_ns: u64,
+        log_moved: Arc<AtomicBool>,
+    ) -> Self {
+        replicas.sort_by_key(|replica| replica.group);
+        let mut shard = Self {
+            node,
+            ready: Vec::with_capacity(replicas.len()),
+            timers: BinaryHeap::new(),
+            replicas,
+            ports,
+            health: Health::Good,
+            writes: Writes::default(),
+            unacked: VecDeque::new(),
+            stalled: VecDeque::new(),
+            outbox: Outbox::default(),
+            pinned_check_at_ns: now_ns + PINNED_CHECK_NS,
+            log_bytes_max,
+            log_moved,
+        };
+        for slot in 0..shard.replicas.len() {
+            assert!(shard.replicas[slot].is_self(node), "a shard holds the replicas of one node");
+            shard.mark_ready(slot);
+        }
+        shard
+    }
+
+    /// Takes one input. Call [`flush`](Self::flush) after a bunch of them.
+    pub(crate) fn handle(&mut self, now_ns: u64, event: Event<M>) {
+        match event {
+            Event::Frame(origin, frame) => self.handle_frame(now_ns, origin, frame),
+            Event::WaitApplied { group, index, outlet } => match self.slot(group) {
+                Some(slot) => self.replicas[slot].wait_applied(index, outlet, &self.ports),
+                None => outlet.answer(&self.ports, Err(Refusal::NoSuchGroup)),
+            },
+            Event::LogMoved => {
+                // Before the log is looked at, so that a move after the look is told again.
+                self.log_moved.store(false, Ordering::Release);
+                self.log_moved(now_ns);
+            }
+            Event::Job(done) => self.job_done(now_ns, done),
+            Event::Inspect { group, with } => {
+                if let Some(slot) = self.slot(group) {
+                    with(&self.replicas[slot]);
+                }
+            }
+            Event::Campaign { group } => {
+                if let Some(slot) = self.slot(group) {
+                    self.replicas[slot].raft.campaign(now_ns);
+                    self.mark_ready(slot);
+                }
+            }
+            Event::Transfer { group, to } => {
+                if let Some(slot) = self.slot(group) {
+                    let _not_leading = self.replicas[slot].raft.transfer(now_ns, to);
+                    self.mark_ready(slot);
+                }
+            }
+            Event::Snapshot { group } => {
+                if let Some(slot) = self.slot(group) {
+                    self.replicas[slot].save_now(&self.ports);
+                }
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, now_ns: u64, origin: Origin, frame: Frame) {
+        match (origin, frame) {
+            (Origin::Node(from), Frame::Raft(messages)) => {
+                for GroupMessage { group, message } in messages {
+                    let Some(slot) = self.slot(group) else { continue };
+                    if message.from != from || message.to != self.node || self.must_drop(&message) {
+                        continue;
+                    }
+                    self.replicas[slot].step(now_ns, message);
+                    self.mark_ready(slot);
+                }
+            }
+            (origin, Frame::Request(request)) => {
+                let outlet = Outlet { id: request.id, origin };
+                let Some(slot) = self.slot(request.group) else {
+                    outlet.answer(&self.ports, Err(Refusal::NoSuchGroup));
+                    return;
+                };
+                self.replicas[slot].request(now_ns, outlet, request, self.health, &self.ports);
+                self.mark_ready(slot);
+            }
+            (Origin::Node(from), Frame::SnapshotChunk(chunk)) => {
+                if let Some(slot) = self.slot(chunk.transfer.group) {
+                    self.replicas[slot].snapshot_chunk(now_ns, from, chunk, &self.ports);
+                }
+            }
+            (Origin::Node(from), Frame::SnapshotAck(ack)) => {
+                if let Some(slot) = self.slot(ack.transfer.group) {
+                    self.replicas[slot].snapshot_ack(now_ns, from, &ack, &self.ports);
+                    self.mark_ready(slot);
+                }
+            }
+            // A clerk speaks in requests only, and replies go to the node's clients.
+            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_)) => {}
+        }
+    }
+
+    /// What the log cannot take must not reach the core: to the sender it looks lost, and comes again.
+    fn must_drop(&self, message: &Message) -> bool {
+        let carries_entries =
+            matches!(&message.body, quorate_raft::Body::Append { entries, .. } if !entries.is_empty());
+        match self.health {
+            Health::Good => false,
+            Health::DiskFull | Health::Behind => carries_entries,
+            Health::LogFailed => true,
+        }
+    }
+
+    /// Sends, writes, applies and answers all that the inputs since the last flush led to.
+    pub(crate) fn flush(&mut self, now_ns: u64) {
+        let mut rounds = 0;
+        while !self.ready.is_empty() && rounds < ROUNDS_PER_FLUSH_MAX {
+            rounds += 1;
+            let ready = std::mem::take(&mut self.ready);
+            for &slot in &ready {
+                self.replicas[slot].is_ready = false;
+                self.replicas[slot].collect(
+                    now_ns,
+                    &self.ports.log,
+                    &mut self.writes,
+                    &mut self.outbox,
+                    slot,
+                );
+            }
+            // The followers' disks work while this node's does (thesis 10.2.1).
+            self.send_outbox();
+            self.submit(now_ns);
+            for slot in ready {
+                if self.replicas[slot].finish(now_ns, &self.ports) {
+                    self.mark_ready(slot);
+                }
+                self.arm(slot);
+            }
+        }
+        self.submit(now_ns);
+    }
+
+    /// Whether a flush would have something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When [`tick`](Self::tick) wants to be called.
+    pub(crate) fn deadline_ns(&self) -> u64 {
+        let timer = self.timers.peek().map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
+        timer.min(self.pinned_check_at_ns)
+    }
+
+    /// Fires what is due.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        while let Some(&Reverse((at_ns, slot))) = self.timers.peek() {
+            if at_ns > now_ns {
+                break;
+            }
+            self.timers.pop();
+            let replica = &mut self.replicas[slot];
+            replica.timer_at_ns = u64::MAX;
+            replica.tick(now_ns);
+            replica.tick_transfers(now_ns, &self.ports);
+            self.mark_ready(slot);
+            self.arm(slot);
+        }
+        if now_ns >= self.pinned_check_at_ns {
+            self.pinned_check_at_ns = now_ns + PINNED_CHECK_NS;
+            self.release_pinned();
+            if !self.stalled.is_empty() {
+                self.log_moved(now_ns);
+            }
+        }
+    }
+
+    /// Stops: writes what was left for later (when in order), refuses everybody who waits.
+    pub(crate) fn stop(&mut self, in_order: bool) {
+        if in_order && self.health != Health::LogFailed {
+            for replica in &mut self.replicas {
+                replica.settle(&mut self.writes.batch);
+            }
+            // Only hints are in it: losing it loses nothing.
+            self.submit(0);
+        }
+        for replica in &mut self.replicas {
+            replica.dismiss(&self.ports);
+        }
+    }
+
+    fn slot(&self, group: GroupId) -> Option<usize> {
+        self.replicas.binary_search_by_key(&group, |replica| replica.group).ok()
+    }
+
+    fn mark_ready(&mut self, slot: usize) {
+        let replica = &mut self.replicas[slot];
+        if !replica.is_ready {
+            replica.is_ready = true;
+            self.ready.push(slot);
+        }
+    }
+
+    /// Keeps one live timer a replica. A deadline that moved later is found out when the timer fires.
+    fn arm(&mut self, slot: usize) {
+        let replica = &mut self.replicas[slot];
+        let at_ns = replica.deadline_ns();
+        if at_ns < replica.timer_at_ns {
+            replica.timer_at_ns = at_ns;
+            self.timers.push(Reverse((at_ns, slot)));
+        }
+    }
+
+    fn send_outbox(&mut self) {
+        for (node, messages) in self.outbox.peers.drain(..) {
+            // A frame that is not taken is a lost one: the protocol sends again.
+            self.ports.transport.send(node, Frame::Raft(messages));
+        }
+    }
+
+    fn submit(&mut self, now_ns: u64) {
+        self.writes.close();
+        self.stalled.extend(self.writes.closed.drain(..));
+        while let Some((batch, after)) = self.stalled.pop_front() {
+            match self.ports.log.submit(batch) {
+                Ok(lsn) => self.unacked.push_back((lsn, after)),
+                Err((error, batch)) => {
+                    self.stalled.push_front((batch, after));
+                    match error {
+                        SubmitError::Full => self.health = Health::DiskFull,
+                        SubmitError::QueueFull => self.health = Health::Behind,
+                        // The rest are refusals of what this node promised to write: it cannot go on.
+                        _ => self.log_failed(now_ns),
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn log_moved(&mut self, now_ns: u64) {
+        self.health = match self.ports.log.status() {
+            LogStatus::Healthy => Health::Good,
+            LogStatus::Full => Health::DiskFull,
+            // Failed, or anything not known here.
+            _ => {
+                self.log_failed(now_ns);
+                return;
+            }
+        };
+        let durable = self.ports.log.durable();
+        while self.unacked.front().is_some_and(|(lsn, _)| *lsn <= durable) {
+            let Some((_, after)) = self.unacked.pop_front() else { break };
+            for action in after {
+                match action {
+                    After::Persisted { slot, seq } => {
+                        self.replicas[slot].raft.on_persisted(now_ns, seq);
+                        self.mark_ready(slot);
+                    }
+                    After::Retain { slot, file } => self.replicas[slot].retain(&file, &self.ports),
+                }
+            }
+        }
+        self.submit(now_ns);
+    }
+
+    fn log_failed(&mut self, now_ns: u64) {
+        if self.health == Health::LogFailed {
+            return;
+        }
+        self.health = Health::LogFailed;
+        self.stalled.clear();
+        self.unacked.clear();
+        for slot in 0..self.replicas.len() {
+            self.replicas[slot].log_failed(now_ns);
+            self.mark_ready(slot);
+        }
+    }
+
+    fn job_done(&mut self, now_ns: u64, done: JobDone<M>) {
+        let group = match &done {
+            JobDone::Saved { group, .. } => *group,
+            JobDone::Received(received) => received.transfer.group,
+            JobDone::ReceiveFailed { transfer, .. } | JobDone::SendFailed { transfer, .. } => transfer.group,
+        };
+        let Some(slot) = self.slot(group) else { return };
+        let replica = &mut self.replicas[slot];
+        match done {
+            JobDone::Saved { meta, result, .. } => {
+                replica.saved(&meta, result, &mut self.writes, slot, &self.ports);
+            }
+            JobDone::Received(received) => replica.received(now_ns, *received, &self.ports),
+            JobDone::ReceiveFailed { transfer, reason } => {
+                replica.receive_failed(transfer, reason);
+            }
+            JobDone::SendFailed { transfer, reason } => {
+                replica.send_failed(now_ns, transfer, reason);
+            }
+        }
+        self.mark_ready(slot);
+    }
+
+    /// Groups that wrote a little long ago hold old segments: a snapshot of their state lets go of them.
+    fn release_pinned(&mut self) {
+        let stats = self.ports.log.stats();
+        if stats.disk_bytes <= self.log_bytes_max {
+            return;
+        }
+        for group in stats.pinned_by {
+            if let Some(slot) = self.slot(group) {
+                self.replicas[slot].save_now(&self.ports);
+            }
+        }
+    }
+}
+
+/// A snapshot job on behalf of a replica.
+pub(super) fn submit_job<M: StateMachine>(ports: &Ports<M>, job: Job<M>) {
+    ports.jobs.submit(job);
+}

@@ -1,0 +1,122 @@
+//! What a user may tune, with defaults that suit a local network and an ordinary SSD.
+
+use std::time::Duration;
+
+use quorate_wal::LogOptions;
+
+use crate::error::OpenError;
+
+/// Tunables of a node and of the clients that it serves. Every bound in the system that is not a
+/// limit of a format stands here.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// How long a follower waits for its leader before it asks for an election; the wait is drawn between this and
+    /// twice this. Default 500 ms.
+    pub election_timeout: Duration,
+    /// How often a leader shows that it lives. At most a third of the election timeout. Default 50 ms.
+    pub heartbeat_interval: Duration,
+    /// By how much two machines' clocks may drift apart, in percent of the time passed; shortens the lease of
+    /// [`Consistency::Lease`](crate::Consistency) reads. Default 10.
+    pub clock_drift_percent: u8,
+    /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
+    pub call_timeout: Duration,
+    /// How long a client waits for a node's answer before it asks another one. Default 1 s.
+    pub retry_after: Duration,
+    /// How many writes one client may have outstanding in one group. Default 4,096.
+    pub outstanding_max: usize,
+    /// How many sessions a group keeps; the one unused for longest makes room. Default 100,000.
+    pub sessions_max: u32,
+    /// Bytes of log after which a group is snapshotted, at least; a group whose snapshot is larger waits for as
+    /// many bytes of log as its snapshot has. Default 32 MiB.
+    pub snapshot_log_bytes: u64,
+    /// How many entries stay in the log behind a snapshot, for followers that lag a little. Default 1,024.
+    pub trailing_entries: u64,
+    /// Entries that a group's leader holds uncommitted before it refuses more, in bytes. Default 64 MiB.
+    pub uncommitted_bytes_max: usize,
+    /// Recent entries that a group keeps in memory for its followers, in bytes. Default 16 MiB.
+    pub cache_bytes_max: usize,
+    /// Entries in one message to a follower, in bytes. Default 1 MiB.
+    pub append_bytes_max: usize,
+    /// Messages with entries on their way to one follower of one group. Default 256.
+    pub inflight_messages_max: usize,
+    /// Bytes of entries on their way to one follower of one group. Default 32 MiB.
+    pub inflight_bytes_max: usize,
+    /// Frames and requests that wait for one worker before more are refused. Default 65,536.
+    pub queue_max: usize,
+    /// Threads that own the groups. Default: a quarter of the machine's processors, at least 1, at most 8.
+    pub workers: usize,
+    /// The log's own tunables.
+    pub log: LogOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            election_timeout: Duration::from_millis(500),
+            heartbeat_interval: Duration::from_millis(50),
+            clock_drift_percent: 10,
+            call_timeout: Duration::from_secs(10),
+            retry_after: Duration::from_secs(1),
+            outstanding_max: 4_096,
+            sessions_max: 100_000,
+            snapshot_log_bytes: 32 << 20,
+            trailing_entries: 1_024,
+            uncommitted_bytes_max: 64 << 20,
+            cache_bytes_max: 16 << 20,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 32 << 20,
+            queue_max: 65_536,
+            workers: (processors / 4).clamp(1, 8),
+            log: LogOptions::default(),
+        }
+    }
+}
+
+impl Options {
+    /// Checks that the values fit together; every way to open a node calls it.
+    pub fn validate(&self) -> Result<(), OpenError> {
+        let refuse = |what: &str| Err(OpenError::Options { reason: what.to_owned() });
+        if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 3 > self.election_timeout {
+            return refuse("heartbeat_interval must be above zero and at most a third of election_timeout");
+        }
+        if self.clock_drift_percent >= 100 {
+            return refuse("clock_drift_percent must be below 100");
+        }
+        if self.workers == 0 || self.workers > 256 {
+            return refuse("workers must be from 1 to 256");
+        }
+        if self.outstanding_max == 0 || self.outstanding_max as u64 > quorate_kv::SESSION_WINDOW_MAX / 2 {
+            return refuse("outstanding_max must be above zero and at most half of what a session keeps");
+        }
+        if self.sessions_max == 0 || self.queue_max == 0 || self.inflight_messages_max == 0 {
+            return refuse("sessions_max, queue_max and inflight_messages_max must be above zero");
+        }
+        if self.append_bytes_max == 0 || self.uncommitted_bytes_max == 0 || self.inflight_bytes_max == 0 {
+            return refuse("the byte windows must be above zero");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn raft(&self, seed: u64) -> quorate_raft::Options {
+        quorate_raft::Options {
+            election_timeout_ns: nanos(self.election_timeout),
+            heartbeat_interval_ns: nanos(self.heartbeat_interval),
+            lease_drift_percent: self.clock_drift_percent,
+            inflight_messages_max: self.inflight_messages_max,
+            inflight_bytes_max: self.inflight_bytes_max,
+            append_bytes_max: self.append_bytes_max,
+            uncommitted_bytes_max: self.uncommitted_bytes_max,
+            cache_bytes_max: self.cache_bytes_max,
+            pending_reads_max: self.queue_max,
+            seed,
+        }
+    }
+}
+
+/// A duration as the `u64` of nanoseconds in which time is passed around.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,68 @@
+//! Threads for nodes: workers that own shards, one thread for files, one for clients' timers.
+//!
+//! A runtime may serve several nodes of one process; their replicas of a group then share a worker, so that they exchange
+//! messages without waking anybody.
+
+mod jobs;
+mod node;
+mod timer;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use quorate_kv::StateMachine;
+
+pub(crate) use jobs::NodeJobs;
+pub(crate) use node::{Node, NodeSetup};
+pub(crate) use timer::{Timed, Timer};
+pub(crate) use worker::{ShardHandle, Workers};
+
+/// Time since the runtime began, as everything below it counts it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    began: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { began: Instant::now() }
+    }
+
+    pub(crate) fn now_ns(self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The threads that nodes run on. Dropped with its last user, it joins them.
+pub(crate) struct Runtime<M: StateMachine> {
+    pub(crate) clock: Clock,
+    pub(crate) workers: Workers<M>,
+    pub(crate) jobs: jobs::JobThread<M>,
+    pub(crate) timer: Arc<Timer>,
+    next_shard: Mutex<u64>,
+}
+
+impl<M: StateMachine> Runtime<M> {
+    /// Starts the threads.
+    pub(crate) fn start(workers: usize, queue_max: usize) -> io::Result<Arc<Self>> {
+        let clock = Clock::start();
+        Ok(Arc::new(Self {
+            clock,
+            workers: Workers::start(workers, queue_max, clock)?,
+            jobs: jobs::JobThread::start()?,
+            timer: Timer::start(clock)?,
+            next_shard: Mutex::new(0),
+        }))
+    }
+
+    /// A number that no shard of this runtime had before, so that what was meant for a crashed
+    /// node never reaches its successor.
+    pub(crate) fn shard_key(&self) -> u64 {
+        let mut next = self.next_shard.lock();
+        *next += 1;
+        *next
+    }
+}

@@ -1,0 +1,176 @@
+//! What may happen to a frame between two ends in memory.
+//!
+//! Invariants:
+//! - A link holds back at most one frame, and lets it go after the next one that gets through.
+//! - What happens on a link follows from the seed, the link, and the number of frames sent on it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use quorate_raft::NodeId;
+
+use crate::transport::Frame;
+
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// A node.
+    Node(NodeId),
+    /// All clerks.
+    Clerks,
+}
+
+impl From<NodeId> for Endpoint {
+    fn from(node: NodeId) -> Self {
+        Self::Node(node)
+    }
+}
+
+/// What happens on a link in one direction. Probabilities are in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkFaults {
+    /// Everything is lost.
+    pub cut: bool,
+    /// A frame is lost.
+    pub drop_per_mille: u16,
+    /// A frame arrives twice.
+    pub duplicate_per_mille: u16,
+    /// A frame is held back until the next one on this link has overtaken it.
+    pub reorder_per_mille: u16,
+}
+
+/// All faults of a network.
+#[derive(Default)]
+pub(super) struct Faults {
+    /// Whether there may be any: what a send looks at first.
+    any: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    seed: u64,
+    links: HashMap<(Endpoint, Endpoint), Link>,
+    isolated: BTreeSet<NodeId>,
+}
+
+struct Link {
+    faults: LinkFaults,
+    dice: Dice,
+    held: Option<Frame>,
+}
+
+impl Faults {
+    pub(super) fn none(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
+    pub(super) fn seed(&self, seed: u64) {
+        let mut state = self.state.lock();
+        state.seed = seed;
+        for (ends, link) in &mut state.links {
+            link.dice = Dice::new(seed, *ends);
+        }
+    }
+
+    pub(super) fn change(
+        &self,
+        from: Endpoint,
+        to: Endpoint,
+        change: impl FnOnce(&mut LinkFaults),
+    ) {
+        let mut state = self.state.lock();
+        let seed = state.seed;
+        let link = state.links.entry((from, to)).or_insert_with(|| Link {
+            faults: LinkFaults::default(),
+            dice: Dice::new(seed, (from, to)),
+            held: None,
+        });
+        change(&mut link.faults);
+        if link.faults.reorder_per_mille == 0 {
+            link.held = None;
+        }
+        self.any.store(true, Ordering::Release);
+    }
+
+    pub(super) fn isolate(&self, node: NodeId) {
+        self.state.lock().isolated.insert(node);
+        self.any.store(true, Ordering::Release);
+    }
+
+    pub(super) fn rejoin(&self, node: NodeId) {
+        self.state.lock().isolated.remove(&node);
+    }
+
+    pub(super) fn clear(&self) {
+        let mut state = self.state.lock();
+        state.links.clear();
+        state.isolated.clear();
+        self.any.store(false, Ordering::Release);
+    }
+
+    /// What arrives, in order, when this frame is sent.
+    pub(super) fn pass(&self, from: Endpoint, to: Endpoint, frame: Frame) -> Vec<Frame> {
+        let mut state = self.state.lock();
+        if let (Endpoint::Node(from), Endpoint::Node(to)) = (from, to)
+            && (state.isolated.contains(&from) || state.isolated.contains(&to))
+        {
+            return Vec::new();
+        }
+        match state.links.get_mut(&(from, to)) {
+            Some(link) => link.pass(frame),
+            None => vec![frame],
+        }
+    }
+}
+
+impl Link {
+    fn pass(&mut self, frame: Frame) -> Vec<Frame> {
+        // All dice are rolled for each frame, so that one probability does not shift the others.
+        let dropped = self.dice.roll(self.faults.drop_per_mille);
+        let duplicated = self.dice.roll(self.faults.duplicate_per_mille);
+        let held_back = self.dice.roll(self.faults.reorder_per_mille);
+        if self.faults.cut || dropped {
+            return Vec::new();
+        }
+        if held_back && self.held.is_none() {
+            self.held = Some(frame);
+            return Vec::new();
+        }
+        let mut arriving = Vec::with_capacity(3);
+        if duplicated {
+            arriving.push(frame.clone());
+        }
+        arriving.push(frame);
+        arriving.extend(self.held.take());
+        arriving
+    }
+}
+
+/// `SplitMix64`: all that a fault needs of a generator.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64, (from, to): (Endpoint, Endpoint)) -> Self {
+        let number = |end| match end {
+            Endpoint::Node(node) => node.0,
+            Endpoint::Clerks => u64::MAX,
+        };
+        let mut dice = Self(seed ^ number(from).rotate_left(32));
+        dice.0 = dice.next() ^ number(to);
+        dice
+    }
+
+    fn roll(&mut self, per_mille: u16) -> bool {
+        self.next() % 1000 < u64::from(per_mille)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,309 @@
+//! The transport of nodes that share a process: a frame is moved to its receiver on the sender's
+//! thread. Nothing is encoded and no payload is copied.
+//!
+//! Invariants:
+//! - A frame is delivered only inside its receiver's gate. So when [`Transport::stop`] (or an attach
+//!   that replaces) has returned, no delivery to that inbox runs or will run.
+//! - No lock of the network but the shared side of gates is held during a delivery, and gates may be
+//!   entered recursively, so an inbox that sends from within `deliver` does not block on itself.
+//! - While no fault is set, a send takes no lock that another sender takes exclusively.
+
+mod faults;
+mod gate;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use faults::Faults;
+pub use faults::{Endpoint, LinkFaults};
+use gate::Gate;
+use parking_lot::{Mutex, RwLock};
+use quorate_raft::NodeId;
+
+use crate::transport::{
+    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Reply, ReplySink, Request, Transport,
+};
+
+/// The wires between the nodes and clerks of one process, and the faults put on them.
+#[derive(Default)]
+pub struct MemoryNetwork {
+    nodes: RwLock<BTreeMap<NodeId, Arc<NodePort>>>,
+    clerks: Mutex<Vec<Weak<ClerkPort>>>,
+    clerk_numbers: AtomicU64,
+    groups: AtomicU32,
+    faults: Faults,
+}
+
+impl MemoryNetwork {
+    /// A network with nobody on it.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Tells clerks how many groups the cluster has; zero: not known yet.
+    pub fn announce_groups(&self, groups: u32) {
+        self.groups.store(groups, Ordering::Release);
+    }
+
+    /// Puts a node on the network. One that is there under this name is taken off first, as when
+    /// its process died; what was sent to it and not delivered is lost.
+    pub fn attach(self: &Arc<Self>, node: NodeId, inbox: Arc<dyn Inbox>) -> Arc<MemoryTransport> {
+        let port = Arc::new(NodePort {
+            inbox,
+            gate: Gate::new(),
+        });
+        let replaced = self.nodes.write().insert(node, Arc::clone(&port));
+        if let Some(old) = replaced {
+            old.gate.close();
+            self.tell_clerks_disconnected(node);
+        }
+        Arc::new(MemoryTransport {
+            network: Arc::clone(self),
+            node,
+            port,
+        })
+    }
+
+    /// Takes a node off the network, as when its process dies: see [`Transport::stop`].
+    pub fn detach(&self, node: NodeId) {
+        let removed = self.nodes.write().remove(&node);
+        if let Some(port) = removed {
+            port.gate.close();
+            self.tell_clerks_disconnected(node);
+        }
+    }
+
+    /// Puts a clerk on the network.
+    pub fn clerk(self: &Arc<Self>, inbox: Arc<dyn ClerkInbox>) -> Arc<MemoryClerkLink> {
+        let number = self.clerk_numbers.fetch_add(1, Ordering::Relaxed);
+        let port = Arc::new(ClerkPort {
+            number,
+            inbox,
+            gate: Gate::new(),
+        });
+        let mut clerks = self.clerks.lock();
+        clerks.retain(|clerk| clerk.strong_count() > 0);
+        clerks.push(Arc::downgrade(&port));
+        Arc::new(MemoryClerkLink {
+            network: Arc::clone(self),
+            port,
+        })
+    }
+
+    /// Seeds the dice of all faulty links. Each link rolls its own, so that the traffic of one does
+    /// not change what happens on another.
+    pub fn seed(&self, seed: u64) {
+        self.faults.seed(seed);
+    }
+
+    /// Loses everything from one end to the other, in this direction, until [`MemoryNetwork::heal`].
+    pub fn cut(&self, from: impl Into<Endpoint>, to: impl Into<Endpoint>) {
+        self.faults
+            .change(from.into(), to.into(), |link| link.cut = true);
+    }
+
+    /// Takes all faults off the link in this direction. A frame held back on it is lost.
+    pub fn heal(&self, from: impl Into<Endpoint>, to: impl Into<Endpoint>) {
+        self.faults
+            .change(from.into(), to.into(), |link| *link = LinkFaults::default());
+    }
+
+    /// Sets the faults of the link in this direction.
+    pub fn set_faults(
+        &self,
+        from: impl Into<Endpoint>,
+        to: impl Into<Endpoint>,
+        faults: LinkFaults,
+    ) {
+        self.faults
+            .change(from.into(), to.into(), |link| *link = faults);
+    }
+
+    /// Loses everything between a node and all other nodes, also those that come later. Clerks still
+    /// reach it.
+    pub fn isolate(&self, node: NodeId) {
+        self.faults.isolate(node);
+    }
+
+    /// Ends what [`MemoryNetwork::isolate`] did. Cut links of the node stay cut.
+    pub fn rejoin(&self, node: NodeId) {
+        self.faults.rejoin(node);
+    }
+
+    /// Takes all faults off all links.
+    pub fn heal_all(&self) {
+        self.faults.clear();
+    }
+
+    /// Carries a frame from one end to a node, through the faults of the link.
+    fn carry(&self, from: Endpoint, origin: &Origin, to: NodeId, frame: Frame) -> bool {
+        let Some(port) = self.nodes.read().get(&to).cloned() else {
+            return false;
+        };
+        if self.faults.none() {
+            return port.deliver(origin.clone(), frame);
+        }
+        let mut delivered = true;
+        for frame in self.faults.pass(from, Endpoint::Node(to), frame) {
+            delivered &= port.deliver(origin.clone(), frame);
+        }
+        delivered
+    }
+
+    fn tell_clerks_disconnected(&self, node: NodeId) {
+        let clerks: Vec<_> = self
+            .clerks
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for clerk in clerks {
+            clerk.gate.while_open(|| clerk.inbox.disconnected(node));
+        }
+    }
+}
+
+/// One node's way into a [`MemoryNetwork`]. Dropping it stops it.
+pub struct MemoryTransport {
+    network: Arc<MemoryNetwork>,
+    node: NodeId,
+    port: Arc<NodePort>,
+}
+
+impl Transport for MemoryTransport {
+    /// Delivers on the calling thread. Losses through injected faults return `true`, as on a wire.
+    fn send(&self, to: NodeId, frame: Frame) -> bool {
+        // The own gate is looked at, not entered: a stopped node's last words may still be on the wire.
+        self.port.gate.is_open()
+            && self.network.carry(
+                Endpoint::Node(self.node),
+                &Origin::Node(self.node),
+                to,
+                frame,
+            )
+    }
+
+    /// Must not be called from within this node's own [`Inbox::deliver`], for whose end it waits.
+    fn stop(&self) {
+        let removed = {
+            let mut nodes = self.network.nodes.write();
+            let current = nodes
+                .get(&self.node)
+                .is_some_and(|port| Arc::ptr_eq(port, &self.port));
+            current && nodes.remove(&self.node).is_some()
+        };
+        self.port.gate.close();
+        if removed {
+            self.network.tell_clerks_disconnected(self.node);
+        }
+    }
+}
+
+impl Drop for MemoryTransport {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// One clerk's way into a [`MemoryNetwork`]. Dropping it stops it.
+pub struct MemoryClerkLink {
+    network: Arc<MemoryNetwork>,
+    port: Arc<ClerkPort>,
+}
+
+impl ClerkLink for MemoryClerkLink {
+    fn send(&self, to: NodeId, request: Request) -> bool {
+        if !self.port.gate.is_open() {
+            return false;
+        }
+        let sink = MemoryReplySink {
+            network: Arc::downgrade(&self.network),
+            node: to,
+            clerk: Arc::downgrade(&self.port),
+        };
+        let origin = Origin::Clerk(Arc::new(sink));
+        self.network
+            .carry(Endpoint::Clerks, &origin, to, Frame::Request(request))
+    }
+
+    /// Those attached now. Each clerk begins with another one, so that clerks spread.
+    fn nodes(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.network.nodes.read().keys().copied().collect();
+        if !nodes.is_empty() {
+            let first = self.port.number % nodes.len() as u64;
+            nodes.rotate_left(first as usize);
+        }
+        nodes
+    }
+
+    fn groups(&self) -> Option<u32> {
+        match self.network.groups.load(Ordering::Acquire) {
+            0 => None,
+            groups => Some(groups),
+        }
+    }
+
+    /// Must not be called from within this clerk's own [`ClerkInbox`], for whose end it waits.
+    fn stop(&self) {
+        self.port.gate.close();
+    }
+}
+
+impl Drop for MemoryClerkLink {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A node as the network sees it.
+struct NodePort {
+    inbox: Arc<dyn Inbox>,
+    gate: Gate,
+}
+
+impl NodePort {
+    fn deliver(&self, origin: Origin, frame: Frame) -> bool {
+        self.gate.while_open(|| self.inbox.deliver(origin, frame))
+    }
+}
+
+/// A clerk as the network sees it.
+struct ClerkPort {
+    number: u64,
+    inbox: Arc<dyn ClerkInbox>,
+    gate: Gate,
+}
+
+/// The way back from a node to a clerk. Weak, so that a request that a node keeps does not keep
+/// the network.
+struct MemoryReplySink {
+    network: Weak<MemoryNetwork>,
+    node: NodeId,
+    clerk: Weak<ClerkPort>,
+}
+
+impl ReplySink for MemoryReplySink {
+    fn reply(&self, reply: Reply) {
+        let (Some(network), Some(clerk)) = (self.network.upgrade(), self.clerk.upgrade()) else {
+            return;
+        };
+        if network.faults.none() {
+            clerk
+                .gate
+                .while_open(|| clerk.inbox.reply(self.node, reply));
+            return;
+        }
+        let from = Endpoint::Node(self.node);
+        for frame in network
+            .faults
+            .pass(from, Endpoint::Clerks, Frame::Reply(reply))
+        {
+            if let Frame::Reply(reply) = frame {
+                clerk
+                    .gate
+                    .while_open(|| clerk.inbox.reply(self.node, reply));
+            }
+        }
+    }
+}

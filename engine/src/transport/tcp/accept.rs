@@ -1,0 +1,278 @@
+//! The listening side: takes connections, judges their hello, and serves them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quorate_raft::NodeId;
+
+use super::event::{CloseReason, Lane, Monitor, TransportEvent};
+use super::handshake::{Accept, Hello, read_hello, write_accept, write_reject};
+use super::incoming::{Entry, Incoming, Role};
+use super::options::TcpLimits;
+use super::queue::Queue;
+use super::stream::{enqueue, receive, say_alive, transmit};
+use super::threads::Threads;
+use crate::transport::{Frame, Inbox, Origin, Reply, ReplySink};
+
+/// How long to wait when the operating system has no connection to give, mostly for want of file
+/// descriptors: others must be closed first.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What serving connections needs.
+pub(super) struct Server {
+    pub(super) accept: Accept,
+    pub(super) limits: TcpLimits,
+    pub(super) monitor: Arc<Monitor>,
+    pub(super) threads: Arc<Threads>,
+    pub(super) incoming: Arc<Incoming>,
+    pub(super) inbox: Arc<dyn Inbox>,
+    /// Told that a node has called, which shows that it lives.
+    pub(super) heard_of: Box<dyn Fn(NodeId) + Send + Sync>,
+}
+
+impl Server {
+    /// The body of the accepting thread. Ends when `incoming` is stopped and the socket is woken.
+    pub(super) fn listen(self: &Arc<Self>, listener: &TcpListener) {
+        while !self.incoming.is_stopped() {
+            match listener.accept() {
+                Ok((stream, address)) => self.admit(stream, address),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if self.incoming.is_stopped() => {}
+                Err(error) => {
+                    self.monitor.tell(&TransportEvent::AcceptFailed {
+                        error: error.kind(),
+                    });
+                    self.incoming.wait_stopped(ACCEPT_RETRY);
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let stream = Arc::new(stream);
+        let entry = match self.incoming.enter(&stream) {
+            Ok(entry) => entry,
+            // Being stopped: the connection may be the one that wakes this thread.
+            Err(CloseReason::Stopped) => return,
+            Err(reason) => {
+                // Must not wait for the stranger: the accepting thread is everybody's.
+                if stream.set_nonblocking(true).is_ok() {
+                    let _ = write_reject(&stream, &reason);
+                }
+                self.monitor
+                    .tell(&TransportEvent::Rejected { address, reason });
+                return;
+            }
+        };
+        let server = Arc::clone(self);
+        let spawned = self.threads.spawn("quorate-serve".into(), move || {
+            server.serve(&entry, address);
+        });
+        if let Err(error) = spawned
+            && !self.incoming.is_stopped()
+        {
+            self.monitor.tell(&TransportEvent::AcceptFailed {
+                error: error.kind(),
+            });
+        }
+    }
+
+    /// The body of a connection's reading thread.
+    fn serve(self: &Arc<Self>, entry: &Entry, address: SocketAddr) {
+        let hello = match self.greet(entry) {
+            Ok(hello) => hello,
+            Err(reason) => {
+                let reason = entry.reason(reason);
+                self.monitor
+                    .tell(&TransportEvent::Rejected { address, reason });
+                return;
+            }
+        };
+        let node = hello.from;
+        self.monitor
+            .tell(&TransportEvent::Accepted { address, node });
+        let seen = match node {
+            Some(node) => {
+                (self.heard_of)(node);
+                self.serve_node(entry, node, hello.lane)
+            }
+            None => self.serve_clerk(entry),
+        };
+        let reason = entry.reason(seen);
+        self.monitor.tell(&if reason.is_ordinary() {
+            TransportEvent::Closed {
+                address,
+                node,
+                reason,
+            }
+        } else {
+            TransportEvent::Rejected { address, reason }
+        });
+    }
+
+    /// Reads the hello, judges it, and answers.
+    fn greet(&self, entry: &Entry) -> Result<Hello, CloseReason> {
+        let stream = &*entry.stream;
+        let failed = |error: io::Error| CloseReason::Io(error.kind());
+        stream.set_nodelay(true).map_err(failed)?;
+        stream
+            .set_write_timeout(Some(self.limits.handshake_timeout()))
+            .map_err(failed)?;
+        let judged = read_hello(stream, self.limits.handshake_timeout()).and_then(|hello| {
+            let role = self.judge(&hello)?;
+            entry.settle(role)?;
+            Ok(hello)
+        });
+        match judged {
+            Ok(hello) => {
+                write_accept(stream, &self.accept).map_err(failed)?;
+                Ok(hello)
+            }
+            Err(reason) => {
+                // A courtesy: the connection ends for `reason` whether or not it arrives.
+                let _ = write_reject(stream, &reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn judge(&self, hello: &Hello) -> Result<Role, CloseReason> {
+        let Accept {
+            cluster_id,
+            node,
+            nodes,
+            ..
+        } = &self.accept;
+        if let Some(theirs) = hello.cluster_id
+            && theirs != *cluster_id
+        {
+            return Err(CloseReason::WrongCluster {
+                ours: *cluster_id,
+                theirs,
+            });
+        }
+        if let Some(expected) = hello.to
+            && expected != *node
+        {
+            return Err(CloseReason::WrongNode {
+                expected,
+                found: *node,
+            });
+        }
+        let Some(from) = hello.from else {
+            return Ok(Role::Clerk);
+        };
+        // A node that calls under this one's own id is a stranger too.
+        if from == *node || !nodes.iter().any(|(known, _)| *known == from) {
+            return Err(CloseReason::UnknownNode { node: from });
+        }
+        Ok(Role::Node(from, hello.lane))
+    }
+
+    fn serve_node(&self, entry: &Entry, from: NodeId, lane: Lane) -> CloseReason {
+        let mut answered = Instant::now();
+        receive(
+            &entry.stream,
+            &self.limits,
+            &self.monitor,
+            || {
+                if answered.elapsed() < self.limits.keep_alive() / 2 {
+                    return Ok(());
+                }
+                answered = Instant::now();
+                say_alive(&entry.stream)
+            },
+            |frame| {
+                check_node_frame(&frame, from, self.accept.node, lane)?;
+                self.inbox.deliver(Origin::Node(from), frame);
+                Ok(())
+            },
+        )
+    }
+
+    fn serve_clerk(self: &Arc<Self>, entry: &Entry) -> CloseReason {
+        let queue = Arc::new(Queue::new(&self.limits));
+        queue.attach(&entry.stream);
+        let (server, replies, stream) = (
+            Arc::clone(self),
+            Arc::clone(&queue),
+            Arc::clone(&entry.stream),
+        );
+        let spawned = self.threads.spawn("quorate-reply".into(), move || {
+            let reason = transmit(&replies, &stream, &server.limits, &server.monitor, false);
+            replies.fail(&stream, reason);
+        });
+        if let Err(error) = spawned {
+            return CloseReason::Io(error.kind());
+        }
+        let sink: Arc<dyn ReplySink> = Arc::new(ClerkSink {
+            queue: Arc::clone(&queue),
+            limits: self.limits,
+            monitor: Arc::clone(&self.monitor),
+        });
+        let mut answered = Instant::now();
+        let seen = receive(
+            &entry.stream,
+            &self.limits,
+            &self.monitor,
+            || {
+                if answered.elapsed() >= self.limits.keep_alive() / 2 {
+                    answered = Instant::now();
+                    queue.keep_alive();
+                }
+                Ok(())
+            },
+            |frame| match frame {
+                Frame::Request(_) => {
+                    self.inbox.deliver(Origin::Clerk(Arc::clone(&sink)), frame);
+                    Ok(())
+                }
+                _ => Err(CloseReason::Unexpected),
+            },
+        );
+        // If the writer failed first, what the reader saw is its consequence.
+        let reason = queue.fail(&entry.stream, seen);
+        queue.stop();
+        reason
+    }
+}
+
+/// What a node may send: its own messages to this node, each on its lane.
+fn check_node_frame(
+    frame: &Frame,
+    from: NodeId,
+    to: NodeId,
+    lane: Lane,
+) -> Result<(), CloseReason> {
+    if super::lane_of(frame) != lane {
+        return Err(CloseReason::Unexpected);
+    }
+    if let Frame::Raft(messages) = frame
+        && messages
+            .iter()
+            .any(|m| m.message.from != from || m.message.to != to)
+    {
+        return Err(CloseReason::Misaddressed);
+    }
+    Ok(())
+}
+
+/// The way back to a clerk over its own connection.
+struct ClerkSink {
+    queue: Arc<Queue>,
+    limits: TcpLimits,
+    monitor: Arc<Monitor>,
+}
+
+impl ReplySink for ClerkSink {
+    fn reply(&self, reply: Reply) {
+        enqueue(
+            &self.queue,
+            Frame::Reply(reply),
+            &self.limits,
+            &self.monitor,
+        );
+    }
+}

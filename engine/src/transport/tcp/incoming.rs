@@ -1,0 +1,170 @@
+//! The connections that others make to this node, and how many there may be.
+//!
+//! Invariants:
+//! - A connection is a stranger until its hello has been judged. Strangers, clerks and nodes are
+//!   bounded each for themselves, so that no number of clerks keeps a node out.
+//! - At most one connection for each node and lane: a newer one ends the older one, which may
+//!   belong to a process or a path that is gone.
+//! - Each connection in `live` is removed when its [`Entry`] is dropped, on every path.
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use quorate_raft::NodeId;
+
+use super::event::{CloseReason, Lane};
+use super::options::TcpLimits;
+use super::queue::shut;
+
+pub(super) struct Incoming {
+    state: Mutex<State>,
+    stopped: Condvar,
+    handshakes_max: usize,
+    clerks_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    stopped: bool,
+    next: u64,
+    live: HashMap<u64, Live>,
+}
+
+struct Live {
+    stream: Arc<TcpStream>,
+    role: Role,
+    /// Why this side has shut the stream, if it has.
+    ended: Option<CloseReason>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Stranger,
+    Clerk,
+    Node(NodeId, Lane),
+}
+
+/// The place of one connection among those that live.
+pub(super) struct Entry {
+    incoming: Arc<Incoming>,
+    number: u64,
+    pub(super) stream: Arc<TcpStream>,
+}
+
+impl Incoming {
+    pub(super) fn new(limits: &TcpLimits) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            stopped: Condvar::new(),
+            handshakes_max: limits.handshakes_max,
+            clerks_max: limits.clerks_max,
+        })
+    }
+
+    /// Takes in a stranger.
+    pub(super) fn enter(self: &Arc<Self>, stream: &Arc<TcpStream>) -> Result<Entry, CloseReason> {
+        let mut state = self.state.lock();
+        if state.stopped {
+            return Err(CloseReason::Stopped);
+        }
+        if state.count(|role| role == Role::Stranger) >= self.handshakes_max {
+            return Err(CloseReason::TooMany);
+        }
+        let number = state.next;
+        state.next += 1;
+        let stream = Arc::clone(stream);
+        let live = Live {
+            stream: Arc::clone(&stream),
+            role: Role::Stranger,
+            ended: None,
+        };
+        state.live.insert(number, live);
+        Ok(Entry {
+            incoming: Arc::clone(self),
+            number,
+            stream,
+        })
+    }
+
+    /// Ends all connections and takes no more. `false`: had been called before.
+    pub(super) fn stop(&self) -> bool {
+        let mut state = self.state.lock();
+        let first = !std::mem::replace(&mut state.stopped, true);
+        for live in state.live.values_mut() {
+            live.end(CloseReason::Stopped);
+        }
+        self.stopped.notify_all();
+        first
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
+    /// Waits until stopped, or for this long.
+    pub(super) fn wait_stopped(&self, timeout: Duration) {
+        let mut state = self.state.lock();
+        let until = Instant::now() + timeout;
+        while !state.stopped && !self.stopped.wait_until(&mut state, until).timed_out() {}
+    }
+}
+
+impl State {
+    fn count(&self, of: impl Fn(Role) -> bool) -> usize {
+        self.live.values().filter(|live| of(live.role)).count()
+    }
+}
+
+impl Live {
+    fn end(&mut self, reason: CloseReason) {
+        self.ended.get_or_insert(reason);
+        shut(&self.stream);
+    }
+}
+
+impl Entry {
+    /// The stranger is somebody.
+    pub(super) fn settle(&self, role: Role) -> Result<(), CloseReason> {
+        let mut state = self.incoming.state.lock();
+        match role {
+            Role::Stranger => {}
+            Role::Clerk => {
+                if state.count(|role| role == Role::Clerk) >= self.incoming.clerks_max {
+                    return Err(CloseReason::TooMany);
+                }
+            }
+            Role::Node(..) => {
+                for older in state.live.values_mut().filter(|live| live.role == role) {
+                    older.end(CloseReason::Replaced);
+                }
+            }
+        }
+        let live = state
+            .live
+            .get_mut(&self.number)
+            .expect("removed only when this is dropped");
+        live.role = role;
+        Ok(())
+    }
+
+    /// Why it ended: for a reason of this side, if there is one, else for the one that its reader saw.
+    pub(super) fn reason(&self, seen: CloseReason) -> CloseReason {
+        let state = self.incoming.state.lock();
+        state
+            .live
+            .get(&self.number)
+            .and_then(|live| live.ended.clone())
+            .unwrap_or(seen)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        shut(&self.stream);
+        self.incoming.state.lock().live.remove(&self.number);
+    }
+}

@@ -1,0 +1,355 @@
+//! The in-process transport: nothing is copied, faults do what they say, and a stopped node hears
+//! nothing.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something unexpected happens"
+)]
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use bytes::Bytes;
+use quorate::transport::memory::{Endpoint, LinkFaults, MemoryNetwork, MemoryTransport};
+use quorate::transport::{
+    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Transport,
+};
+use quorate_raft::NodeId;
+use quorate_wal::GroupId;
+
+const ONE: NodeId = NodeId(1);
+const TWO: NodeId = NodeId(2);
+
+#[test]
+fn a_payload_arrives_as_the_same_memory() {
+    let network = MemoryNetwork::new();
+    let (one, _) = attach(&network, ONE);
+    let (_two, heard) = attach(&network, TWO);
+    let command = Bytes::from(vec![5; 4096]);
+    assert!(one.send(TWO, request(1, command.clone())));
+    let (from, arrived) = heard.try_recv().unwrap();
+    assert_eq!(from, Some(ONE));
+    assert_eq!(command_of(&arrived).as_ptr(), command.as_ptr());
+}
+
+#[test]
+fn a_request_of_a_clerk_and_its_reply_arrive_as_the_same_memory() {
+    let network = MemoryNetwork::new();
+    network.announce_groups(4);
+    let (inbox, requests) = recorder();
+    let _node = network.attach(ONE, inbox);
+    let (replies_to, replies) = mpsc::channel();
+    let clerk = network.clerk(Arc::new(ClerkRecorder(replies_to)));
+    assert_eq!(clerk.nodes(), [ONE]);
+    assert_eq!(clerk.groups(), Some(4));
+
+    let command = Bytes::from(vec![6; 2048]);
+    let Frame::Request(request) = request(9, command.clone()) else {
+        unreachable!()
+    };
+    assert!(clerk.send(ONE, request));
+    let (origin, arrived) = requests.try_recv().unwrap();
+    assert_eq!(command_of(&arrived).as_ptr(), command.as_ptr());
+
+    let Origin::Clerk(sink) = origin else {
+        panic!("the request came from a clerk")
+    };
+    let answer = Bytes::from(vec![7; 2048]);
+    sink.reply(Reply {
+        id: RequestId(9),
+        result: Ok(ReplyBody::Answer(answer.clone())),
+    });
+    let ClerkHeard::Reply(node, reply) = replies.try_recv().unwrap() else {
+        panic!("a reply")
+    };
+    assert_eq!((node, reply.id), (ONE, RequestId(9)));
+    let Ok(ReplyBody::Answer(arrived)) = reply.result else {
+        panic!("an answer")
+    };
+    assert_eq!(arrived.as_ptr(), answer.as_ptr());
+}
+
+#[test]
+fn a_cut_is_in_one_direction_until_healed() {
+    let network = MemoryNetwork::new();
+    let (one, heard_one) = attach(&network, ONE);
+    let (two, heard_two) = attach(&network, TWO);
+    network.cut(ONE, TWO);
+    assert!(one.send(TWO, numbered(1)));
+    assert!(two.send(ONE, numbered(2)));
+    assert_eq!(ids(&heard_two), []);
+    assert_eq!(ids(&heard_one), [2]);
+    network.heal(ONE, TWO);
+    assert!(one.send(TWO, numbered(3)));
+    assert_eq!(ids(&heard_two), [3]);
+}
+
+#[test]
+fn an_isolated_node_is_cut_from_nodes_and_not_from_clerks() {
+    let network = MemoryNetwork::new();
+    let (one, heard_one) = attach(&network, ONE);
+    let (two, heard_two) = attach(&network, TWO);
+    let (replies_to, _replies) = mpsc::channel();
+    let clerk = network.clerk(Arc::new(ClerkRecorder(replies_to)));
+    network.isolate(ONE);
+    one.send(TWO, numbered(1));
+    two.send(ONE, numbered(2));
+    let Frame::Request(request) = numbered(3) else {
+        unreachable!()
+    };
+    clerk.send(ONE, request.clone());
+    assert_eq!(ids(&heard_two), []);
+    assert_eq!(ids(&heard_one), [3]);
+
+    network.cut(Endpoint::Clerks, ONE);
+    clerk.send(ONE, request);
+    assert_eq!(ids(&heard_one), []);
+
+    network.rejoin(ONE);
+    one.send(TWO, numbered(4));
+    assert_eq!(ids(&heard_two), [4]);
+}
+
+#[test]
+fn dice_fall_the_same_from_one_seed_and_differently_from_another() {
+    let faults = LinkFaults {
+        drop_per_mille: 300,
+        duplicate_per_mille: 300,
+        reorder_per_mille: 300,
+        ..LinkFaults::default()
+    };
+    let run = |seed| {
+        let network = MemoryNetwork::new();
+        network.seed(seed);
+        network.set_faults(ONE, TWO, faults);
+        let (one, _) = attach(&network, ONE);
+        let (_two, heard) = attach(&network, TWO);
+        for id in 0..1000 {
+            one.send(TWO, numbered(id));
+        }
+        ids(&heard)
+    };
+    let arrived = run(1);
+    assert_eq!(arrived, run(1));
+    assert_ne!(arrived, run(2));
+
+    let mut kinds = arrived.clone();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert!(
+        (600..800).contains(&kinds.len()),
+        "about 700 of 1000 get through: {}",
+        kinds.len()
+    );
+    assert!(
+        arrived.windows(2).any(|pair| pair[0] == pair[1]),
+        "some arrive twice"
+    );
+    assert!(
+        arrived.windows(2).any(|pair| pair[0] > pair[1]),
+        "some are overtaken"
+    );
+}
+
+#[test]
+fn a_frame_held_back_follows_the_next_one() {
+    let network = MemoryNetwork::new();
+    let reorder = LinkFaults {
+        reorder_per_mille: 1000,
+        ..LinkFaults::default()
+    };
+    network.set_faults(ONE, TWO, reorder);
+    let (one, _) = attach(&network, ONE);
+    let (_two, heard) = attach(&network, TWO);
+    for id in 1..=5 {
+        one.send(TWO, numbered(id));
+    }
+    assert_eq!(ids(&heard), [2, 1, 4, 3]);
+}
+
+#[test]
+fn who_is_detached_neither_hears_nor_speaks() {
+    let network = MemoryNetwork::new();
+    let (one, _) = attach(&network, ONE);
+    let (two, heard) = attach(&network, TWO);
+    let (replies_to, replies) = mpsc::channel();
+    let clerk = network.clerk(Arc::new(ClerkRecorder(replies_to)));
+    network.detach(TWO);
+    assert!(!one.send(TWO, numbered(1)));
+    assert!(!two.send(ONE, numbered(2)));
+    assert_eq!(ids(&heard), []);
+    assert!(matches!(
+        replies.try_recv().unwrap(),
+        ClerkHeard::Disconnected(TWO)
+    ));
+    assert_eq!(clerk.nodes(), [ONE]);
+}
+
+#[test]
+fn a_node_attached_again_replaces_its_former_self() {
+    let network = MemoryNetwork::new();
+    let (one, _) = attach(&network, ONE);
+    let (old, heard_old) = attach(&network, TWO);
+    let (new, heard_new) = attach(&network, TWO);
+    assert!(one.send(TWO, numbered(1)));
+    assert!(!old.send(ONE, numbered(2)));
+    // The end of the former self must not take the new one off the network.
+    old.stop();
+    drop(old);
+    assert!(one.send(TWO, numbered(3)));
+    assert_eq!(ids(&heard_old), []);
+    assert_eq!(ids(&heard_new), [1, 3]);
+    new.stop();
+    assert!(!one.send(TWO, numbered(4)));
+}
+
+/// An inbox that stays inside `deliver` until it is let go.
+struct Slow {
+    entered: Sender<()>,
+    leave: Barrier,
+    left: Sender<()>,
+}
+
+impl Inbox for Slow {
+    fn deliver(&self, _: Origin, _: Frame) {
+        self.entered.send(()).unwrap();
+        self.leave.wait();
+        self.left.send(()).unwrap();
+    }
+}
+
+#[test]
+fn stop_returns_after_the_delivery_that_runs() {
+    let network = MemoryNetwork::new();
+    let (one, _) = attach(&network, ONE);
+    let ((entered, has_entered), (left, has_left)) = (mpsc::channel(), mpsc::channel());
+    let inbox = Arc::new(Slow {
+        entered,
+        leave: Barrier::new(2),
+        left,
+    });
+    let two = network.attach(TWO, Arc::clone(&inbox) as Arc<dyn Inbox>);
+    let sender = thread::spawn(move || one.send(TWO, numbered(1)));
+    has_entered.recv().unwrap();
+    let stopper = thread::spawn(move || {
+        two.stop();
+        has_left
+            .try_recv()
+            .expect("the delivery has ended before stop returns");
+    });
+    // Whether or not the stopper waits by now, it must not return before this.
+    inbox.leave.wait();
+    stopper.join().unwrap();
+    assert!(sender.join().unwrap());
+}
+
+/// An inbox that answers on the thread of the sender.
+struct Echo {
+    transport: std::sync::OnceLock<Arc<MemoryTransport>>,
+}
+
+impl Inbox for Echo {
+    fn deliver(&self, origin: Origin, frame: Frame) {
+        if let (Origin::Node(from), Some(transport)) = (origin, self.transport.get()) {
+            transport.send(from, frame);
+        }
+    }
+}
+
+#[test]
+fn an_inbox_may_send() {
+    let network = MemoryNetwork::new();
+    let (one, heard) = attach(&network, ONE);
+    let echo = Arc::new(Echo {
+        transport: std::sync::OnceLock::new(),
+    });
+    let two = network.attach(TWO, Arc::clone(&echo) as Arc<dyn Inbox>);
+    echo.transport
+        .set(two)
+        .unwrap_or_else(|_| panic!("set once"));
+    assert!(one.send(TWO, numbered(8)));
+    assert_eq!(ids(&heard), [8]);
+    network.detach(TWO);
+}
+
+fn attach(
+    network: &Arc<MemoryNetwork>,
+    node: NodeId,
+) -> (Arc<MemoryTransport>, Receiver<(Option<NodeId>, Frame)>) {
+    let (sender, receiver) = mpsc::channel();
+    (network.attach(node, Arc::new(Names(sender))), receiver)
+}
+
+/// Keeps what arrives, with the name of the node it came from.
+struct Names(Sender<(Option<NodeId>, Frame)>);
+
+impl Inbox for Names {
+    fn deliver(&self, from: Origin, frame: Frame) {
+        let name = match from {
+            Origin::Node(node) => Some(node),
+            Origin::Clerk(_) => None,
+        };
+        // A test that does not listen has dropped the receiver.
+        let _ = self.0.send((name, frame));
+    }
+}
+
+fn recorder() -> (Arc<dyn Inbox>, Receiver<(Origin, Frame)>) {
+    struct Recorder(Sender<(Origin, Frame)>);
+    impl Inbox for Recorder {
+        fn deliver(&self, from: Origin, frame: Frame) {
+            self.0.send((from, frame)).unwrap();
+        }
+    }
+    let (sender, receiver) = mpsc::channel();
+    (Arc::new(Recorder(sender)), receiver)
+}
+
+enum ClerkHeard {
+    Reply(NodeId, Reply),
+    Disconnected(NodeId),
+}
+
+struct ClerkRecorder(Sender<ClerkHeard>);
+
+impl ClerkInbox for ClerkRecorder {
+    fn reply(&self, from: NodeId, reply: Reply) {
+        self.0.send(ClerkHeard::Reply(from, reply)).unwrap();
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        let _ = self.0.send(ClerkHeard::Disconnected(node));
+    }
+}
+
+fn numbered(id: u64) -> Frame {
+    request(id, Bytes::new())
+}
+
+fn request(id: u64, command: Bytes) -> Frame {
+    Frame::Request(Request {
+        id: RequestId(id),
+        group: GroupId(0),
+        body: RequestBody::Propose { command },
+    })
+}
+
+fn command_of(frame: &Frame) -> &Bytes {
+    match frame {
+        Frame::Request(Request {
+            body: RequestBody::Propose { command },
+            ..
+        }) => command,
+        other => panic!("not a proposal: {other:?}"),
+    }
+}
+
+fn ids(heard: &Receiver<(Option<NodeId>, Frame)>) -> Vec<u64> {
+    let id = |frame| match frame {
+        Frame::Request(request) => request.id.0,
+        other => panic!("not a request: {other:?}"),
+    };
+    heard.try_iter().map(|(_, frame)| id(frame)).collect()
+}

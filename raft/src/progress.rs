@@ -1,0 +1,296 @@
+//! What a leader knows of one peer.
+//!
+//! Invariants:
+//! - match < next;
+//! - `inflight` ascends, lies in (match, next), and its bytes are counted;
+//! - it is empty unless the state is [`PeerState::Replicate`].
+
+use std::collections::VecDeque;
+
+use crate::ids::{LogIndex, NodeId, Round};
+use crate::options::Options;
+
+/// Heartbeats without an answer to what was sent, at most, before it is sent again. Each vain attempt doubles the
+/// wait up to this: a peer whose disk is slow must not be flooded with what it has.
+const RETRY_HEARTBEATS_MAX: u64 = 4;
+
+/// How entries go to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// One append at a time, until the place where the logs agree is found.
+    Probe,
+    /// Pipelined.
+    Replicate,
+    /// It needs entries that are gone: a snapshot is on its way.
+    Snapshot,
+}
+
+/// What a leader knows of a peer, for whoever watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Who it is.
+    pub id: NodeId,
+    /// The last entry known to be on its disk.
+    pub match_index: LogIndex,
+    /// The next entry to send to it.
+    pub next_index: LogIndex,
+    /// How entries go to it.
+    pub state: PeerState,
+    /// Whether it was heard from within the last election timeout.
+    pub is_active: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) id: NodeId,
+    pub(crate) match_index: LogIndex,
+    pub(crate) next: LogIndex,
+    pub(crate) state: PeerState,
+    inflight: VecDeque<(LogIndex, usize)>,
+    inflight_bytes: usize,
+    /// In [`PeerState::Probe`]: an append is out and nothing more goes until something comes back.
+    pub(crate) is_paused: bool,
+    /// Since when an answer has been owed; meaningful while something is out.
+    waiting_since_ns: u64,
+    retry_heartbeats: u64,
+    pub(crate) heard_ns: u64,
+    pub(crate) acked_round: Round,
+    /// When the newest round it answered was sent.
+    pub(crate) acked_sent_ns: u64,
+    /// The commit index it was last told, as far as it can use it.
+    pub(crate) commit_told: LogIndex,
+    /// The caller was asked to send a snapshot and has not said that this ended.
+    pub(crate) is_snapshot_asked: bool,
+    /// A snapshot that covers this was sent at that time.
+    snapshot_sent: Option<(LogIndex, u64)>,
+    /// What the snapshot asked for covers.
+    snapshot_index: LogIndex,
+}
+
+impl Progress {
+    /// A peer of which a new leader knows nothing.
+    pub(crate) fn new(id: NodeId, next: LogIndex, now_ns: u64) -> Self {
+        Self {
+            id,
+            match_index: LogIndex::ZERO,
+            next,
+            state: PeerState::Probe,
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            is_paused: false,
+            waiting_since_ns: now_ns,
+            retry_heartbeats: 1,
+            heard_ns: now_ns,
+            acked_round: Round::ZERO,
+            acked_sent_ns: 0,
+            commit_told: LogIndex::ZERO,
+            is_snapshot_asked: false,
+            snapshot_sent: None,
+            snapshot_index: LogIndex::ZERO,
+        }
+    }
+
+    /// How many bytes of entries may go out now in one append; `None` if no append may.
+    pub(crate) fn window_bytes(&self, options: &Options) -> Option<usize> {
+        match self.state {
+            PeerState::Snapshot => None,
+            PeerState::Probe => (!self.is_paused).then_some(options.append_bytes_max),
+            PeerState::Replicate => {
+                let left_bytes = options
+                    .inflight_bytes_max
+                    .saturating_sub(self.inflight_bytes);
+                let has_room =
+                    self.inflight.len() < options.inflight_messages_max && left_bytes > 0;
+                has_room.then_some(left_bytes.min(options.append_bytes_max))
+            }
+        }
+    }
+
+    /// An append that ends at `last` (or none, to probe) went out.
+    pub(crate) fn sent(&mut self, last: LogIndex, bytes: usize, now_ns: u64) {
+        match self.state {
+            PeerState::Probe => {
+                self.is_paused = true;
+                self.waiting_since_ns = now_ns;
+            }
+            PeerState::Replicate => {
+                if self.inflight.is_empty() {
+                    self.waiting_since_ns = now_ns;
+                }
+                self.inflight.push_back((last, bytes));
+                self.inflight_bytes += bytes;
+                self.next = last.next();
+            }
+            PeerState::Snapshot => {
+                unreachable!("nothing is appended while a snapshot is on its way")
+            }
+        }
+    }
+
+    /// Its disk has everything up to `match_index`. Returns whether that is news.
+    pub(crate) fn accepted(
+        &mut self,
+        match_index: LogIndex,
+        anchor: LogIndex,
+        now_ns: u64,
+    ) -> bool {
+        let is_news = match_index > self.match_index;
+        if is_news {
+            self.match_index = match_index;
+            self.next = self.next.max(match_index.next());
+            while self
+                .inflight
+                .front()
+                .is_some_and(|(last, _)| *last <= match_index)
+            {
+                self.inflight_bytes -= self.inflight.pop_front().map_or(0, |(_, bytes)| bytes);
+            }
+            self.waiting_since_ns = now_ns;
+            self.retry_heartbeats = 1;
+        }
+        let can_follow = match self.state {
+            PeerState::Probe => match_index >= self.match_index,
+            PeerState::Replicate => false,
+            // Also when a snapshot is still on its way: the peer has what it needs from elsewhere.
+            PeerState::Snapshot => self.match_index >= anchor,
+        };
+        if can_follow {
+            self.state = PeerState::Replicate;
+            self.next = self.match_index.next();
+            self.is_paused = false;
+            self.snapshot_sent = None;
+        }
+        is_news
+    }
+
+    /// It does not have the entry at `prev_index`; the logs may agree at `agree` (below the log's
+    /// anchor: `None`). Returns whether that is an answer to the latest append.
+    pub(crate) fn rejected(
+        &mut self,
+        prev_index: LogIndex,
+        agree: LogIndex,
+        anchor: LogIndex,
+        options: &Options,
+        now_ns: u64,
+    ) -> bool {
+        let is_answer = match self.state {
+            // Everything up to match is there; and behind `next` nothing was sent.
+            PeerState::Replicate => prev_index > self.match_index && prev_index < self.next,
+            PeerState::Probe => prev_index.next() == self.next && prev_index > self.match_index,
+            PeerState::Snapshot => false,
+        };
+        if !is_answer {
+            return false;
+        }
+        if let Some((covered, sent_ns)) = self.snapshot_sent {
+            let is_fresh = now_ns < sent_ns.saturating_add(options.election_timeout_ns);
+            if agree < anchor && prev_index >= covered && is_fresh {
+                // The snapshot arrived but is not installed yet: ask again later instead of sending
+                // it again.
+                return false;
+            }
+        }
+        let next = agree.next().min(prev_index).max(self.match_index.next());
+        self.probe(next);
+        self.retry_heartbeats = 1;
+        true
+    }
+
+    /// It lives. If it has owed an answer for long, what was sent is taken for lost.
+    /// Returns whether something may be sent that could not before.
+    pub(crate) fn heartbeat_answered(&mut self, now_ns: u64, options: &Options) -> bool {
+        let is_owing = match self.state {
+            PeerState::Probe => self.is_paused,
+            PeerState::Replicate => !self.inflight.is_empty(),
+            PeerState::Snapshot => false,
+        };
+        let wait_ns = options
+            .heartbeat_interval_ns
+            .saturating_mul(self.retry_heartbeats);
+        if !is_owing || now_ns < self.waiting_since_ns.saturating_add(wait_ns) {
+            return false;
+        }
+        self.retry_heartbeats = (self.retry_heartbeats * 2).min(RETRY_HEARTBEATS_MAX);
+        let next = if self.state == PeerState::Probe {
+            self.next
+        } else {
+            self.match_index.next()
+        };
+        self.probe(next);
+        true
+    }
+
+    /// Messages to it got lost.
+    pub(crate) fn unreachable(&mut self) -> bool {
+        let was_pipelining = self.state == PeerState::Replicate;
+        if was_pipelining {
+            self.probe(self.match_index.next());
+        }
+        was_pipelining
+    }
+
+    /// It needs entries that are gone: a snapshot up to `index` will bring it beyond them.
+    pub(crate) fn need_snapshot(&mut self, index: LogIndex) {
+        self.clear_inflight();
+        self.state = PeerState::Snapshot;
+        self.snapshot_index = index;
+        self.snapshot_sent = None;
+        self.is_snapshot_asked = true;
+    }
+
+    /// The transfer of a snapshot ended.
+    pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64) {
+        self.is_snapshot_asked = false;
+        if self.state != PeerState::Snapshot {
+            return;
+        }
+        let next = if was_sent {
+            self.snapshot_sent = Some((self.snapshot_index, now_ns));
+            self.snapshot_index.max(self.match_index).next()
+        } else {
+            self.match_index.next()
+        };
+        self.probe(next);
+        // A peer that could not be reached is tried again when it shows that it lives.
+        self.is_paused = !was_sent;
+        self.waiting_since_ns = now_ns;
+    }
+
+    /// Nothing can go to it for now: wait until it is heard from.
+    pub(crate) fn pause(&mut self, now_ns: u64) {
+        self.probe(self.next);
+        self.is_paused = true;
+        self.waiting_since_ns = now_ns;
+    }
+
+    pub(crate) fn status(&self, now_ns: u64, options: &Options) -> PeerStatus {
+        PeerStatus {
+            id: self.id,
+            match_index: self.match_index,
+            next_index: self.next,
+            state: self.state,
+            is_active: self.is_active(now_ns, options),
+        }
+    }
+
+    pub(crate) fn is_active(&self, now_ns: u64, options: &Options) -> bool {
+        now_ns < self.heard_ns.saturating_add(options.election_timeout_ns)
+    }
+
+    pub(crate) fn inflight(&self) -> (usize, usize) {
+        (self.inflight.len(), self.inflight_bytes)
+    }
+
+    fn probe(&mut self, next: LogIndex) {
+        debug_assert!(next > self.match_index);
+        self.clear_inflight();
+        self.state = PeerState::Probe;
+        self.next = next;
+        self.is_paused = false;
+    }
+
+    fn clear_inflight(&mut self) {
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+}

@@ -1,0 +1,562 @@
+//! One replica of one group: its state, and what the caller may do with it.
+//!
+//! Invariants (checked by [`crate::check_basic`] and [`crate::check_delta`]):
+//! - term and commit index never go back; in one term at most one vote is given;
+//! - log anchor <= snapshot index <= applied <= commit <= last entry, and applied <= entries handed out;
+//! - entries up to the commit index are never cut off;
+//! - there are a leader's books exactly in the leader's role.
+
+mod election;
+mod follower;
+mod leader;
+mod outgoing;
+mod restore;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::durability::Durability;
+use crate::error::{ProposeError, ReadError, TransferError};
+use crate::ids::{LogIndex, NodeId, PersistSeq, Term};
+use crate::log::Log;
+use crate::message::{Body, Config, Entry, EntryKind, HardState, Message, SnapshotMeta};
+use crate::options::Options;
+use crate::output::{ReadReady, Role, Soft};
+use crate::progress::PeerStatus;
+use crate::quorum::Quorum;
+use crate::rng::SplitMix64;
+
+use self::election::Votes;
+use self::leader::Leadership;
+pub use self::restore::Restored;
+
+/// The highest term, index or round that a message may carry. Whatever lies beyond cannot have been reached
+/// by counting and is refused, so that one above it never overflows.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
+/// One replica of one group.
+///
+/// Each method that takes `now_ns` takes the time on a clock that never goes back, in nanoseconds. For
+/// [`step`](Self::step) it must be read after the message arrived, and messages must be sent after the time given
+/// to [`output`](Self::output): leases are measured between the two.
+#[derive(Debug)]
+pub struct Raft {
+    id: NodeId,
+    options: Options,
+    quorum: Quorum,
+    rng: SplitMix64,
+    now_ns: u64,
+    /// False once the replica's log failed: it promises nothing any more.
+    can_lead: bool,
+
+    term: Term,
+    vote: Option<NodeId>,
+    standing: Standing,
+    leader: Option<NodeId>,
+    election_deadline_ns: u64,
+    /// Until then no vote and no candidacy: a leader that was heard may hold a lease that rests on this replica.
+    leader_heard_until_ns: u64,
+
+    log: Log,
+    snapshot: SnapshotMeta,
+    commit: LogIndex,
+    applied: LogIndex,
+    durability: Durability,
+    /// The state last handed out to be written.
+    hard_handed: HardState,
+    /// The commit index alone is to be written when it moved.
+    must_flush_commit: bool,
+    install: Option<Install>,
+
+    outbox: Vec<Message>,
+    reads_ready: VecDeque<ReadReady>,
+    reads_failed: Vec<u64>,
+    soft_told: Soft,
+    /// Committed entries could not be read: wait for the next tick before trying again.
+    is_apply_blocked: bool,
+    counters: Counters,
+}
+
+/// What a replica is, with the books that the role needs.
+#[derive(Debug)]
+enum Standing {
+    Follower,
+    PreCandidate(Votes),
+    Candidate(Votes),
+    Leader(Box<Leadership>),
+}
+
+/// A snapshot taken in and not handed out yet.
+#[derive(Debug)]
+struct Install {
+    meta: SnapshotMeta,
+    keeps_suffix_on_disk: bool,
+}
+
+/// What a replica refused, for whoever watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that are damaged, misdirected, or from no member.
+    pub refused: u64,
+    /// Messages that a correct peer never sends: a second leader in a term, an append that would cut committed
+    /// entries. Anything above zero is a bug or a lost disk somewhere.
+    pub violations: u64,
+    /// Appends dropped because the disk does not keep up.
+    pub backlogged: u64,
+}
+
+impl Raft {
+    /// Takes in a message of a peer.
+    ///
+    /// Never panics, whatever the message says; what makes no sense is counted and ignored.
+    pub fn step(&mut self, now_ns: u64, message: Message) {
+        self.advance_clock(now_ns);
+        if !self.is_acceptable(&message) {
+            self.counters.refused += 1;
+            return;
+        }
+        let Message {
+            from, term, body, ..
+        } = message;
+        match body {
+            Body::PreVote {
+                last_index,
+                last_term,
+            } => self.on_pre_vote(from, term, last_index, last_term),
+            Body::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted),
+            Body::Vote {
+                last_index,
+                last_term,
+                transfer,
+            } => {
+                self.on_vote(from, term, last_index, last_term, transfer);
+            }
+            Body::VoteReply { granted } => self.on_vote_reply(from, term, granted),
+            Body::TimeoutNow => self.on_timeout_now(from, term),
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::SnapshotReceived { .. } => {
+                self.on_leader_message(from, term, body);
+            }
+            Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatReply { .. } => {
+                self.on_follower_message(from, term, &body);
+            }
+        }
+    }
+
+    /// Fires the timers that are due.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.advance_clock(now_ns);
+        self.is_apply_blocked = false;
+        self.log.release();
+        self.must_flush_commit = true;
+        if matches!(self.standing, Standing::Leader(_)) {
+            self.tick_leader();
+        } else if self.now_ns >= self.election_deadline_ns {
+            self.draw_election_deadline();
+            self.begin_election(false);
+        }
+    }
+
+    /// When [`tick`](Self::tick) should be called next; `u64::MAX` if nothing is to come.
+    pub fn deadline_ns(&self) -> u64 {
+        match &self.standing {
+            Standing::Leader(lead) => self.leader_deadline_ns(lead),
+            _ if self.may_campaign() => self.election_deadline_ns,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Appends commands to the log, at consecutive indexes from the one returned, in this replica's present
+    /// [`term`](Self::term).
+    ///
+    /// Success promises nothing yet: the entries are committed when they come out of an output, and may be
+    /// overwritten if leadership is lost first. An error means that none of them entered the log.
+    pub fn propose(
+        &mut self,
+        now_ns: u64,
+        commands: impl IntoIterator<Item = (EntryKind, Bytes)>,
+    ) -> Result<LogIndex, ProposeError> {
+        self.advance_clock(now_ns);
+        let Standing::Leader(lead) = &mut self.standing else {
+            return Err(ProposeError::NotLeader {
+                leader: self.leader,
+            });
+        };
+        if lead.is_transferring() {
+            return Err(ProposeError::Transferring);
+        }
+        if self.log.cache_bytes() >= self.options.backlog_bytes_max() {
+            return Err(ProposeError::Busy);
+        }
+        let first = self.log.last().next();
+        let was_empty = lead.uncommitted_bytes == 0;
+        let mut bytes = 0_usize;
+        for (kind, data) in commands {
+            let entry = Entry {
+                index: self.log.last().next(),
+                term: self.term,
+                kind,
+                data,
+            };
+            bytes += entry.weight_bytes();
+            self.log.push(entry);
+        }
+        if bytes == 0 {
+            return Ok(first);
+        }
+        let total = lead.uncommitted_bytes.saturating_add(bytes);
+        if total > self.options.uncommitted_bytes_max && !was_empty {
+            // Nobody has seen these entries yet: they can go without a trace.
+            self.log.truncate(first);
+            return Err(ProposeError::Busy);
+        }
+        lead.uncommitted_bytes = total;
+        lead.must_send = true;
+        Ok(first)
+    }
+
+    /// Asks for a linearizable read. It is answered through [`crate::Output::reads`] once a quorum has
+    /// confirmed that this replica still led after the read was asked, or fails through
+    /// [`crate::Output::reads_failed`] when it leads no more. All reads asked between two outputs share one
+    /// round of heartbeats.
+    pub fn read(&mut self, now_ns: u64, token: u64) -> Result<(), ReadError> {
+        self.advance_clock(now_ns);
+        let Standing::Leader(lead) = &mut self.standing else {
+            return Err(ReadError::NotLeader {
+                leader: self.leader,
+            });
+        };
+        if lead.reads.count() + self.reads_ready.len() >= self.options.pending_reads_max {
+            return Err(ReadError::Busy);
+        }
+        lead.reads.push(token);
+        Ok(())
+    }
+
+    /// Until when this replica may answer linearizable reads from what it has applied, without asking anybody. Check it
+    /// against the clock *after* taking the view to read from.
+    ///
+    /// `None` unless it leads, has applied an entry of its own term (so that it has applied all that earlier leaders
+    /// acknowledged), and is not giving its office away.
+    pub fn lease_until_ns(&self) -> Option<u64> {
+        let Standing::Leader(lead) = &self.standing else {
+            return None;
+        };
+        if self.applied < lead.term_start || !lead.may_lease() {
+            return None;
+        }
+        if self.quorum.is_only(self.id) {
+            return Some(u64::MAX);
+        }
+        lead.lease_start_ns
+            .map(|start_ns| start_ns.saturating_add(self.options.lease_ns()))
+    }
+
+    /// Hands leadership to `to`, or to the most up-to-date peer that was heard from lately. Proposals are refused and the lease
+    /// is over until the new leader shows up or an election timeout has passed.
+    pub fn transfer(&mut self, now_ns: u64, to: Option<NodeId>) -> Result<(), TransferError> {
+        self.advance_clock(now_ns);
+        self.begin_transfer(to)
+    }
+
+    /// Begins an election now instead of at the election timeout. Ignored if this replica may not lead, or if a leader was
+    /// heard within the election timeout: that leader's lease may rest on this replica.
+    pub fn campaign(&mut self, now_ns: u64) {
+        self.advance_clock(now_ns);
+        if !self.hears_leader() {
+            self.draw_election_deadline();
+            self.begin_election(false);
+        }
+    }
+
+    /// Everything up to `seq` is durable.
+    pub fn on_persisted(&mut self, now_ns: u64, seq: PersistSeq) {
+        self.advance_clock(now_ns);
+        self.durability.complete(seq, &mut self.outbox);
+        match &self.standing {
+            Standing::Candidate(_) => self.count_votes(),
+            Standing::Leader(_) => self.advance_commit(),
+            Standing::Follower | Standing::PreCandidate(_) => {}
+        }
+    }
+
+    /// The caller saved a durable snapshot of what was applied up to `meta.index`, and cuts its log so that it begins at
+    /// `first_index`, at most one behind the snapshot. A snapshot that is older than the last one, or of what was not
+    /// applied, is ignored.
+    pub fn on_snapshot_saved(&mut self, meta: SnapshotMeta, first_index: LogIndex) {
+        let is_sound = meta.index > self.snapshot.index
+            && meta.index <= self.applied
+            && self.log.term_at(meta.index) == Some(meta.term)
+            && first_index <= meta.index.next();
+        if !is_sound {
+            return;
+        }
+        self.log
+            .compact(first_index.previous().max(self.log.anchor()));
+        self.snapshot = meta;
+    }
+
+    /// The transfer of a snapshot to `to` ended; `sent` if it arrived whole.
+    pub fn on_snapshot_sent(&mut self, now_ns: u64, to: NodeId, sent: bool) {
+        self.advance_clock(now_ns);
+        let now_ns = self.now_ns;
+        if let Standing::Leader(lead) = &mut self.standing
+            && let Some(peer) = lead.peer_mut(to)
+        {
+            peer.snapshot_ended(sent, now_ns);
+            lead.must_send = true;
+        }
+    }
+
+    /// The transport lost messages to `to`: what was sent last may have to be sent again.
+    pub fn on_unreachable(&mut self, to: NodeId) {
+        if let Standing::Leader(lead) = &mut self.standing
+            && let Some(peer) = lead.peer_mut(to)
+            && peer.unreachable()
+        {
+            lead.must_send = true;
+        }
+    }
+
+    /// Stops leading, or trying to.
+    pub fn step_down(&mut self, now_ns: u64) {
+        self.advance_clock(now_ns);
+        if !matches!(self.standing, Standing::Follower) {
+            self.become_follower(self.term, None);
+        }
+    }
+
+    /// Whether this replica may lead, vote and accept entries. One whose log failed may not: it stops leading at once,
+    /// and makes no promise that needs its disk.
+    pub fn set_can_lead(&mut self, can_lead: bool) {
+        self.can_lead = can_lead;
+        if !can_lead {
+            self.step_down(self.now_ns);
+        }
+    }
+}
+
+/// What a replica shows.
+impl Raft {
+    /// Who it is.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The latest term it has seen.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Its role.
+    pub fn role(&self) -> Role {
+        match self.standing {
+            Standing::Follower => Role::Follower,
+            Standing::PreCandidate(_) => Role::PreCandidate,
+            Standing::Candidate(_) => Role::Candidate,
+            Standing::Leader(_) => Role::Leader,
+        }
+    }
+
+    /// The leader of its term, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// The last entry known to be committed.
+    pub fn commit(&self) -> LogIndex {
+        self.commit
+    }
+
+    /// The last entry handed out to be applied, or covered by an installed snapshot.
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// The last entry of its log, durable or not.
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last()
+    }
+
+    /// The first entry of its log; one beyond the last if there is none.
+    pub fn first_index(&self) -> LogIndex {
+        self.log.anchor().next()
+    }
+
+    /// The last entry such that it and all before it are durable here.
+    pub fn durable_index(&self) -> LogIndex {
+        self.durability.index()
+    }
+
+    /// The term of the entry at `index`, if the log has it (or it is the one before the first).
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term_at(index)
+    }
+
+    /// The members.
+    pub fn config(&self) -> &Config {
+        self.quorum.config()
+    }
+
+    /// The latest snapshot; at index 0 there is none.
+    pub fn snapshot(&self) -> &SnapshotMeta {
+        &self.snapshot
+    }
+
+    /// What must survive a crash, as of now.
+    pub fn hard_state(&self) -> HardState {
+        HardState {
+            term: self.term,
+            vote: self.vote,
+            commit: self.commit,
+        }
+    }
+
+    /// What it refused so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What a leader knows of its peers, ascending by id; empty in other roles.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        let peers = match &self.standing {
+            Standing::Leader(lead) => lead.peers.as_slice(),
+            _ => &[],
+        };
+        peers
+            .iter()
+            .map(|peer| peer.status(self.now_ns, &self.options))
+    }
+
+    /// Bytes and number of appends that `peer` owes an answer to.
+    pub fn inflight(&self, peer: NodeId) -> Option<(usize, usize)> {
+        let Standing::Leader(lead) = &self.standing else {
+            return None;
+        };
+        lead.peer(peer).map(|peer| {
+            let (messages, bytes) = peer.inflight();
+            (bytes, messages)
+        })
+    }
+
+    /// Entries and bytes held in memory.
+    pub fn cached(&self) -> (usize, usize) {
+        (self.log.cached(), self.log.cache_bytes())
+    }
+}
+
+impl Raft {
+    fn advance_clock(&mut self, now_ns: u64) {
+        // A caller's clock that goes back must not make leases longer or timers wrong.
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    fn is_acceptable(&self, message: &Message) -> bool {
+        message.to == self.id
+            && message.from != self.id
+            && self.quorum.contains(message.from)
+            && message.term > Term::ZERO
+            && message.term.0 <= NUMBER_MAX
+            && is_sound(message)
+    }
+
+    fn may_campaign(&self) -> bool {
+        self.can_lead && self.quorum.contains(self.id) && self.term.0 < NUMBER_MAX
+    }
+
+    fn hears_leader(&self) -> bool {
+        matches!(self.standing, Standing::Leader(_)) || self.now_ns < self.leader_heard_until_ns
+    }
+
+    fn draw_election_deadline(&mut self) {
+        let timeout_ns = self.options.election_timeout_ns;
+        let wait_ns = timeout_ns + self.rng.below(timeout_ns);
+        self.election_deadline_ns = self.now_ns.saturating_add(wait_ns);
+    }
+
+    fn send(&mut self, to: NodeId, term: Term, body: Body) {
+        self.outbox.push(Message {
+            from: self.id,
+            to,
+            term,
+            body,
+        });
+    }
+
+    /// Sends a message that promises what is in memory now: it leaves when that is durable.
+    fn promise(&mut self, to: NodeId, body: Body) {
+        let is_dirty = self.must_sync();
+        let seq = self.durability.barrier(is_dirty);
+        let message = Message {
+            from: self.id,
+            to,
+            term: self.term,
+            body,
+        };
+        self.durability.hold(seq, message, &mut self.outbox);
+    }
+
+    /// Whether something that a promise rests on was not handed out yet.
+    fn must_sync(&self) -> bool {
+        self.log.has_unhanded()
+            || self.install.is_some()
+            || self.term != self.hard_handed.term
+            || self.vote != self.hard_handed.vote
+    }
+}
+
+/// Whether a message's own numbers fit together.
+fn is_sound(message: &Message) -> bool {
+    let in_range = |index: LogIndex| index.0 <= NUMBER_MAX;
+    match &message.body {
+        Body::PreVote {
+            last_index,
+            last_term,
+        }
+        | Body::Vote {
+            last_index,
+            last_term,
+            ..
+        } => in_range(*last_index) && *last_term < message.term,
+        Body::Append {
+            prev_index,
+            prev_term,
+            commit,
+            entries,
+            ..
+        } => {
+            let (mut index, mut term) = (*prev_index, *prev_term);
+            let is_begin = index == LogIndex::ZERO;
+            let in_order = entries.iter().all(|entry| {
+                let fits = entry.index == index.next() && entry.term >= term;
+                (index, term) = (entry.index, entry.term);
+                fits
+            });
+            is_begin == (*prev_term == Term::ZERO)
+                && in_order
+                && in_range(index)
+                && in_range(*commit)
+                && term <= message.term
+        }
+        Body::AppendAccepted { match_index, .. } => in_range(*match_index),
+        Body::AppendRejected {
+            prev_index,
+            hint_index,
+            ..
+        } => in_range(*prev_index) && hint_index < prev_index,
+        Body::Heartbeat { commit, .. } => in_range(*commit),
+        Body::SnapshotReceived { meta } => {
+            meta.index > LogIndex::ZERO
+                && in_range(meta.index)
+                && meta.term > Term::ZERO
+                && meta.term <= message.term
+                && Quorum::new(meta.config.clone()).is_some()
+        }
+        Body::PreVoteReply { .. }
+        | Body::VoteReply { .. }
+        | Body::HeartbeatReply { .. }
+        | Body::TimeoutNow => true,
+    }
+}

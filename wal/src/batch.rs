@@ -1,0 +1,289 @@
+//! What a caller hands to the log: entries and the states of groups, encoded on the caller's thread.
+//!
+//! Invariants:
+//! - The descriptors are complete when the batch is submitted; only the header of the batch that it becomes a part of
+//!   depends on where it will stand.
+//! - The payloads stand in the payload area in the order of the slots, each on a multiple of 8 bytes.
+
+use bytes::Bytes;
+
+use crate::format::{UNIT_BYTES, batch_bytes, entry_crc, padded};
+use crate::ids::{GroupId, SegmentId};
+use crate::record::{self, Keep, Slot};
+
+/// Payloads up to this size are copied into one buffer; larger ones are written from where they are.
+pub(crate) const COPY_BYTES_MAX: usize = 2048;
+
+/// One entry of the log of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the log of its group, from 1.
+    pub index: u64,
+    /// The term that it was proposed in.
+    pub term: u64,
+    /// What the caller uses it for; the log only stores it.
+    pub kind: u8,
+    /// What it says. Read from a real disk, it is a view of the mapped segment, which stays on disk while it lives.
+    pub payload: Bytes,
+}
+
+/// The hard state of a group. Zero is "none" or "never" for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupState {
+    /// The latest term that the group knows of.
+    pub term: u64,
+    /// Whom it voted for in that term; zero for nobody.
+    pub vote: u64,
+    /// The highest index known to be committed.
+    pub commit: u64,
+}
+
+/// Names a snapshot file and what it covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotRef {
+    /// The last index that the snapshot covers.
+    pub index: u64,
+    /// The term of the entry at that index.
+    pub term: u64,
+    /// Tells it from other snapshots of the same index.
+    pub id: u64,
+    /// Bytes of the content.
+    pub bytes: u64,
+    /// CRC-32 of the content.
+    pub crc: u32,
+    /// What the caller wants to keep beside it, at most 4 KiB.
+    pub context: Bytes,
+}
+
+/// Changes to any number of groups that become durable together or not at all.
+#[derive(Debug, Default)]
+pub struct WriteBatch {
+    pub(crate) desc: Vec<u8>,
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) payload_bytes: u64,
+    pub(crate) records: u32,
+    pub(crate) entries: u64,
+    pub(crate) entry_bytes_max: u64,
+    /// By how much the checkpoint of all groups may grow.
+    pub(crate) growth: u64,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) invalid: Option<(GroupId, &'static str)>,
+}
+
+/// A part of the payload area.
+#[derive(Debug)]
+pub(crate) enum Chunk {
+    /// Small payloads and padding, copied together.
+    Packed(Vec<u8>),
+    /// One large payload, where it is.
+    Shared(Bytes),
+}
+
+/// What a batch does to the bounds of a group's log, to be checked against those when it is submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Append { group: GroupId, first: u64, last: u64 },
+    Compact { group: GroupId, first_index: u64 },
+    Snapshot { group: GroupId, index: u64, keep: Keep },
+    Remove { group: GroupId },
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds entries with consecutive indexes to the log of a group. If the first index is not behind the last one of
+    /// the log, the log is cut there first. The CRCs of the payloads are computed here. Entries that do not fit
+    /// together, or to the log, are refused when the batch is submitted.
+    pub fn append(&mut self, group: GroupId, entries: Vec<Entry>) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let (first, last) = (first.index, last.index);
+        if first == 0 || last == u64::MAX {
+            self.refuse(group, "indexes must be above zero and below the largest number");
+            return;
+        }
+        if entries.windows(2).any(|pair| pair[0].index.checked_add(1) != Some(pair[1].index)) {
+            self.refuse(group, "the indexes of appended entries must be consecutive");
+            return;
+        }
+        for run in entries.chunk_by(|a, b| (a.term, a.kind) == (b.term, b.kind)) {
+            self.put_run(group, run);
+        }
+        self.entries += entries.len() as u64;
+        self.ops.push(Op::Append { group, first, last });
+        for entry in entries {
+            self.put_payload(entry.payload);
+        }
+    }
+
+    /// Replaces the hard state of a group.
+    pub fn set_state(&mut self, group: GroupId, state: GroupState) {
+        record::put_state(&mut self.desc, group, state);
+        self.count_record(0);
+    }
+
+    /// Drops the entries of a group below `first_index`, which may be at most one behind the last entry.
+    /// Does nothing if the log begins there or later.
+    pub fn compact(&mut self, group: GroupId, first_index: u64) {
+        record::put_compact(&mut self.desc, group, first_index);
+        self.count_record(0);
+        self.ops.push(Op::Compact { group, first_index });
+    }
+
+    /// Replaces the snapshot of a group by one that came from elsewhere. With `keep_from`, entries from there on stay,
+    /// and it may be at most one behind the snapshot and one behind the last entry; without, the whole log goes and
+    /// continues behind the snapshot.
+    pub fn install(&mut self, group: GroupId, snapshot: SnapshotRef, keep_from: Option<u64>) {
+        self.put_snapshot(group, &snapshot, keep_from.map_or(Keep::Nothing, Keep::From));
+    }
+
+    /// Replaces the snapshot of a group and leaves its entries as they are.
+    pub fn set_snapshot(&mut self, group: GroupId, snapshot: SnapshotRef) {
+        self.put_snapshot(group, &snapshot, Keep::All);
+    }
+
+    /// Forgets a group: its state, entries and snapshot. The id may be used again.
+    pub fn remove(&mut self, group: GroupId) {
+        record::put_remove(&mut self.desc, group);
+        self.count_record(0);
+        self.ops.push(Op::Remove { group });
+    }
+
+    /// Whether the batch changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0 && self.invalid.is_none()
+    }
+
+    /// Bytes that the batch takes in the log, without what it shares with others.
+    pub fn bytes(&self) -> u64 {
+        self.desc.len() as u64 + self.payload_bytes
+    }
+
+    /// Bytes that it takes if it is written alone.
+    pub(crate) fn bytes_alone(&self) -> u64 {
+        batch_bytes(self.desc.len() as u64, self.payload_bytes)
+    }
+
+    pub(crate) fn trim(oldest: SegmentId) -> Self {
+        let mut batch = Self::new();
+        record::put_trim(&mut batch.desc, oldest);
+        batch.count_record(0);
+        batch
+    }
+
+    fn put_run(&mut self, group: GroupId, run: &[Entry]) {
+        let Entry { term, index, kind, .. } = run[0];
+        record::put_run(&mut self.desc, group, term, index, kind, run.len() as u32);
+        for entry in run {
+            let len = entry.payload.len() as u64;
+            let crc = entry_crc(group.0, entry.index, term, kind, &entry.payload);
+            // A length that does not fit is above any limit, so that such a batch is refused.
+            record::put_slot(&mut self.desc, Slot { len: len as u32, crc });
+            self.entry_bytes_max = self.entry_bytes_max.max(len);
+        }
+        self.count_record(0);
+    }
+
+    fn put_payload(&mut self, payload: Bytes) {
+        let len = payload.len();
+        self.payload_bytes += padded(len as u64);
+        if len > COPY_BYTES_MAX {
+            self.chunks.push(Chunk::Shared(payload));
+            if !len.is_multiple_of(UNIT_BYTES) {
+                self.packed().resize(len.next_multiple_of(UNIT_BYTES) - len, 0);
+            }
+        } else if len > 0 {
+            let packed = self.packed();
+            packed.extend_from_slice(&payload);
+            // The chunk began on a unit or with the padding that leads to one, so the payload is padded by its length.
+            packed.resize(packed.len() + len.next_multiple_of(UNIT_BYTES) - len, 0);
+        }
+    }
+
+    /// The buffer that small payloads go to now.
+    fn packed(&mut self) -> &mut Vec<u8> {
+        if !matches!(self.chunks.last(), Some(Chunk::Packed(_))) {
+            self.chunks.push(Chunk::Packed(Vec::new()));
+        }
+        match self.chunks.last_mut() {
+            Some(Chunk::Packed(packed)) => packed,
+            _ => unreachable!("a packed chunk was just pushed"),
+        }
+    }
+
+    fn put_snapshot(&mut self, group: GroupId, snapshot: &SnapshotRef, keep: Keep) {
+        if snapshot.context.len() > record::CONTEXT_BYTES_MAX {
+            self.refuse(group, "the context of a snapshot may take at most 4 KiB");
+            return;
+        }
+        if snapshot.index == u64::MAX || keep == Keep::From(0) {
+            self.refuse(group, "indexes must be above zero and below the largest number");
+            return;
+        }
+        record::put_snapshot(&mut self.desc, group, snapshot, keep);
+        self.count_record(record::snapshot_body_bytes(snapshot) as u64);
+        self.ops.push(Op::Snapshot { group, index: snapshot.index, keep });
+    }
+
+    fn count_record(&mut self, growth: u64) {
+        self.records += 1;
+        self.growth += record::group_bytes(1) as u64 + growth;
+    }
+
+    fn refuse(&mut self, group: GroupId, reason: &'static str) {
+        self.invalid.get_or_insert((group, reason));
+    }
+}
+
+impl Chunk {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Packed(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, len: usize) -> Entry {
+        Entry { index, term: 1, kind: 0, payload: Bytes::from(vec![index as u8; len]) }
+    }
+
+    #[test]
+    fn every_payload_begins_on_a_unit_whatever_stands_before_it() {
+        let lens = [0, 1, 8, 2048, 2049, 5000, 7, 2056, 3, 0, 2050];
+        let mut batch = WriteBatch::new();
+        let entries = (1..).zip(lens).map(|(index, len)| entry(index, len)).collect();
+        batch.append(GroupId(1), entries);
+        let area: Vec<u8> = batch.chunks.iter().flat_map(|chunk| chunk.bytes().to_vec()).collect();
+        assert_eq!(area.len() as u64, batch.payload_bytes);
+        let mut offset = 0;
+        for (index, len) in (1_u8..).zip(lens) {
+            assert!(area[offset..offset + len].iter().all(|&byte| byte == index), "entry {index}");
+            offset += len.next_multiple_of(UNIT_BYTES);
+        }
+        assert_eq!(offset, area.len());
+    }
+
+    #[test]
+    fn a_large_payload_is_not_copied() {
+        let large = entry(1, COPY_BYTES_MAX + 1);
+        let mut batch = WriteBatch::new();
+        batch.append(GroupId(1), vec![large.clone()]);
+        let Chunk::Shared(kept) = &batch.chunks[0] else { panic!("the payload was copied") };
+        assert_eq!(kept.as_ptr(), large.payload.as_ptr());
+    }
+
+    #[test]
+    fn entries_that_do_not_follow_each_other_are_remembered_as_invalid() {
+        let mut batch = WriteBatch::new();
+        batch.append(GroupId(1), vec![entry(1, 1), entry(3, 1)]);
+        assert!(batch.invalid.is_some());
+        assert!(!batch.is_empty(), "submitting it reports the mistake");
+    }
+}

@@ -1,0 +1,225 @@
+//! The files of the operating system.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use rustix::fs::{Advice, FlockOperation};
+
+use super::{DirLock, Disk, DiskFile};
+use crate::map;
+
+/// Slices that one system call takes at most (`IOV_MAX` of Linux).
+const SLICES_MAX: usize = 1024;
+
+/// Zeros are written in pieces of this size: the page cache then keeps small folios, and a segment that is being
+/// prepared takes little memory.
+const ZERO_BYTES: usize = 64 << 10;
+
+/// The name of the file in a directory that carries its lock.
+const LOCK_NAME: &str = "LOCK";
+
+/// The files of the operating system. Reads go through a shared read-only map, writes through `pwritev`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    /// The whole file, mapped by the first read. Only files that never shrink while the directory is locked are read
+    /// this way.
+    map: OnceLock<Bytes>,
+}
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Arc::new(RealFile { file, map: OnceLock::new() }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Arc::new(RealFile { file, map: OnceLock::new() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent {
+            self.create_dir_all(parent)?;
+        }
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            other => other?,
+        }
+        self.sync_dir(parent.unwrap_or(Path::new(".")))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        let path = dir.join(LOCK_NAME);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        // The lock belongs to the open file, so that it holds against other opens in this process too, and the kernel
+        // releases it when the process dies.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(DirLock::new(file))
+    }
+}
+
+impl DiskFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let map = match self.map.get() {
+            Some(map) => map,
+            None => {
+                let map = map::map_whole(&self.file)?;
+                // Two threads may map at once; one of the maps stays.
+                self.map.get_or_init(|| map)
+            }
+        };
+        let end = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(len)?));
+        match end {
+            Some(range) if range.end <= map.len() => Ok(map.slice(range)),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        write_all(offset, slices, |offset, slices| {
+            rustix::io::pwritev(&self.file, slices, offset).map_err(io::Error::from)
+        })
+    }
+
+    fn zero_fill(&self, bytes: u64) -> io::Result<()> {
+        // The file grows with what is written, so that one that was left half filled is never taken for a whole one.
+        let zeros = vec![0; ZERO_BYTES];
+        let mut offset = 0;
+        while offset < bytes {
+            let len = (bytes - offset).min(ZERO_BYTES as u64);
+            self.file.write_all_at(&zeros[..len as usize], offset)?;
+            offset += len;
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
+    }
+}
+
+/// Calls `write` until all slices are written: a system call may write less than it was given, and may be interrupted.
+fn write_all(
+    mut offset: u64,
+    slices: &[IoSlice<'_>],
+    write: impl Fn(u64, &[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut copies: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+    let mut left = &mut copies[..];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        let window = &left[..left.len().min(SLICES_MAX)];
+        match write(offset, window) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// Writes `parts` through a system call that writes `step` bytes at a time and is interrupted every other time.
+    fn write_in_steps(parts: &[&[u8]], step: usize) -> (Vec<u8>, usize) {
+        let file = RefCell::new(Vec::new());
+        let calls = Cell::new(0);
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_all(100, &slices, |offset, slices| {
+            calls.set(calls.get() + 1);
+            if calls.get() % 2 == 0 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let mut file = file.borrow_mut();
+            assert_eq!(offset, 100 + file.len() as u64);
+            assert!(slices.len() <= SLICES_MAX);
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let written = bytes.len().min(step);
+            file.extend_from_slice(&bytes[..written]);
+            Ok(written)
+        })
+        .unwrap();
+        (file.into_inner(), calls.get())
+    }
+
+    #[test]
+    fn short_and_interrupted_writes_are_completed() {
+        let parts: [&[u8]; 5] = [b"one", b"", b"three", b"4", b""];
+        for step in 1..12 {
+            let (written, calls) = write_in_steps(&parts, step);
+            assert_eq!(written, b"onethree4", "step {step}");
+            assert!(calls >= 9_usize.div_ceil(step));
+        }
+    }
+
+    #[test]
+    fn more_slices_than_a_call_takes_are_written_in_order() {
+        let bytes: Vec<u8> = (0..3000).map(|number| number as u8).collect();
+        let parts: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(write_in_steps(&parts, usize::MAX).0, bytes);
+    }
+
+    #[test]
+    fn a_call_that_writes_nothing_is_an_error() {
+        let error = write_all(0, &[IoSlice::new(b"x")], |_, _| Ok(0)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+}

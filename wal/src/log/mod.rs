@@ -1,0 +1,256 @@
+//! The log of a node: all groups, one file at a time, one sync for all that waits.
+//!
+//! Invariants:
+//! - Submissions become durable in the order of their lsns. `durable` never decreases, and covers only what a sync that
+//!   succeeded covered.
+//! - A batch is never written where something that was acknowledged stands, and never into a segment whose space is not
+//!   durable yet.
+//! - After the first failed write or sync nothing is acknowledged any more.
+//! - What [`Log::read`] returns is durable.
+//!
+//! Locks, each taken after those before it: `preparer` or `writer`, `spare`, `index`, `queue`. Observers are called
+//! outside of all of them.
+
+mod drive;
+mod prepare;
+mod queue;
+mod read;
+mod recover;
+mod replay;
+mod scan;
+mod thread;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::batch::{GroupState, SnapshotRef};
+use crate::disk::{DirLock, Disk};
+use crate::error::{Damage, LogError, OpenError};
+use crate::ids::{GroupId, Lsn};
+use crate::index::Index;
+use crate::options::LogOptions;
+use crate::segment::Segment;
+
+pub use drive::Drove;
+pub use prepare::Prepared;
+pub use thread::LogThread;
+
+/// A log that many groups share. See the [crate documentation](crate) for how its steps fit together.
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: LogOptions,
+    queue: Mutex<queue::Queue>,
+    /// Signalled when there is work for the log thread: submissions, a segment that it waited for, or the end.
+    work: Condvar,
+    writer: Mutex<drive::Writer>,
+    index: RwLock<Index>,
+    /// The next segment, ready to be written to.
+    spare: Mutex<Option<Segment>>,
+    preparer: Mutex<prepare::Preparer>,
+    /// Signalled when there is work for the preparer. Its mutex says whether there is.
+    prepare_work: Condvar,
+    prepare_wanted: Mutex<bool>,
+    durable: AtomicU64,
+    observers: RwLock<Vec<Arc<dyn Observer>>>,
+    counters: Counters,
+    _lock: DirLock,
+}
+
+/// Is told when a log moved.
+pub trait Observer: Send + Sync {
+    /// The durable lsn or the status of the log changed. Called by the thread that drove the log, outside of its locks:
+    /// must return soon, and must not drive.
+    fn log_moved(&self);
+}
+
+/// How a log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogStatus {
+    /// It takes writes.
+    Healthy,
+    /// There is no space for the next segment. Entries are refused, reads and compaction go on; it takes writes again
+    /// by itself after a preparation that succeeds.
+    Full,
+    /// A write or a sync failed. Nothing more is acknowledged; reads of what was durable go on.
+    Failed {
+        /// The first failure.
+        reason: String,
+    },
+}
+
+/// Figures of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Segments in service.
+    pub segments: u64,
+    /// Bytes of all segment files, the prepared one included.
+    pub disk_bytes: u64,
+    /// Bytes of payloads that are still in the log of a group; an estimate.
+    pub live_bytes: u64,
+    /// Batches written since the log was opened.
+    pub batches: u64,
+    /// Syncs of batches since the log was opened.
+    pub syncs: u64,
+    /// Bytes written in batches since the log was opened, padding included.
+    pub bytes_written: u64,
+    /// Entries in the log.
+    pub entries: u64,
+    /// Bytes of memory that the index of those entries takes.
+    pub index_bytes: u64,
+    /// How long the last sync took, in nanoseconds. Zero before the first.
+    pub last_sync_ns: u64,
+    /// Groups whose oldest entry is in the oldest segment, and so keep it.
+    pub pinned_by: Vec<GroupId>,
+}
+
+/// What a log held when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Each group that the log knows.
+    pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    /// How the recovery went.
+    pub report: RecoveryReport,
+}
+
+/// What the log held of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// Its last hard state.
+    pub state: GroupState,
+    /// The first index in the log; one behind `last_index` if the log is empty.
+    pub first_index: u64,
+    /// The last index in the log.
+    pub last_index: u64,
+    /// The term of the entry before `first_index`; zero if there was none.
+    pub previous_term: u64,
+    /// First index and term of each run of entries of one term. The first run starts at `first_index`.
+    pub terms: Vec<(u64, u64)>,
+    /// Its last snapshot.
+    pub snapshot: Option<SnapshotRef>,
+}
+
+/// How a recovery went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Segments that were read.
+    pub segments: u64,
+    /// Bytes of batches that were read.
+    pub scanned_bytes: u64,
+    /// Bytes behind the last whole batch that were never acknowledged, and were cut.
+    pub torn_tail_bytes: u64,
+    /// Damage that was accepted, see [`LogOptions::accept_damage`].
+    pub damage: Vec<Damage>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    batches: AtomicU64,
+    syncs: AtomicU64,
+    bytes_written: AtomicU64,
+    last_sync_ns: AtomicU64,
+}
+
+impl Log {
+    /// Opens the log in a directory, which is created if there is none, and says what it holds. What was durable is
+    /// there; what was not acknowledged may be. Takes the lock of the directory until the log is dropped. Repairs
+    /// nothing in place, so that a crash while it runs is harmless.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+    ) -> Result<(Arc<Self>, Recovered), OpenError> {
+        recover::open(disk, dir, options)
+    }
+
+    /// Everything up to this lsn is durable.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Whether the log takes writes.
+    pub fn status(&self) -> LogStatus {
+        self.queue.lock().status.clone()
+    }
+
+    /// Adds someone who is told after each sync, and when the status changes.
+    pub fn add_observer(&self, observer: Arc<dyn Observer>) {
+        self.observers.write().push(observer);
+    }
+
+    /// First and last index of the durable entries of a group; none if the log does not know the group. The last is one
+    /// before the first if there are no entries.
+    pub fn bounds(&self, group: GroupId) -> Option<(u64, u64)> {
+        let index = self.index.read();
+        index.groups.get(&group).map(|log| (log.first_index(), log.last_index()))
+    }
+
+    /// Figures. Looks at every group.
+    pub fn stats(&self) -> LogStats {
+        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
+        let index = self.index.read();
+        let mut stats = LogStats {
+            disk_bytes: spare_bytes,
+            index_bytes: index.memory_bytes(),
+            batches: self.counters.batches.load(Ordering::Relaxed),
+            syncs: self.counters.syncs.load(Ordering::Relaxed),
+            bytes_written: self.counters.bytes_written.load(Ordering::Relaxed),
+            last_sync_ns: self.counters.last_sync_ns.load(Ordering::Relaxed),
+            ..LogStats::default()
+        };
+        for counted in index.segments.iter() {
+            stats.segments += 1;
+            stats.disk_bytes += counted.segment.bytes;
+            stats.entries += counted.live;
+            stats.live_bytes += counted.payload_bytes / counted.entries.max(1) * counted.live;
+        }
+        if let Some(oldest) = index.segments.iter().next() {
+            stats.pinned_by = index.pinned_by(oldest.segment.id);
+        }
+        stats
+    }
+
+    /// Stops the log for good: nothing is acknowledged from here on.
+    fn fail(&self, reason: String) -> LogError {
+        let mut queue = self.queue.lock();
+        if !matches!(queue.status, LogStatus::Failed { .. }) {
+            queue.status = LogStatus::Failed { reason };
+        }
+        queue.forget_waiting();
+        let error = queue.failure().expect("the status was just set");
+        drop(queue);
+        self.work.notify_all();
+        error
+    }
+
+    fn tell_observers(&self) {
+        // Called on a copy: an observer may add another one.
+        let observers = self.observers.read().clone();
+        for observer in observers {
+            observer.log_moved();
+        }
+    }
+
+    fn want_prepare(&self) {
+        *self.prepare_wanted.lock() = true;
+        self.prepare_work.notify_one();
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.dir)
+            .field("durable", &self.durable())
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}

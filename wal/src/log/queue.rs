@@ -1,0 +1,218 @@
+//! What was submitted and waits to be written.
+//!
+//! Invariants:
+//! - What is in the queue fits what was submitted before it: indexes follow each other, so writing it in order always
+//!   gives a log without gaps.
+//! - The queue holds at most `queue_bytes_max` bytes.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::batch::{Op, WriteBatch};
+use crate::error::{LogError, SubmitError};
+use crate::ids::{GroupId, Lsn};
+use crate::options::{CHECKPOINT_BYTES_MAX, LogOptions};
+use crate::record::Keep;
+
+use super::thread::Stop;
+use super::{Log, LogStatus};
+
+/// One submission, in line.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) lsn: Lsn,
+    pub(crate) batch: WriteBatch,
+}
+
+/// The submissions in line, and what a log will be when all of them are written.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) status: LogStatus,
+    pub(crate) waiting: VecDeque<Submission>,
+    /// A segment of at least so many bytes is needed before the first in line can be written; zero if not.
+    pub(crate) blocked_bytes: u64,
+    /// Bytes left in the segment that is written to.
+    pub(crate) room_bytes: u64,
+    /// What the checkpoint of everything durable takes at most.
+    pub(crate) checkpoint_bytes: u64,
+    bytes: u64,
+    growth: u64,
+    next_lsn: Lsn,
+    bounds: HashMap<GroupId, Bounds>,
+    /// Set when the threads should end.
+    pub(crate) stopping: Option<Stop>,
+}
+
+/// First and last index of a group when everything in line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl Log {
+    /// Puts a batch in line, from any thread. It is durable when [`Log::durable`] reaches the lsn that is returned.
+    /// Batches of one group must come in order; an error means that nothing of the batch was taken.
+    pub fn submit(&self, batch: WriteBatch) -> Result<Lsn, SubmitError> {
+        let mut queue = self.queue.lock();
+        let lsn = queue.push(batch, &self.options)?;
+        drop(queue);
+        self.work.notify_one();
+        Ok(lsn)
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(next_lsn: Lsn, bounds: HashMap<GroupId, Bounds>, checkpoint_bytes: u64) -> Self {
+        Self {
+            status: LogStatus::Healthy,
+            waiting: VecDeque::new(),
+            blocked_bytes: 0,
+            room_bytes: 0,
+            checkpoint_bytes,
+            bytes: 0,
+            growth: 0,
+            next_lsn,
+            bounds,
+            stopping: None,
+        }
+    }
+
+    /// The error of a log that failed.
+    pub(crate) fn failure(&self) -> Option<LogError> {
+        match &self.status {
+            LogStatus::Failed { reason } => Some(LogError::Failed { reason: reason.clone() }),
+            _ => None,
+        }
+    }
+
+    /// Takes the first in line.
+    pub(crate) fn pop(&mut self) -> Option<Submission> {
+        let submission = self.waiting.pop_front()?;
+        self.bytes -= submission.batch.bytes_alone();
+        self.growth -= submission.batch.growth;
+        Some(submission)
+    }
+
+    /// Drops everything in line: it will never be written.
+    pub(crate) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        self.bytes = 0;
+        self.growth = 0;
+    }
+
+    fn push(&mut self, batch: WriteBatch, options: &LogOptions) -> Result<Lsn, SubmitError> {
+        if let LogStatus::Failed { reason } = &self.status {
+            return Err(SubmitError::Failed { reason: reason.clone() });
+        }
+        check_sizes(&batch, options)?;
+        self.check_room(&batch, options)?;
+        self.check_order(&batch.ops)?;
+        let lsn = self.next_lsn;
+        self.next_lsn = Lsn(lsn.0 + 1);
+        self.bytes += batch.bytes_alone();
+        self.growth += batch.growth;
+        self.waiting.push_back(Submission { lsn, batch });
+        Ok(lsn)
+    }
+
+    /// On a full disk, records that free space may still take what is left of the segment, and entries may not.
+    fn check_room(&self, batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitError> {
+        let bytes = self.bytes + batch.bytes_alone();
+        if bytes > options.queue_bytes_max {
+            return Err(SubmitError::QueueFull);
+        }
+        if self.checkpoint_bytes + self.growth + batch.growth > CHECKPOINT_BYTES_MAX {
+            return Err(SubmitError::TooManyGroups { bytes_max: CHECKPOINT_BYTES_MAX });
+        }
+        if self.status == LogStatus::Full && (batch.entries > 0 || bytes > self.room_bytes) {
+            return Err(SubmitError::Full);
+        }
+        Ok(())
+    }
+
+    /// Checks that the batch continues the logs of its groups, and moves their ends. Moves nothing on an error.
+    fn check_order(&mut self, ops: &[Op]) -> Result<(), SubmitError> {
+        let mut undo: Vec<(GroupId, Option<Bounds>)> = Vec::new();
+        for op in ops {
+            let group = op.group();
+            let before = self.bounds.get(&group).copied();
+            match op.apply(before.unwrap_or(Bounds { first: 1, last: 0 })) {
+                Ok(after) => {
+                    undo.push((group, before));
+                    self.set_bounds(group, after);
+                }
+                Err(reason) => {
+                    for (group, bounds) in undo.into_iter().rev() {
+                        self.set_bounds(group, bounds);
+                    }
+                    return Err(SubmitError::Invalid { group, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_bounds(&mut self, group: GroupId, bounds: Option<Bounds>) {
+        match bounds {
+            Some(bounds) => drop(self.bounds.insert(group, bounds)),
+            None => drop(self.bounds.remove(&group)),
+        }
+    }
+}
+
+impl Op {
+    fn group(self) -> GroupId {
+        match self {
+            Self::Append { group, .. }
+            | Self::Compact { group, .. }
+            | Self::Snapshot { group, .. }
+            | Self::Remove { group } => group,
+        }
+    }
+
+    /// The bounds of the group after this, or why it does not fit.
+    fn apply(self, bounds: Bounds) -> Result<Option<Bounds>, &'static str> {
+        let next = bounds.last + 1;
+        match self {
+            Self::Append { first, .. } if first > next => {
+                Err("the first appended entry would leave a gap behind the last one")
+            }
+            Self::Append { first, .. } if first < bounds.first => {
+                Err("the first appended entry was compacted already")
+            }
+            Self::Append { last, .. } => Ok(Some(Bounds { last, ..bounds })),
+            Self::Compact { first_index, .. } if first_index > next => {
+                Err("compaction would go beyond the last entry")
+            }
+            Self::Compact { first_index, .. } => {
+                Ok(Some(Bounds { first: bounds.first.max(first_index), ..bounds }))
+            }
+            Self::Snapshot { keep: Keep::All, .. } => Ok(Some(bounds)),
+            Self::Snapshot { index, keep: Keep::Nothing, .. } => {
+                Ok(Some(Bounds { first: index + 1, last: index }))
+            }
+            Self::Snapshot { index, keep: Keep::From(from), .. } => {
+                if from > next || from > index + 1 {
+                    return Err("the entries that stay must follow the snapshot and be in the log");
+                }
+                Ok(Some(Bounds { first: bounds.first.max(from), ..bounds }))
+            }
+            Self::Remove { .. } => Ok(None),
+        }
+    }
+}
+
+fn check_sizes(batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitError> {
+    if let Some((group, reason)) = batch.invalid {
+        return Err(SubmitError::Invalid { group, reason });
+    }
+    let (what, bytes, bytes_max) = if batch.entry_bytes_max > options.entry_bytes_max {
+        ("an entry", batch.entry_bytes_max, options.entry_bytes_max)
+    } else {
+        ("the batch", batch.bytes_alone(), options.batch_bytes_max)
+    };
+    if bytes > bytes_max {
+        return Err(SubmitError::TooLarge { what, bytes, bytes_max });
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! What can be tuned, and the bounds that the format sets.
+
+use crate::error::OpenError;
+use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT};
+
+/// How a log is laid out and how much it may hold back. All sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogOptions {
+    /// Size of the first segment after each open; each following one is twice as large, up to
+    /// `segment_bytes_max`. A multiple of 4 KiB, at least 16 KiB. Default 1 MiB.
+    pub segment_bytes_min: u64,
+    /// Size of a segment at most, unless one submission needs a larger one. A multiple of 4 KiB, at most 128 MiB.
+    /// Default 64 MiB.
+    pub segment_bytes_max: u64,
+    /// Size of the payload of one entry at most. Default 16 MiB.
+    pub entry_bytes_max: u64,
+    /// Size of one submission at most, and of what one sync covers. At most 64 MiB, and at least
+    /// `entry_bytes_max` and 4 KiB. Default 32 MiB.
+    pub batch_bytes_max: u64,
+    /// Bytes of submissions that wait to be written at most; at least `batch_bytes_max`. Default 64 MiB.
+    pub queue_bytes_max: u64,
+    /// Names the log that the directory belongs to, so that the directory of another node is refused. Default 0.
+    pub identity: u64,
+    /// Opens a log whose acknowledged data is damaged, without what was lost. The terms and votes in it may be
+    /// older than those that were promised: only for getting data out, never for a voting member. Default false.
+    pub accept_damage: bool,
+}
+
+/// Bytes that the states of all groups may take in the checkpoint at the start of a segment.
+pub(crate) const CHECKPOINT_BYTES_MAX: u64 = 32 << 20;
+
+/// A segment of the largest size holds its header, a full checkpoint and a full submission.
+const BATCH_BYTES_LIMIT: u64 = 64 << 20;
+const _: () = assert!(
+    2 * BLOCK_BYTES + CHECKPOINT_BYTES_MAX + BATCH_BYTES_LIMIT <= SEGMENT_BYTES_LIMIT,
+    "every submission that is accepted fits some segment"
+);
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes_min: 1 << 20,
+            segment_bytes_max: 64 << 20,
+            entry_bytes_max: 16 << 20,
+            batch_bytes_max: 32 << 20,
+            queue_bytes_max: 64 << 20,
+            identity: 0,
+            accept_damage: false,
+        }
+    }
+}
+
+impl LogOptions {
+    pub(crate) fn validate(&self) -> Result<(), OpenError> {
+        let refuse = |reason: &str| Err(OpenError::Options { reason: reason.to_owned() });
+        if self.segment_bytes_min < 4 * BLOCK_BYTES
+            || !self.segment_bytes_min.is_multiple_of(BLOCK_BYTES)
+            || !self.segment_bytes_max.is_multiple_of(BLOCK_BYTES)
+        {
+            return refuse("segment sizes must be multiples of 4 KiB, from 16 KiB");
+        }
+        if self.segment_bytes_max < self.segment_bytes_min
+            || self.segment_bytes_max > SEGMENT_BYTES_LIMIT
+        {
+            return refuse("segment_bytes_max must be from segment_bytes_min to 128 MiB");
+        }
+        if self.batch_bytes_max < self.entry_bytes_max
+            || self.batch_bytes_max < BLOCK_BYTES
+            || self.batch_bytes_max > BATCH_BYTES_LIMIT
+        {
+            return refuse("batch_bytes_max must be from entry_bytes_max and 4 KiB to 64 MiB");
+        }
+        if self.queue_bytes_max < self.batch_bytes_max {
+            return refuse("queue_bytes_max must be at least batch_bytes_max");
+        }
+        Ok(())
+    }
+}
