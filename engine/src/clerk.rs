@@ -424,7 +424,7 @@ impl WriteBatch {
 
 fn scan_view(view: &MapView, scan: &Scan, limit: usize) -> Vec<(Bytes, Bytes)> {
     let range = view.range((scan.start.clone(), scan.end.clone()));
-    range.take(limit).map(|(key, value)| (key.clone(), value)).collect()
+    range.take(limit).map(|(key, value)| (Bytes::copy_from_slice(key), value)).collect()
 }
 
 fn decode(answer: Answer) -> Result<MapAnswer, Error> {

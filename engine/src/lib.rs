@@ -1,4 +1,24 @@
 //! A replicated, durable, exactly-once key-value store that lives inside your Rust program.
+//!
+//! Open a [`Db`] in each process of a cluster, or a whole [`Cluster`] in one; call it through a [`Clerk`] from anywhere.
+//! When a write returns, it is on the disks of a majority; when it is repeated because an answer got lost, it still takes
+//! effect once.
+//!
+//! ```
+//! use quorate::Cluster;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = Cluster::in_memory(3)?; // three replicas in this process, zero-copy transport
+//! let clerk = cluster.clerk();
+//! clerk.put("motto", "quorate")?; // committed by a majority when it returns
+//! cluster.crash(cluster.leader()?); // the clerk finds the new leader by itself
+//! clerk.append("motto", "!")?;
+//! assert_eq!(clerk.get("motto")?.as_deref(), Some(&b"quorate!"[..]));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What survives what is in `docs/guarantees.md` of the repository, how it is put together in `ARCHITECTURE.md`.
 #![forbid(unsafe_code)]
 
 const _: () = assert!(usize::BITS == 64, "lengths and counts cross between usize and u64");
@@ -28,3 +48,8 @@ pub use quorate_kv::{KEY_BYTES_MAX, MapView, VALUE_BYTES_MAX};
 pub use quorate_raft::{LogIndex, NodeId, Role, Term};
 pub use quorate_wal::{GroupId, LogOptions};
 pub use transport::Consistency;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -138,7 +138,31 @@ fn the_documented_frame_decodes() {
 }
 
 #[test]
-fn a_snapshot_received_has_no_encoding_and_its_tag_is_an_error() {
+#[cfg_attr(debug_assertions, should_panic(expected = "never sent"))]
+fn a_snapshot_received_is_left_out_and_is_a_bug() {
+    let message = |body| {
+        let message = Message {
+            from: NodeId(1),
+            to: NodeId(2),
+            term: Term(5),
+            body,
+        };
+        GroupMessage {
+            group: GroupId(3),
+            message,
+        }
+    };
+    let received = message(Body::SnapshotReceived {
+        meta: SnapshotMeta::default(),
+    });
+    let frame = Frame::Raft(vec![message(Body::TimeoutNow), received]);
+    let wire = encode_frame(&frame, BODY_BYTES_MAX).unwrap();
+    let left = Arrived::Frame(Frame::Raft(vec![message(Body::TimeoutNow)]));
+    assert_eq!(receive(&wire), Ok(Some(left)));
+}
+
+#[test]
+fn the_tag_after_the_last_message_is_an_error() {
     let mut body = Vec::new();
     body.extend(1_u64.to_le_bytes());
     body.extend(2_u64.to_le_bytes());
@@ -529,7 +553,7 @@ impl Random {
     }
 
     fn result(&mut self) -> Result<ReplyBody, Refusal> {
-        match self.below(16) {
+        match self.below(18) {
             0 => Ok(ReplyBody::Outcome(Outcome::Applied(self.payload()))),
             1 => Ok(ReplyBody::Outcome(Outcome::Registered(SessionId(
                 self.number(),
@@ -554,6 +578,8 @@ impl Random {
             }),
             13 => Err(Refusal::NoSuchGroup),
             14 => Err(Refusal::Stopping),
+            15 => Ok(ReplyBody::Outcome(Outcome::WindowFull)),
+            16 => Ok(ReplyBody::Outcome(Outcome::Malformed)),
             _ => Err(Refusal::LeadershipLost),
         }
     }

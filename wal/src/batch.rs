@@ -82,10 +82,23 @@ pub(crate) enum Chunk {
 /// What a batch does to the bounds of a group's log, to be checked against those when it is submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    Append { group: GroupId, first: u64, last: u64 },
-    Compact { group: GroupId, first_index: u64 },
-    Snapshot { group: GroupId, index: u64, keep: Keep },
-    Remove { group: GroupId },
+    Append {
+        group: GroupId,
+        first: u64,
+        last: u64,
+    },
+    Compact {
+        group: GroupId,
+        first_index: u64,
+    },
+    Snapshot {
+        group: GroupId,
+        index: u64,
+        keep: Keep,
+    },
+    Remove {
+        group: GroupId,
+    },
 }
 
 impl WriteBatch {
@@ -98,13 +111,21 @@ impl WriteBatch {
     /// the log, the log is cut there first. The CRCs of the payloads are computed here. Entries that do not fit
     /// together, or to the log, are refused when the batch is submitted.
     pub fn append(&mut self, group: GroupId, entries: Vec<Entry>) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
         let (first, last) = (first.index, last.index);
         if first == 0 || last == u64::MAX {
-            self.refuse(group, "indexes must be above zero and below the largest number");
+            self.refuse(
+                group,
+                "indexes must be above zero and below the largest number",
+            );
             return;
         }
-        if entries.windows(2).any(|pair| pair[0].index.checked_add(1) != Some(pair[1].index)) {
+        if entries
+            .windows(2)
+            .any(|pair| pair[0].index.checked_add(1) != Some(pair[1].index))
+        {
             self.refuse(group, "the indexes of appended entries must be consecutive");
             return;
         }
@@ -136,7 +157,11 @@ impl WriteBatch {
     /// and it may be at most one behind the snapshot and one behind the last entry; without, the whole log goes and
     /// continues behind the snapshot.
     pub fn install(&mut self, group: GroupId, snapshot: SnapshotRef, keep_from: Option<u64>) {
-        self.put_snapshot(group, &snapshot, keep_from.map_or(Keep::Nothing, Keep::From));
+        self.put_snapshot(
+            group,
+            &snapshot,
+            keep_from.map_or(Keep::Nothing, Keep::From),
+        );
     }
 
     /// Replaces the snapshot of a group and leaves its entries as they are.
@@ -174,13 +199,21 @@ impl WriteBatch {
     }
 
     fn put_run(&mut self, group: GroupId, run: &[Entry]) {
-        let Entry { term, index, kind, .. } = run[0];
+        let Entry {
+            term, index, kind, ..
+        } = run[0];
         record::put_run(&mut self.desc, group, term, index, kind, run.len() as u32);
         for entry in run {
             let len = entry.payload.len() as u64;
             let crc = entry_crc(group.0, entry.index, term, kind, &entry.payload);
             // A length that does not fit is above any limit, so that such a batch is refused.
-            record::put_slot(&mut self.desc, Slot { len: len as u32, crc });
+            record::put_slot(
+                &mut self.desc,
+                Slot {
+                    len: len as u32,
+                    crc,
+                },
+            );
             self.entry_bytes_max = self.entry_bytes_max.max(len);
         }
         self.count_record(0);
@@ -192,7 +225,8 @@ impl WriteBatch {
         if len > COPY_BYTES_MAX {
             self.chunks.push(Chunk::Shared(payload));
             if !len.is_multiple_of(UNIT_BYTES) {
-                self.packed().resize(len.next_multiple_of(UNIT_BYTES) - len, 0);
+                self.packed()
+                    .resize(len.next_multiple_of(UNIT_BYTES) - len, 0);
             }
         } else if len > 0 {
             let packed = self.packed();
@@ -219,12 +253,19 @@ impl WriteBatch {
             return;
         }
         if snapshot.index == u64::MAX || keep == Keep::From(0) {
-            self.refuse(group, "indexes must be above zero and below the largest number");
+            self.refuse(
+                group,
+                "indexes must be above zero and below the largest number",
+            );
             return;
         }
         record::put_snapshot(&mut self.desc, group, snapshot, keep);
         self.count_record(record::snapshot_body_bytes(snapshot) as u64);
-        self.ops.push(Op::Snapshot { group, index: snapshot.index, keep });
+        self.ops.push(Op::Snapshot {
+            group,
+            index: snapshot.index,
+            keep,
+        });
     }
 
     fn count_record(&mut self, growth: u64) {
@@ -251,20 +292,35 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, len: usize) -> Entry {
-        Entry { index, term: 1, kind: 0, payload: Bytes::from(vec![index as u8; len]) }
+        Entry {
+            index,
+            term: 1,
+            kind: 0,
+            payload: Bytes::from(vec![index as u8; len]),
+        }
     }
 
     #[test]
     fn every_payload_begins_on_a_unit_whatever_stands_before_it() {
         let lens = [0, 1, 8, 2048, 2049, 5000, 7, 2056, 3, 0, 2050];
         let mut batch = WriteBatch::new();
-        let entries = (1..).zip(lens).map(|(index, len)| entry(index, len)).collect();
+        let entries = (1..)
+            .zip(lens)
+            .map(|(index, len)| entry(index, len))
+            .collect();
         batch.append(GroupId(1), entries);
-        let area: Vec<u8> = batch.chunks.iter().flat_map(|chunk| chunk.bytes().to_vec()).collect();
+        let area: Vec<u8> = batch
+            .chunks
+            .iter()
+            .flat_map(|chunk| chunk.bytes().to_vec())
+            .collect();
         assert_eq!(area.len() as u64, batch.payload_bytes);
         let mut offset = 0;
         for (index, len) in (1_u8..).zip(lens) {
-            assert!(area[offset..offset + len].iter().all(|&byte| byte == index), "entry {index}");
+            assert!(
+                area[offset..offset + len].iter().all(|&byte| byte == index),
+                "entry {index}"
+            );
             offset += len.next_multiple_of(UNIT_BYTES);
         }
         assert_eq!(offset, area.len());
@@ -275,7 +331,9 @@ mod tests {
         let large = entry(1, COPY_BYTES_MAX + 1);
         let mut batch = WriteBatch::new();
         batch.append(GroupId(1), vec![large.clone()]);
-        let Chunk::Shared(kept) = &batch.chunks[0] else { panic!("the payload was copied") };
+        let Chunk::Shared(kept) = &batch.chunks[0] else {
+            panic!("the payload was copied")
+        };
         assert_eq!(kept.as_ptr(), large.payload.as_ptr());
     }
 

@@ -94,8 +94,15 @@ mod tests {
 
     #[test]
     fn the_crc_is_the_ieee_one() {
-        assert_eq!(crc_bound(&[], b"123456789"), 0xcbf4_3926, "the check value of CRC-32/ISO-HDLC");
-        assert_eq!(crc_bound(&[0x0807_0605_0403_0201], b"x"), crc_bound(&[], b"\x01\x02\x03\x04\x05\x06\x07\x08x"));
+        assert_eq!(
+            crc_bound(&[], b"123456789"),
+            0xcbf4_3926,
+            "the check value of CRC-32/ISO-HDLC"
+        );
+        assert_eq!(
+            crc_bound(&[0x0807_0605_0403_0201], b"x"),
+            crc_bound(&[], b"\x01\x02\x03\x04\x05\x06\x07\x08x")
+        );
     }
 
     #[test]

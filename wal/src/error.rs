@@ -158,7 +158,9 @@ pub enum LogError {
 #[non_exhaustive]
 pub enum ReadError {
     /// The log of the group begins later: these entries are behind a snapshot.
-    #[error("entry {index} of {group} was compacted, the log begins at {first_index}: use the snapshot")]
+    #[error(
+        "entry {index} of {group} was compacted, the log begins at {first_index}: use the snapshot"
+    )]
     Compacted {
         /// The group.
         group: GroupId,
@@ -220,7 +222,13 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {} at {}", self.kind, self.file.display(), self.offset)?;
+        write!(
+            f,
+            "{} in {} at {}",
+            self.kind,
+            self.file.display(),
+            self.offset
+        )?;
         if let Some(group) = self.group {
             write!(f, ", {group}")?;
         }

@@ -86,7 +86,10 @@ impl SegmentHeader {
         block.resize(SEGMENT_CRC_OFFSET, 0);
         block.put_u32(crc_bound(&[self.segment.0], &block));
         assert_eq!(block.len() as u64, BLOCK_BYTES);
-        debug_assert_eq!(Self::decode(&block, self.segment), HeaderBlock::Valid(self.clone()));
+        debug_assert_eq!(
+            Self::decode(&block, self.segment),
+            HeaderBlock::Valid(self.clone())
+        );
         block
     }
 
@@ -101,7 +104,8 @@ impl SegmentHeader {
     fn decode_used(block: &[u8], segment: SegmentId) -> Option<HeaderBlock> {
         let (body, crc) = block.split_at_checked(SEGMENT_CRC_OFFSET)?;
         let mut take = Take::new(body);
-        if take.bytes(8)? != SEGMENT_MAGIC || Take::new(crc).u32()? != crc_bound(&[segment.0], body) {
+        if take.bytes(8)? != SEGMENT_MAGIC || Take::new(crc).u32()? != crc_bound(&[segment.0], body)
+        {
             return None;
         }
         let major = take.u16()?;
@@ -143,7 +147,10 @@ impl SegmentHeader {
 
     /// What the chain of this segment's batches starts from.
     pub(crate) fn chain_start(&self) -> u32 {
-        crc_bound(&[self.segment.0, u64::from(self.epoch), self.first_lsn.0], &[])
+        crc_bound(
+            &[self.segment.0, u64::from(self.epoch), self.first_lsn.0],
+            &[],
+        )
     }
 }
 
@@ -204,9 +211,13 @@ impl BatchHeader {
         bytes.put_u32(0); // Flags: none are defined.
         let crc = crc_bound(&[self.segment.0, self.offset], &bytes);
         bytes.put_u32(crc);
-        let header: [u8; BATCH_HEADER_BYTES] =
-            bytes.try_into().expect("the fields add up to the size of the header");
-        debug_assert_eq!(Self::decode(&header, self.segment, self.offset), Some((self.clone(), crc)));
+        let header: [u8; BATCH_HEADER_BYTES] = bytes
+            .try_into()
+            .expect("the fields add up to the size of the header");
+        debug_assert_eq!(
+            Self::decode(&header, self.segment, self.offset),
+            Some((self.clone(), crc))
+        );
         (header, crc)
     }
 
@@ -316,20 +327,37 @@ mod tests {
         for bit in 0..block.len() * 8 {
             let mut damaged = block.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::decode(&damaged, SegmentId(7)), HeaderBlock::Invalid, "bit {bit}");
+            assert_eq!(
+                SegmentHeader::decode(&damaged, SegmentId(7)),
+                HeaderBlock::Invalid,
+                "bit {bit}"
+            );
         }
-        assert_eq!(SegmentHeader::decode(&block, SegmentId(8)), HeaderBlock::Invalid);
-        assert_eq!(SegmentHeader::decode(&[0; 4096], SegmentId(8)), HeaderBlock::Blank);
+        assert_eq!(
+            SegmentHeader::decode(&block, SegmentId(8)),
+            HeaderBlock::Invalid
+        );
+        assert_eq!(
+            SegmentHeader::decode(&[0; 4096], SegmentId(8)),
+            HeaderBlock::Blank
+        );
     }
 
     #[test]
     fn each_flipped_bit_of_a_batch_header_is_noticed() {
         let (bytes, crc) = batch_header().encode();
-        assert_eq!(BatchHeader::decode(&bytes, SegmentId(7), 4096), Some((batch_header(), crc)));
+        assert_eq!(
+            BatchHeader::decode(&bytes, SegmentId(7), 4096),
+            Some((batch_header(), crc))
+        );
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(BatchHeader::decode(&damaged, SegmentId(7), 4096), None, "bit {bit}");
+            assert_eq!(
+                BatchHeader::decode(&damaged, SegmentId(7), 4096),
+                None,
+                "bit {bit}"
+            );
         }
     }
 
@@ -343,8 +371,17 @@ mod tests {
     #[test]
     fn only_the_exact_name_is_a_segment() {
         assert_eq!(segment_name(SegmentId(255)), "00000000000000ff.seg");
-        assert_eq!(parse_segment_name("00000000000000ff.seg"), Some(SegmentId(255)));
-        for stray in ["ff.seg", "00000000000000FF.seg", "0000000000000000.seg", "LOCK", "+0000000000000ff.seg"] {
+        assert_eq!(
+            parse_segment_name("00000000000000ff.seg"),
+            Some(SegmentId(255))
+        );
+        for stray in [
+            "ff.seg",
+            "00000000000000FF.seg",
+            "0000000000000000.seg",
+            "LOCK",
+            "+0000000000000ff.seg",
+        ] {
             assert_eq!(parse_segment_name(stray), None, "{stray}");
         }
     }

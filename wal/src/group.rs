@@ -57,7 +57,11 @@ impl Default for GroupLog {
 impl GroupLog {
     /// A group as a checkpoint describes it; where its entries are is not known yet.
     pub(crate) fn from_meta(meta: GroupMeta) -> Self {
-        let runs = meta.terms.iter().map(|&(first_index, term)| TermRun { first_index, term, kind: 0 });
+        let runs = meta.terms.iter().map(|&(first_index, term)| TermRun {
+            first_index,
+            term,
+            kind: 0,
+        });
         Self {
             state: meta.state,
             snapshot: meta.snapshot,
@@ -82,7 +86,10 @@ impl GroupLog {
 
     /// At most so many bytes does the group take in a checkpoint.
     pub(crate) fn meta_bytes_max(&self) -> u64 {
-        let snapshot = self.snapshot.as_ref().map_or(0, record::snapshot_body_bytes);
+        let snapshot = self
+            .snapshot
+            .as_ref()
+            .map_or(0, record::snapshot_body_bytes);
         (record::group_bytes(self.runs.len()) + snapshot) as u64
     }
 
@@ -124,13 +131,25 @@ impl GroupLog {
     pub(crate) fn located(&self, from: u64, to: u64) -> impl Iterator<Item = Located> + '_ {
         assert!(self.first_index <= from);
         assert!(to <= self.last_index() + 1);
-        let mut run = self.runs.partition_point(|run| run.first_index <= from).saturating_sub(1);
+        let mut run = self
+            .runs
+            .partition_point(|run| run.first_index <= from)
+            .saturating_sub(1);
         (from..to).map(move |index| {
-            while self.runs.get(run + 1).is_some_and(|next| next.first_index <= index) {
+            while self
+                .runs
+                .get(run + 1)
+                .is_some_and(|next| next.first_index <= index)
+            {
                 run += 1;
             }
             let TermRun { term, kind, .. } = self.runs[run];
-            Located { index, term, kind, location: self.locations.get(index - self.first_index) }
+            Located {
+                index,
+                term,
+                kind,
+                location: self.locations.get(index - self.first_index),
+            }
         })
     }
 
@@ -149,8 +168,13 @@ impl GroupLog {
         }
         let end = self.last_index() + 1;
         if first_index <= end {
-            self.locations.truncate(first_index - self.first_index, dropped);
-            while self.runs.back().is_some_and(|run| run.first_index >= first_index) {
+            self.locations
+                .truncate(first_index - self.first_index, dropped);
+            while self
+                .runs
+                .back()
+                .is_some_and(|run| run.first_index >= first_index)
+            {
                 self.runs.pop_back();
             }
             return None;
@@ -176,15 +200,27 @@ impl GroupLog {
             self.clear(first_index, 0, &mut dropped);
             return;
         }
-        while self.runs.get(1).is_some_and(|next| next.first_index < first_index) {
+        while self
+            .runs
+            .get(1)
+            .is_some_and(|next| next.first_index < first_index)
+        {
             self.runs.pop_front();
         }
-        let run = self.runs.front().expect("entries are dropped, so there is a run");
+        let run = self
+            .runs
+            .front()
+            .expect("entries are dropped, so there is a run");
         self.previous_term = run.term;
-        if self.runs.get(1).is_some_and(|next| next.first_index == first_index) {
+        if self
+            .runs
+            .get(1)
+            .is_some_and(|next| next.first_index == first_index)
+        {
             self.runs.pop_front();
         }
-        self.locations.drop_front(first_index - self.first_index, dropped);
+        self.locations
+            .drop_front(first_index - self.first_index, dropped);
         self.first_index = first_index;
         match self.runs.front_mut() {
             Some(run) if self.locations.len() > 0 => run.first_index = first_index,
@@ -205,6 +241,31 @@ impl GroupLog {
         self.previous_term = previous_term;
     }
 
+    /// Brings a group up to what a checkpoint says after records were lost. Keeps the entries that are where they were;
+    /// those that were lost are nowhere.
+    pub(crate) fn reconcile(&mut self, meta: GroupMeta, mut dropped: impl FnMut(Location)) {
+        if self.first_index < meta.first_index {
+            self.compact(meta.first_index, &mut dropped);
+        }
+        let last_index = self.last_index();
+        let kept = meta.terms.iter().take_while(|run| run.0 <= last_index);
+        let is_prefix = self.first_index == meta.first_index
+            && last_index <= meta.last_index
+            && kept.eq(self.terms().iter());
+        if is_prefix {
+            for &(first_index, term) in meta.terms.iter().filter(|run| run.0 > last_index) {
+                self.push_run(first_index, term, 0);
+            }
+            self.locations.push_absent(meta.last_index - last_index, dropped);
+            self.previous_term = meta.previous_term;
+            self.state = meta.state;
+            self.snapshot = meta.snapshot;
+        } else {
+            self.clear(1, 0, dropped);
+            *self = Self::from_meta(meta);
+        }
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         self.locations.memory_bytes() + self.runs.capacity() * size_of::<TermRun>()
     }
@@ -212,7 +273,11 @@ impl GroupLog {
     fn push_run(&mut self, first_index: u64, term: u64, kind: u8) {
         let same = |run: &TermRun| (run.term, run.kind) == (term, kind);
         if !self.runs.back().is_some_and(same) {
-            self.runs.push_back(TermRun { first_index, term, kind });
+            self.runs.push_back(TermRun {
+                first_index,
+                term,
+                kind,
+            });
         }
     }
 }
@@ -225,7 +290,11 @@ mod tests {
     fn group(terms: &[u64]) -> GroupLog {
         let mut group = GroupLog::default();
         for (position, &term) in (0..).zip(terms) {
-            group.push(term, 0, Location::new(SegmentSlot(1), position * 8, position * 8));
+            group.push(
+                term,
+                0,
+                Location::new(SegmentSlot(1), position * 8, position * 8),
+            );
         }
         group
     }
@@ -239,11 +308,19 @@ mod tests {
             group.compact(first_index, |_| dropped += 1);
             assert_eq!((group.first_index(), group.last_index()), (first_index, 5));
             assert_eq!(dropped, first_index - 1);
-            let previous = first_index.checked_sub(2).map_or(0, |position| terms[position as usize]);
+            let previous = first_index
+                .checked_sub(2)
+                .map_or(0, |position| terms[position as usize]);
             assert_eq!(group.previous_term(), previous, "first index {first_index}");
-            let found: Vec<_> = group.located(first_index, 6).map(|entry| entry.term).collect();
+            let found: Vec<_> = group
+                .located(first_index, 6)
+                .map(|entry| entry.term)
+                .collect();
             assert_eq!(found, terms[first_index as usize - 1..]);
-            assert_eq!(group.terms().first().map(|run| run.0), (first_index < 6).then_some(first_index));
+            assert_eq!(
+                group.terms().first().map(|run| run.0),
+                (first_index < 6).then_some(first_index)
+            );
         }
     }
 
@@ -262,7 +339,10 @@ mod tests {
         assert_eq!(group.prepare_append(5, |_| {}), Some((3, 4)));
         group.push(2, 0, Location::new(SegmentSlot(1), 0, 0));
         assert_eq!(group.first_missing(), Some((3, 4)));
-        let found: Vec<_> = group.located(1, 6).map(|entry| entry.location.is_some()).collect();
+        let found: Vec<_> = group
+            .located(1, 6)
+            .map(|entry| entry.location.is_some())
+            .collect();
         assert_eq!(found, [true, true, false, false, true]);
     }
 
@@ -270,7 +350,11 @@ mod tests {
     fn a_group_survives_its_checkpoint() {
         let mut group = group(&[1, 1, 2]);
         group.compact(2, |_| {});
-        group.state = GroupState { term: 3, vote: 1, commit: 2 };
+        group.state = GroupState {
+            term: 3,
+            vote: 1,
+            commit: 2,
+        };
         let meta = group.meta(GroupId(4));
         let copy = GroupLog::from_meta(meta.clone());
         assert_eq!(copy.meta(GroupId(4)), meta);

@@ -60,7 +60,11 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The entries of a group between these indexes are nowhere.
-    Gap { group: GroupId, first: u64, last: u64 },
+    Gap {
+        group: GroupId,
+        first: u64,
+        last: u64,
+    },
     /// The checkpoint says something else of a group than the log before it.
     Checkpoint { group: GroupId },
     /// A record does not decode, at this offset of the descriptors; the rest of the batch was not applied.
@@ -82,11 +86,16 @@ impl Index {
             match record {
                 Ok((_, Record::Checkpoint { groups, oldest })) => {
                     self.oldest = oldest;
-                    pending = Some(PendingCheckpoint { groups, metas: Vec::new() });
+                    pending = Some(PendingCheckpoint {
+                        groups,
+                        metas: Vec::new(),
+                    });
                 }
                 Ok((offset, Record::Group(meta))) => match &mut pending {
                     Some(pending) => pending.metas.push(meta),
-                    None => faults.push(Fault::Record { offset: offset as u64 }),
+                    None => faults.push(Fault::Record {
+                        offset: offset as u64,
+                    }),
                 },
                 Ok((offset, Record::Run(run))) => {
                     let slots = place.desc_offset + (offset + RUN_BYTES) as u64;
@@ -94,7 +103,9 @@ impl Index {
                 }
                 Ok((_, record)) => self.apply_small(record),
                 Err(bad) => {
-                    faults.push(Fault::Record { offset: bad.offset as u64 });
+                    faults.push(Fault::Record {
+                        offset: bad.offset as u64,
+                    });
                     return payload_offset;
                 }
             }
@@ -103,7 +114,9 @@ impl Index {
             }
         }
         if pending.is_some() {
-            faults.push(Fault::Record { offset: desc.len() as u64 });
+            faults.push(Fault::Record {
+                offset: desc.len() as u64,
+            });
         }
         payload_offset
     }
@@ -124,7 +137,11 @@ impl Index {
 
     /// Whether there are segments that nothing needs.
     pub(crate) fn has_dead_segments(&self) -> bool {
-        let oldest = self.segments.iter().next().map(|counted| counted.segment.id);
+        let oldest = self
+            .segments
+            .iter()
+            .next()
+            .map(|counted| counted.segment.id);
         self.segments.oldest_needed() != oldest
     }
 
@@ -135,12 +152,19 @@ impl Index {
         if slot.is_none() {
             return Vec::new();
         }
-        self.groups.iter().filter(|(_, log)| pins(log)).map(|(&group, _)| group).collect()
+        self.groups
+            .iter()
+            .filter(|(_, log)| pins(log))
+            .map(|(&group, _)| group)
+            .collect()
     }
 
     /// Bytes of memory that the entries of all groups take in the index.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.groups.values().map(|log| log.memory_bytes() as u64).sum()
+        self.groups
+            .values()
+            .map(|log| log.memory_bytes() as u64)
+            .sum()
     }
 
     fn apply_run(
@@ -151,7 +175,12 @@ impl Index {
         payload_offset: &mut u64,
         faults: &mut Vec<Fault>,
     ) {
-        let Self { groups, segments, meta_bytes_max, .. } = self;
+        let Self {
+            groups,
+            segments,
+            meta_bytes_max,
+            ..
+        } = self;
         let log = groups.entry(run.group).or_insert_with(|| {
             let log = GroupLog::default();
             *meta_bytes_max += log.meta_bytes_max();
@@ -160,16 +189,28 @@ impl Index {
         let before = log.meta_bytes_max();
         let gap = log.prepare_append(run.first_index, |location| segments.drop_live(location));
         if let Some((first, last)) = gap {
-            faults.push(Fault::Gap { group: run.group, first, last });
+            faults.push(Fault::Gap {
+                group: run.group,
+                first,
+                last,
+            });
         }
         let payloads_begin = *payload_offset;
         for (position, slot) in run.slots().enumerate() {
             let slot_offset = slots_offset + (position * SLOT_BYTES) as u64;
-            log.push(run.term, run.kind, Location::new(segment, slot_offset, *payload_offset));
+            log.push(
+                run.term,
+                run.kind,
+                Location::new(segment, slot_offset, *payload_offset),
+            );
             *payload_offset += padded(u64::from(slot.len));
         }
         *meta_bytes_max = *meta_bytes_max + log.meta_bytes_max() - before;
-        segments.add_live(segment, run.slots().len() as u64, *payload_offset - payloads_begin);
+        segments.add_live(
+            segment,
+            run.slots().len() as u64,
+            *payload_offset - payloads_begin,
+        );
     }
 
     fn apply_small(&mut self, record: Record<'_>) {
@@ -178,7 +219,11 @@ impl Index {
             Record::Compact { group, first_index } => self.change(group, |log, segments| {
                 log.compact(first_index, |location| segments.drop_live(location));
             }),
-            Record::Snapshot { group, snapshot, keep } => self.change(group, |log, segments| {
+            Record::Snapshot {
+                group,
+                snapshot,
+                keep,
+            } => self.change(group, |log, segments| {
                 let dropped = |location| segments.drop_live(location);
                 match keep {
                     Keep::All => {}
@@ -203,8 +248,17 @@ impl Index {
     /// The first checkpoint that is read begins the log; each later one must say what the log before it said.
     fn adopt_checkpoint(&mut self, metas: Vec<GroupMeta>, faults: &mut Vec<Fault>) {
         let begins = !std::mem::replace(&mut self.begun, true);
-        let unnamed = |group: &GroupId| metas.binary_search_by_key(group, |meta| meta.group).is_err();
-        let gone: Vec<GroupId> = self.groups.keys().copied().filter(|group| unnamed(group)).collect();
+        let unnamed = |group: &GroupId| {
+            metas
+                .binary_search_by_key(group, |meta| meta.group)
+                .is_err()
+        };
+        let gone: Vec<GroupId> = self
+            .groups
+            .keys()
+            .copied()
+            .filter(|group| unnamed(group))
+            .collect();
         for group in gone {
             faults.push(Fault::Checkpoint { group });
             self.apply_small(Record::Remove { group });
@@ -218,10 +272,9 @@ impl Index {
             if !begins {
                 faults.push(Fault::Checkpoint { group });
             }
-            self.apply_small(Record::Remove { group });
-            let log = GroupLog::from_meta(meta);
-            self.meta_bytes_max += log.meta_bytes_max();
-            self.groups.insert(group, log);
+            self.change(group, |log, segments| {
+                log.reconcile(meta, |location| segments.drop_live(location));
+            });
         }
     }
 
@@ -238,7 +291,11 @@ impl Index {
 impl Segments {
     /// Takes a segment into service. None if there are too many.
     pub(crate) fn add(&mut self, segment: Arc<Segment>) -> Option<SegmentSlot> {
-        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        let free = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
         if free >= SEGMENT_SLOTS_MAX {
             return None;
         }
@@ -248,7 +305,12 @@ impl Segments {
         let slot = SegmentSlot(free as u16);
         let taken = self.by_id.insert(segment.id, slot);
         assert!(taken.is_none(), "{} is in service already", segment.id);
-        self.slots[free] = Some(Counted { segment, entries: 0, live: 0, payload_bytes: 0 });
+        self.slots[free] = Some(Counted {
+            segment,
+            entries: 0,
+            live: 0,
+            payload_bytes: 0,
+        });
         Some(slot)
     }
 
@@ -260,19 +322,26 @@ impl Segments {
     /// Takes a segment out of service.
     pub(crate) fn remove(&mut self, id: SegmentId) -> Option<Arc<Segment>> {
         let slot = self.by_id.remove(&id)?;
-        let counted = self.slots[usize::from(slot.0)].take().expect("every id has a segment");
+        let counted = self.slots[usize::from(slot.0)]
+            .take()
+            .expect("every id has a segment");
         assert_eq!(counted.live, 0, "{id} is removed, but entries are in it");
         Some(counted.segment)
     }
 
     pub(crate) fn get(&self, slot: SegmentSlot) -> Option<&Arc<Segment>> {
-        self.slots.get(usize::from(slot.0))?.as_ref().map(|counted| &counted.segment)
+        self.slots
+            .get(usize::from(slot.0))?
+            .as_ref()
+            .map(|counted| &counted.segment)
     }
 
     /// All segments, oldest first.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Counted> + '_ {
         self.by_id.values().map(|slot| {
-            self.slots[usize::from(slot.0)].as_ref().expect("every id has a segment")
+            self.slots[usize::from(slot.0)]
+                .as_ref()
+                .expect("every id has a segment")
         })
     }
 
@@ -285,7 +354,9 @@ impl Segments {
     }
 
     fn add_live(&mut self, slot: SegmentSlot, entries: u64, payload_bytes: u64) {
-        let counted = self.slots[usize::from(slot.0)].as_mut().expect("the segment is written to");
+        let counted = self.slots[usize::from(slot.0)]
+            .as_mut()
+            .expect("the segment is written to");
         counted.entries += entries;
         counted.live += entries;
         counted.payload_bytes += payload_bytes;

@@ -14,6 +14,7 @@ mod map;
 mod options;
 mod record;
 mod segment;
+mod snapshot;
 
 pub use batch::{Entry, GroupState, SnapshotRef, WriteBatch};
 pub use disk::{DirLock, Disk, DiskFile, MemoryDisk, RealDisk, write_atomically};
@@ -24,3 +25,4 @@ pub use log::{
     RecoveryReport,
 };
 pub use options::LogOptions;
+pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};

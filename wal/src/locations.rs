@@ -39,7 +39,11 @@ impl Location {
         assert!(payload_offset.is_multiple_of(8));
         // An empty payload may stand at the very end of a segment; nothing is read there.
         let payload_unit = (payload_offset / 8).min(OFFSET_MASK);
-        Self(u64::from(segment.0) << (2 * OFFSET_BITS) | (slot_offset / 8) << OFFSET_BITS | payload_unit)
+        Self(
+            u64::from(segment.0) << (2 * OFFSET_BITS)
+                | (slot_offset / 8) << OFFSET_BITS
+                | payload_unit,
+        )
     }
 
     pub(crate) fn segment(self) -> SegmentSlot {
@@ -67,7 +71,10 @@ pub(crate) struct Locations {
 
 impl Locations {
     pub(crate) fn absent(count: u64) -> Self {
-        Self { absent: count, ..Self::default() }
+        Self {
+            absent: count,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -97,16 +104,29 @@ impl Locations {
         }
         let mut absent = (0..self.len()).skip_while(|&position| self.get(position).is_some());
         let first = absent.next()?;
-        let last = absent.take_while(|&position| self.get(position).is_none()).last();
+        let last = absent
+            .take_while(|&position| self.get(position).is_none())
+            .last();
         Some((first, last.unwrap_or(first)))
     }
 
     pub(crate) fn push(&mut self, location: Location) {
-        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK_ENTRIES) {
-            let capacity = if self.chunks.is_empty() { 4 } else { CHUNK_ENTRIES };
+        if self
+            .chunks
+            .back()
+            .is_none_or(|chunk| chunk.len() == CHUNK_ENTRIES)
+        {
+            let capacity = if self.chunks.is_empty() {
+                4
+            } else {
+                CHUNK_ENTRIES
+            };
             self.chunks.push_back(Vec::with_capacity(capacity));
         }
-        self.chunks.back_mut().expect("a chunk was just pushed").push(location);
+        self.chunks
+            .back_mut()
+            .expect("a chunk was just pushed")
+            .push(location);
         self.present += 1;
     }
 
@@ -133,7 +153,10 @@ impl Locations {
         let mut left = (count - absent) as usize;
         self.present -= left;
         while left > 0 {
-            let chunk = self.chunks.front().expect("as many entries as are dropped are present");
+            let chunk = self
+                .chunks
+                .front()
+                .expect("as many entries as are dropped are present");
             let until = chunk.len().min(self.skipped + left);
             for &location in &chunk[self.skipped..until] {
                 if location != Location::ABSENT {
@@ -158,7 +181,11 @@ impl Locations {
                 dropped(location);
             }
             self.present -= 1;
-            let kept = if self.chunks.len() == 1 { self.skipped } else { 0 };
+            let kept = if self.chunks.len() == 1 {
+                self.skipped
+            } else {
+                0
+            };
             if self.chunks.back().is_some_and(|chunk| chunk.len() == kept) {
                 self.chunks.pop_back();
             }
@@ -190,7 +217,10 @@ mod tests {
         let slot = SegmentSlot(SEGMENT_SLOTS_MAX as u16 - 1);
         let location = Location::new(slot, OFFSET_MASK * 8, OFFSET_MASK * 8);
         assert_eq!(location.segment(), slot);
-        assert_eq!((location.slot_offset(), location.payload_offset()), (OFFSET_MASK * 8, OFFSET_MASK * 8));
+        assert_eq!(
+            (location.slot_offset(), location.payload_offset()),
+            (OFFSET_MASK * 8, OFFSET_MASK * 8)
+        );
         assert_ne!(location, Location::ABSENT);
     }
 
@@ -198,7 +228,9 @@ mod tests {
     fn behaves_like_a_deque() {
         let mut random = 7_u64;
         let mut next = |bound: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (random >> 33) % bound
         };
         let mut model: VecDeque<Option<u64>> = VecDeque::from(vec![None; 10]);
@@ -228,11 +260,26 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(gone, expected.into_iter().map(location).collect::<Vec<_>>(), "step {step}");
+            assert_eq!(
+                gone,
+                expected.into_iter().map(location).collect::<Vec<_>>(),
+                "step {step}"
+            );
             assert_eq!(locations.len(), model.len() as u64);
-            assert_eq!(locations.first(), model.iter().flatten().next().map(|&number| location(number)));
+            assert_eq!(
+                locations.first(),
+                model
+                    .iter()
+                    .flatten()
+                    .next()
+                    .map(|&number| location(number))
+            );
             for (position, number) in (0..).zip(&model) {
-                assert_eq!(locations.get(position), number.map(location), "step {step} position {position}");
+                assert_eq!(
+                    locations.get(position),
+                    number.map(location),
+                    "step {step} position {position}"
+                );
             }
             assert_eq!(locations.get(model.len() as u64), None);
         }
@@ -242,11 +289,19 @@ mod tests {
     fn takes_under_ten_bytes_an_entry_and_little_when_small() {
         let mut locations = Locations::default();
         locations.push(location(1));
-        assert!(locations.memory_bytes() <= 256, "{}", locations.memory_bytes());
+        assert!(
+            locations.memory_bytes() <= 256,
+            "{}",
+            locations.memory_bytes()
+        );
         for number in 0..100_000 {
             locations.push(location(number));
         }
-        assert!(locations.memory_bytes() < 100_000 * 10, "{}", locations.memory_bytes());
+        assert!(
+            locations.memory_bytes() < 100_000 * 10,
+            "{}",
+            locations.memory_bytes()
+        );
     }
 
     #[test]

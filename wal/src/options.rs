@@ -53,7 +53,11 @@ impl Default for LogOptions {
 
 impl LogOptions {
     pub(crate) fn validate(&self) -> Result<(), OpenError> {
-        let refuse = |reason: &str| Err(OpenError::Options { reason: reason.to_owned() });
+        let refuse = |reason: &str| {
+            Err(OpenError::Options {
+                reason: reason.to_owned(),
+            })
+        };
         if self.segment_bytes_min < 4 * BLOCK_BYTES
             || !self.segment_bytes_min.is_multiple_of(BLOCK_BYTES)
             || !self.segment_bytes_max.is_multiple_of(BLOCK_BYTES)

@@ -38,15 +38,32 @@ const KIND_TRIM: u8 = 8;
 pub(crate) enum Record<'a> {
     /// Entries of one group, one term and one kind, whose payloads follow in the payload area.
     Run(Run<'a>),
-    State { group: GroupId, state: GroupState },
-    Compact { group: GroupId, first_index: u64 },
-    Snapshot { group: GroupId, snapshot: SnapshotRef, keep: Keep },
-    Remove { group: GroupId },
+    State {
+        group: GroupId,
+        state: GroupState,
+    },
+    Compact {
+        group: GroupId,
+        first_index: u64,
+    },
+    Snapshot {
+        group: GroupId,
+        snapshot: SnapshotRef,
+        keep: Keep,
+    },
+    Remove {
+        group: GroupId,
+    },
     /// Begins the checkpoint: as many `Group` records follow.
-    Checkpoint { groups: u64, oldest: SegmentId },
+    Checkpoint {
+        groups: u64,
+        oldest: SegmentId,
+    },
     Group(GroupMeta),
     /// Segments before `oldest` are dead and may be deleted.
-    Trim { oldest: SegmentId },
+    Trim {
+        oldest: SegmentId,
+    },
 }
 
 /// What becomes of the log of a group when its snapshot is replaced.
@@ -92,19 +109,31 @@ pub(crate) struct GroupMeta {
 
 impl<'a> Run<'a> {
     pub(crate) fn slots(&self) -> impl ExactSizeIterator<Item = Slot> + 'a {
-        self.slots.chunks_exact(SLOT_BYTES).map(|bytes| Slot::decode(bytes).expect("a whole slot"))
+        self.slots
+            .chunks_exact(SLOT_BYTES)
+            .map(|bytes| Slot::decode(bytes).expect("a whole slot"))
     }
 }
 
 impl Slot {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut take = Take::new(bytes);
-        Some(Self { len: take.u32()?, crc: take.u32()? })
+        Some(Self {
+            len: take.u32()?,
+            crc: take.u32()?,
+        })
     }
 }
 
 /// Begins a run; the caller appends as many slots as it says.
-pub(crate) fn put_run(out: &mut Vec<u8>, group: GroupId, term: u64, first_index: u64, kind: u8, count: u32) {
+pub(crate) fn put_run(
+    out: &mut Vec<u8>,
+    group: GroupId,
+    term: u64,
+    first_index: u64,
+    kind: u8,
+    count: u32,
+) {
     put_prefix(out, KIND_RUN, 0, RUN_BYTES + count as usize * SLOT_BYTES);
     out.put_u64(group.0);
     out.put_u64(term);
@@ -281,9 +310,10 @@ fn decode(kind: u8, flags: u8, body: &[u8]) -> Option<Record<'_>> {
             group: GroupId(take.u64()?),
             state: decode_state(&mut take)?,
         }),
-        KIND_COMPACT => {
-            Some(Record::Compact { group: GroupId(take.u64()?), first_index: take.u64()? })
-        }
+        KIND_COMPACT => Some(Record::Compact {
+            group: GroupId(take.u64()?),
+            first_index: take.u64()?,
+        }),
         KIND_SNAPSHOT => {
             let group = GroupId(take.u64()?);
             let keep = match (flags & FLAG_SNAPSHOT_INSTALL != 0, take.u64()?) {
@@ -292,14 +322,23 @@ fn decode(kind: u8, flags: u8, body: &[u8]) -> Option<Record<'_>> {
                 (false, 0) => Keep::All,
                 (false, index) => Keep::From(index),
             };
-            Some(Record::Snapshot { group, snapshot: decode_snapshot(&mut take)?, keep })
+            Some(Record::Snapshot {
+                group,
+                snapshot: decode_snapshot(&mut take)?,
+                keep,
+            })
         }
-        KIND_REMOVE => Some(Record::Remove { group: GroupId(take.u64()?) }),
-        KIND_CHECKPOINT => {
-            Some(Record::Checkpoint { groups: take.u64()?, oldest: SegmentId(take.u64()?) })
-        }
+        KIND_REMOVE => Some(Record::Remove {
+            group: GroupId(take.u64()?),
+        }),
+        KIND_CHECKPOINT => Some(Record::Checkpoint {
+            groups: take.u64()?,
+            oldest: SegmentId(take.u64()?),
+        }),
         KIND_GROUP => decode_group(&mut take).map(Record::Group),
-        KIND_TRIM => Some(Record::Trim { oldest: SegmentId(take.u64()?) }),
+        KIND_TRIM => Some(Record::Trim {
+            oldest: SegmentId(take.u64()?),
+        }),
         _ => None,
     };
     record.filter(|_| take.is_empty())
@@ -315,11 +354,21 @@ fn decode_run<'a>(take: &mut Take<'a>) -> Option<Run<'a>> {
     let slots = take.bytes(count.checked_mul(SLOT_BYTES)?)?;
     // An index that wraps around would break the order of the log.
     let sound = count > 0 && first_index > 0 && first_index.checked_add(count as u64).is_some();
-    sound.then_some(Run { group, term, first_index, kind, slots })
+    sound.then_some(Run {
+        group,
+        term,
+        first_index,
+        kind,
+        slots,
+    })
 }
 
 fn decode_state(take: &mut Take<'_>) -> Option<GroupState> {
-    Some(GroupState { term: take.u64()?, vote: take.u64()?, commit: take.u64()? })
+    Some(GroupState {
+        term: take.u64()?,
+        vote: take.u64()?,
+        commit: take.u64()?,
+    })
 }
 
 fn decode_group(take: &mut Take<'_>) -> Option<GroupMeta> {
@@ -341,11 +390,21 @@ fn decode_group(take: &mut Take<'_>) -> Option<GroupMeta> {
         _ => return None,
     };
     let sound = first_index > 0
-        && last_index.checked_add(1).is_some_and(|end| first_index <= end)
+        && last_index
+            .checked_add(1)
+            .is_some_and(|end| first_index <= end)
         && terms.is_sorted_by(|a, b| a.0 < b.0)
         && terms.first().map(|run| run.0) == (first_index <= last_index).then_some(first_index)
         && terms.last().is_none_or(|run| run.0 <= last_index);
-    sound.then_some(GroupMeta { group, state, first_index, last_index, previous_term, terms, snapshot })
+    sound.then_some(GroupMeta {
+        group,
+        state,
+        first_index,
+        last_index,
+        previous_term,
+        terms,
+        snapshot,
+    })
 }
 
 fn decode_snapshot(take: &mut Take<'_>) -> Option<SnapshotRef> {
@@ -359,7 +418,14 @@ fn decode_snapshot(take: &mut Take<'_>) -> Option<SnapshotRef> {
         return None;
     }
     let context = take.bytes(len.next_multiple_of(UNIT_BYTES))?.get(..len)?;
-    Some(SnapshotRef { index, term, id, bytes, crc, context: Bytes::copy_from_slice(context) })
+    Some(SnapshotRef {
+        index,
+        term,
+        id,
+        bytes,
+        crc,
+        context: Bytes::copy_from_slice(context),
+    })
 }
 
 #[cfg(test)]
@@ -367,7 +433,14 @@ mod tests {
     use super::*;
 
     fn snapshot() -> SnapshotRef {
-        SnapshotRef { index: 9, term: 2, id: 77, bytes: 1000, crc: 5, context: Bytes::from_static(b"members") }
+        SnapshotRef {
+            index: 9,
+            term: 2,
+            id: 77,
+            bytes: 1000,
+            crc: 5,
+            context: Bytes::from_static(b"members"),
+        }
     }
 
     fn sample() -> Vec<u8> {
@@ -377,7 +450,11 @@ mod tests {
             &mut out,
             &GroupMeta {
                 group: GroupId(1),
-                state: GroupState { term: 2, vote: 3, commit: 4 },
+                state: GroupState {
+                    term: 2,
+                    vote: 3,
+                    commit: 4,
+                },
                 first_index: 10,
                 last_index: 12,
                 previous_term: 2,
@@ -388,7 +465,15 @@ mod tests {
         put_run(&mut out, GroupId(1), 4, 13, 7, 2);
         put_slot(&mut out, Slot { len: 5, crc: 6 });
         put_slot(&mut out, Slot { len: 0, crc: 8 });
-        put_state(&mut out, GroupId(1), GroupState { term: 4, vote: 0, commit: 12 });
+        put_state(
+            &mut out,
+            GroupId(1),
+            GroupState {
+                term: 4,
+                vote: 0,
+                commit: 12,
+            },
+        );
         put_compact(&mut out, GroupId(1), 11);
         put_snapshot(&mut out, GroupId(1), &snapshot(), Keep::From(10));
         put_snapshot(&mut out, GroupId(1), &snapshot(), Keep::Nothing);
@@ -401,15 +486,26 @@ mod tests {
     #[test]
     fn records_come_back_as_they_were_written() {
         let bytes = sample();
-        let records: Vec<_> = Records::new(&bytes).map(|record| record.expect("whole").1).collect();
+        let records: Vec<_> = Records::new(&bytes)
+            .map(|record| record.expect("whole").1)
+            .collect();
         assert_eq!(records.len(), 10);
-        let Record::Run(run) = &records[2] else { panic!("{:?}", records[2]) };
-        assert_eq!(run.slots().collect::<Vec<_>>(), [Slot { len: 5, crc: 6 }, Slot { len: 0, crc: 8 }]);
+        let Record::Run(run) = &records[2] else {
+            panic!("{:?}", records[2])
+        };
+        assert_eq!(
+            run.slots().collect::<Vec<_>>(),
+            [Slot { len: 5, crc: 6 }, Slot { len: 0, crc: 8 }]
+        );
         assert_eq!((run.term, run.first_index, run.kind), (4, 13, 7));
         let keeps: Vec<_> = records
             .iter()
             .filter_map(|record| match record {
-                Record::Snapshot { keep, snapshot: found, .. } => {
+                Record::Snapshot {
+                    keep,
+                    snapshot: found,
+                    ..
+                } => {
                     assert_eq!(*found, snapshot());
                     Some(*keep)
                 }
@@ -417,7 +513,12 @@ mod tests {
             })
             .collect();
         assert_eq!(keeps, [Keep::From(10), Keep::Nothing, Keep::All]);
-        assert_eq!(records[9], Record::Trim { oldest: SegmentId(3) });
+        assert_eq!(
+            records[9],
+            Record::Trim {
+                oldest: SegmentId(3)
+            }
+        );
     }
 
     #[test]
@@ -446,6 +547,9 @@ mod tests {
             [Ok((16, Record::Remove { group: GroupId(4) }))]
         );
         bytes[1] = 0;
-        assert_eq!(Records::new(&bytes).collect::<Vec<_>>(), [Err(BadRecord { offset: 0 })]);
+        assert_eq!(
+            Records::new(&bytes).collect::<Vec<_>>(),
+            [Err(BadRecord { offset: 0 })]
+        );
     }
 }

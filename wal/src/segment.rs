@@ -20,7 +20,12 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Creates a segment of zeros that is durable under its name. Leaves nothing behind if it fails.
-    pub(crate) fn prepare(disk: &dyn Disk, dir: &Path, id: SegmentId, bytes: u64) -> io::Result<Self> {
+    pub(crate) fn prepare(
+        disk: &dyn Disk,
+        dir: &Path,
+        id: SegmentId,
+        bytes: u64,
+    ) -> io::Result<Self> {
         let path = dir.join(segment_name(id));
         let file = disk.create(&path)?;
         let filled = file.zero_fill(bytes).and_then(|()| file.sync_data());
@@ -29,6 +34,11 @@ impl Segment {
             let _ = disk.remove(&path);
             return Err(error);
         }
-        Ok(Self { id, path, file, bytes })
+        Ok(Self {
+            id,
+            path,
+            file,
+            bytes,
+        })
     }
 }

@@ -342,10 +342,14 @@ impl<M: StateMachine> Shard<M> {
     fn submit(&mut self, now_ns: u64) {
         self.writes.close();
         self.stalled.extend(self.writes.closed.drain(..));
-        while let Some((batch, after)) = self.stalled.pop_front() {
-            match self.ports.log.submit(batch) {
-                Ok(lsn) => self.unacked.push_back((lsn, after)),
-                Err((error, batch)) => {
+        let mut has_submitted = false;
+        while let Some((mut batch, after)) = self.stalled.pop_front() {
+            match self.ports.log.enqueue(&mut batch) {
+                Ok(lsn) => {
+                    self.unacked.push_back((lsn, after));
+                    has_submitted = true;
+                }
+                Err(error) => {
                     self.stalled.push_front((batch, after));
                     match error {
                         SubmitError::Full => self.health = Health::DiskFull,
@@ -353,9 +357,12 @@ impl<M: StateMachine> Shard<M> {
                         // The rest are refusals of what this node promised to write: it cannot go on.
                         _ => self.log_failed(now_ns),
                     }
-                    return;
+                    break;
                 }
             }
+        }
+        if has_submitted {
+            self.ports.log.nudge();
         }
     }
 

@@ -21,7 +21,7 @@ impl LogReader for GroupLog<'_> {
     fn entries(&mut self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Result<Vec<Entry>, LogReadError> {
         let stored = self
             .log
-            .read(self.group, from.0, to.0, bytes_max)
+            .read(self.group, from.0, to.0 + 1, bytes_max)
             .map_err(|error| LogReadError::new(error.to_string()))?;
         stored
             .into_iter()

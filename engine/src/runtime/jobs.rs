@@ -153,7 +153,7 @@ impl<M: StateMachine> NodeFiles<M> {
         from_bytes: u64,
         until_bytes: u64,
     ) -> Result<(), SnapshotError> {
-        let reader = self.snapshots.open_reader(transfer.group, file)?;
+        let mut reader = self.snapshots.open_reader(transfer.group, file)?;
         let mut offset_bytes = from_bytes;
         loop {
             let len = (until_bytes - offset_bytes).min(CHUNK_BYTES);
@@ -214,7 +214,7 @@ impl<M: StateMachine> NodeFiles<M> {
             // Repeated or ahead of a lost one: say what is wanted.
             return Ok(Some(known.next_bytes));
         }
-        io::Write::write_all(&mut known.writer, &chunk.data).map_err(|error| error.to_string())?;
+        known.writer.write(&chunk.data).map_err(|error| error.to_string())?;
         known.crc.update(&chunk.data);
         known.next_bytes += chunk.data.len() as u64;
         if known.next_bytes > chunk.total_bytes || (chunk.data.is_empty() && chunk.total_bytes > 0) {

@@ -16,6 +16,7 @@ use std::io;
 use bytes::Bytes;
 use imbl::OrdMap;
 
+use super::key::Key;
 use super::value::Value;
 use super::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{Fields, expect_end, read_array, read_bytes};
@@ -29,11 +30,11 @@ const ENTRY_HEAD_BYTES: usize = 8;
 /// A [`Map`](super::Map) on its way into a snapshot. Shares the map's memory.
 #[derive(Debug)]
 pub struct MapImage {
-    entries: OrdMap<Bytes, Value>,
+    entries: OrdMap<Key, Value>,
 }
 
 impl MapImage {
-    pub(super) fn new(entries: OrdMap<Bytes, Value>) -> Self {
+    pub(super) fn new(entries: OrdMap<Key, Value>) -> Self {
         Self { entries }
     }
 }
@@ -46,6 +47,7 @@ impl Image for MapImage {
         header[8..].copy_from_slice(&(self.entries.len() as u64).to_le_bytes());
         out.write_all(&header)?;
         for (key, value) in &self.entries {
+            let key = key.as_bytes();
             assert!(key.len() <= KEY_BYTES_MAX);
             assert!(value.len() <= VALUE_BYTES_MAX);
             let mut head = [0; ENTRY_HEAD_BYTES];
@@ -63,10 +65,10 @@ impl Image for MapImage {
 }
 
 /// Reads the entries back and checks their order and lengths.
-pub(super) fn restore(source: &mut dyn io::Read) -> Result<OrdMap<Bytes, Value>, RestoreError> {
+pub(super) fn restore(source: &mut dyn io::Read) -> Result<OrdMap<Key, Value>, RestoreError> {
     let count = read_header(source)?;
     let mut entries = OrdMap::new();
-    let mut previous: Option<Bytes> = None;
+    let mut previous: Option<Key> = None;
     for _ in 0..count {
         let (key, value) = read_entry(source)?;
         if previous.as_ref().is_some_and(|previous| *previous >= key) {
@@ -75,7 +77,7 @@ pub(super) fn restore(source: &mut dyn io::Read) -> Result<OrdMap<Bytes, Value>,
             });
         }
         previous = Some(key.clone());
-        entries.insert(key, Value::from(value));
+        entries.insert(key, value);
     }
     expect_end(source)?;
     Ok(entries)
@@ -103,7 +105,7 @@ fn read_header(source: &mut dyn io::Read) -> Result<u64, RestoreError> {
     fields.u64().ok_or(WHAT)
 }
 
-fn read_entry(source: &mut dyn io::Read) -> Result<(Bytes, Bytes), RestoreError> {
+fn read_entry(source: &mut dyn io::Read) -> Result<(Key, Value), RestoreError> {
     const WHAT: RestoreError = RestoreError::Malformed {
         what: "an entry of the map is too long",
     };
@@ -117,5 +119,5 @@ fn read_entry(source: &mut dyn io::Read) -> Result<(Bytes, Bytes), RestoreError>
     }
     let key = read_bytes(source, key_len)?;
     let value = read_bytes(source, value_len)?;
-    Ok((Bytes::from(key), Bytes::from(value)))
+    Ok((Key::from(&key[..]), Value::from(Bytes::from(value))))
 }

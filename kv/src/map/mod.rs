@@ -8,6 +8,7 @@
 
 mod answer;
 mod image;
+mod key;
 mod op;
 mod query;
 mod value;
@@ -19,6 +20,7 @@ use std::io;
 use bytes::Bytes;
 use imbl::OrdMap;
 
+use self::key::Key;
 use self::op::{Mutation, Op, Precondition};
 use self::value::Value;
 use crate::machine::{RestoreError, StateMachine};
@@ -43,7 +45,7 @@ pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// image costs one reference count and the commands after it copy only the path that they change.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
-    entries: OrdMap<Bytes, Value>,
+    entries: OrdMap<Key, Value>,
 }
 
 impl Map {
@@ -174,8 +176,7 @@ impl Map {
     /// The key is copied: it outlives the value that it arrived with, and as a slice of
     /// the command it would keep that value's memory for as long as the key exists.
     fn insert(&mut self, key: &[u8], value: Bytes) {
-        self.entries
-            .insert(Bytes::copy_from_slice(key), Value::from(value));
+        self.entries.insert(Key::from(key), Value::from(value));
     }
 }
 

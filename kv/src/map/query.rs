@@ -155,7 +155,7 @@ pub(super) fn answer(view: &MapView, query: &Bytes) -> Answer {
     }
 }
 
-fn collect<'a>(mut found: impl Iterator<Item = (&'a Bytes, Bytes)>, limit: u32) -> Answer {
+fn collect<'a>(mut found: impl Iterator<Item = (&'a [u8], Bytes)>, limit: u32) -> Answer {
     let mut entries = Vec::new();
     let mut bytes = 0;
     while entries.len() < limit as usize && bytes < SCAN_BYTES_MAX {
@@ -166,7 +166,7 @@ fn collect<'a>(mut found: impl Iterator<Item = (&'a Bytes, Bytes)>, limit: u32) 
             };
         };
         bytes += key.len() + value.len();
-        entries.push((key.clone(), value));
+        entries.push((Bytes::copy_from_slice(key), value));
     }
     Answer::Entries {
         entries,

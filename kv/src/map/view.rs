@@ -6,17 +6,18 @@ use std::ops::{Bound, RangeBounds};
 use bytes::Bytes;
 use imbl::{OrdMap, ordmap};
 
+use super::key::Key;
 use super::value::Value;
 
 /// The map at one index. Immutable; cloning costs a reference count. Reads lock nothing and delay
 /// nobody.
 #[derive(Clone, Debug, Default)]
 pub struct MapView {
-    entries: OrdMap<Bytes, Value>,
+    entries: OrdMap<Key, Value>,
 }
 
 impl MapView {
-    pub(super) fn new(entries: OrdMap<Bytes, Value>) -> Self {
+    pub(super) fn new(entries: OrdMap<Key, Value>) -> Self {
         Self { entries }
     }
 
@@ -68,7 +69,7 @@ impl MapView {
 }
 
 impl<'a> IntoIterator for &'a MapView {
-    type Item = (&'a Bytes, Bytes);
+    type Item = (&'a [u8], Bytes);
     type IntoIter = Range<'a>;
 
     fn into_iter(self) -> Range<'a> {
@@ -79,14 +80,16 @@ impl<'a> IntoIterator for &'a MapView {
 /// Entries of a [`MapView`], from both ends. Keys are lent, values shared.
 #[derive(Debug)]
 pub struct Range<'a> {
-    entries: ordmap::RangedIter<'a, Bytes, Value, imbl::shared_ptr::DefaultSharedPtr>,
+    entries: ordmap::RangedIter<'a, Key, Value, imbl::shared_ptr::DefaultSharedPtr>,
 }
 
 impl<'a> Iterator for Range<'a> {
-    type Item = (&'a Bytes, Bytes);
+    type Item = (&'a [u8], Bytes);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.entries.next().map(|(key, value)| (key, value.bytes()))
+        self.entries
+            .next()
+            .map(|(key, value)| (key.as_bytes(), value.bytes()))
     }
 }
 
@@ -94,7 +97,7 @@ impl DoubleEndedIterator for Range<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.entries
             .next_back()
-            .map(|(key, value)| (key, value.bytes()))
+            .map(|(key, value)| (key.as_bytes(), value.bytes()))
     }
 }
 

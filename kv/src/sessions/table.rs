@@ -227,8 +227,15 @@ mod tests {
         for index in 11_000..12_000 {
             table.register(index, 1000);
         }
-        table.register(12_000, 1);
-        assert!(table.expiry.len() <= 66);
+        for index in 12_000..13_000 {
+            let id = table.register(index, 2000);
+            assert!(table.close(id));
+        }
+        table.register(13_000, 1);
+        assert!(
+            table.expiry.len() <= 66,
+            "also when those before the closed ones expire"
+        );
     }
 
     #[test]

@@ -174,6 +174,12 @@ fn restore_terms(
         runs.push(term);
     }
     runs.extend_to(last_index);
+    // Every entry has a leader's term; only what is before the first has none.
+    if runs.term_at(anchor.next()) == Some(Term::ZERO) {
+        return Err(RestoreError::BadTerms {
+            index: anchor.next(),
+        });
+    }
     if runs
         .term_at(snapshot.index)
         .is_some_and(|term| term != snapshot.term)

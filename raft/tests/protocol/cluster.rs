@@ -13,33 +13,38 @@ use crate::solo::{MS, config, options};
 
 /// How the network and the disks behave.
 #[derive(Clone, Copy, Debug)]
-pub struct Faults {
-    pub drop_percent: u64,
-    pub duplicate_percent: u64,
+pub(crate) struct Faults {
+    pub(crate) drop_percent: u64,
+    pub(crate) duplicate_percent: u64,
     /// Messages take 1 to this many microseconds.
-    pub delay_us_max: u64,
+    pub(crate) delay_us_max: u64,
     /// Writes take 1 to this many microseconds.
-    pub disk_us_max: u64,
+    pub(crate) disk_us_max: u64,
     /// Clocks run up to this much fast or slow.
-    pub drift_percent: u64,
+    pub(crate) drift_percent: u64,
 }
 
-pub const CALM: Faults =
-    Faults { drop_percent: 0, duplicate_percent: 0, delay_us_max: 500, disk_us_max: 500, drift_percent: 0 };
+pub(crate) const CALM: Faults = Faults {
+    drop_percent: 0,
+    duplicate_percent: 0,
+    delay_us_max: 500,
+    disk_us_max: 500,
+    drift_percent: 0,
+};
 
-pub struct Node {
-    pub id: NodeId,
-    pub raft: Option<Raft>,
-    pub disk: Disk,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) raft: Option<Raft>,
+    pub(crate) disk: Disk,
     /// When the oldest write is done, if any is under way.
     disk_due_ns: Option<u64>,
     /// No write gets done while this is set.
-    pub is_disk_stuck: bool,
+    pub(crate) is_disk_stuck: bool,
     /// This node's clock, in thousandths of true time.
     rate: u64,
-    pub applied: LogIndex,
-    pub reads: Vec<(u64, LogIndex)>,
-    pub reads_failed: Vec<u64>,
+    pub(crate) applied: LogIndex,
+    pub(crate) reads: Vec<(u64, LogIndex)>,
+    pub(crate) reads_failed: Vec<u64>,
 }
 
 impl Node {
@@ -47,41 +52,77 @@ impl Node {
         now_ns / 1000 * self.rate
     }
 
-    pub fn raft(&self) -> &Raft {
+    pub(crate) fn raft(&self) -> &Raft {
         self.raft.as_ref().expect("is up")
     }
 }
 
-pub struct Cluster {
-    pub now_ns: u64,
-    pub nodes: Vec<Node>,
-    pub judge: Judge,
-    pub faults: Faults,
-    pub config: Config,
+pub(crate) struct Cluster {
+    pub(crate) now_ns: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) judge: Judge,
+    pub(crate) faults: Faults,
+    pub(crate) config: Config,
     options: Options,
     wire: BTreeMap<(u64, u64), Message>,
     wire_seq: u64,
     cuts: BTreeSet<(NodeId, NodeId)>,
     rng: u64,
-    pub messages_sent: usize,
+    pub(crate) messages_sent: usize,
     /// What the judge had as committed when a read was asked, by token.
     read_floors: BTreeMap<u64, LogIndex>,
     steps: u64,
+    leased_steps: u64,
+    installs: u64,
+    suffixes_kept: u64,
+}
+
+/// How often things happened that a storm is there to make happen.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    pub(crate) committed: u64,
+    pub(crate) leaders: u64,
+    pub(crate) overwrites: u64,
+    pub(crate) installs: u64,
+    pub(crate) suffixes_kept: u64,
+    pub(crate) reads_answered: u64,
+    pub(crate) reads_failed: u64,
+    pub(crate) leased_steps: u64,
+    pub(crate) writes_lost: u64,
+    pub(crate) entries_read_back: u64,
+}
+
+impl Marks {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.committed += other.committed;
+        self.leaders += other.leaders;
+        self.overwrites += other.overwrites;
+        self.installs += other.installs;
+        self.suffixes_kept += other.suffixes_kept;
+        self.reads_answered += other.reads_answered;
+        self.reads_failed += other.reads_failed;
+        self.leased_steps += other.leased_steps;
+        self.writes_lost += other.writes_lost;
+        self.entries_read_back += other.entries_read_back;
+    }
 }
 
 impl Cluster {
-    pub fn new(count: u64) -> Self {
-        Self::with(count, 1, CALM, options())
+    pub(crate) fn new(count: u64) -> Self {
+        Self::with(count, 1, CALM, &options())
     }
 
-    pub fn with(count: u64, seed: u64, faults: Faults, options: Options) -> Self {
+    pub(crate) fn with(count: u64, seed: u64, faults: Faults, options: &Options) -> Self {
         let mut cluster = Self {
             now_ns: 0,
             nodes: Vec::new(),
             judge: Judge::default(),
             faults,
             config: config(count),
-            options: Options { seed, ..options },
+            options: Options {
+                seed,
+                ..options.clone()
+            },
             wire: BTreeMap::new(),
             wire_seq: 0,
             cuts: BTreeSet::new(),
@@ -89,6 +130,9 @@ impl Cluster {
             messages_sent: 0,
             read_floors: BTreeMap::new(),
             steps: 0,
+            leased_steps: 0,
+            installs: 0,
+            suffixes_kept: 0,
         };
         for id in (1..=count).map(NodeId) {
             let drift = cluster.below(faults.drift_percent * 20 + 1);
@@ -108,38 +152,57 @@ impl Cluster {
         cluster
     }
 
-    pub fn node(&self, id: NodeId) -> &Node {
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize - 1]
     }
 
-    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+    pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[id.0 as usize - 1]
     }
 
-    pub fn raft(&self, id: NodeId) -> &Raft {
+    pub(crate) fn raft(&self, id: NodeId) -> &Raft {
         self.node(id).raft()
     }
 
+    pub(crate) fn marks(&self) -> Marks {
+        let sum = |of: fn(&Node) -> usize| self.nodes.iter().map(|node| of(node) as u64).sum();
+        Marks {
+            committed: self.judge.committed_to().0,
+            leaders: self.judge.leaders.len() as u64,
+            overwrites: sum(|node| node.disk.overwrites),
+            installs: self.installs,
+            suffixes_kept: self.suffixes_kept,
+            reads_answered: sum(|node| node.reads.len()),
+            reads_failed: sum(|node| node.reads_failed.len()),
+            leased_steps: self.leased_steps,
+            writes_lost: sum(|node| node.disk.writes_lost),
+            entries_read_back: sum(|node| node.disk.entries_read),
+        }
+    }
+
     /// A number below `bound`, from the seed.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.rng = self.rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.rng = self
+            .rng
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.rng >> 33) % bound
     }
 
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
     // What the test does to the cluster.
 
-    pub fn crash(&mut self, id: NodeId) {
+    pub(crate) fn crash(&mut self, id: NodeId) {
         let node = self.node_mut(id);
         node.raft = None;
         node.disk.crash();
         node.disk_due_ns = None;
     }
 
-    pub fn restart(&mut self, id: NodeId) {
+    pub(crate) fn restart(&mut self, id: NodeId) {
         let (options, config, now_ns) = (self.options.clone(), self.config.clone(), self.now_ns);
         let node = self.node_mut(id);
         let restored = node.disk.restored(id, &config);
@@ -151,23 +214,23 @@ impl Cluster {
     }
 
     /// Cuts one direction.
-    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.insert((from, to));
     }
 
-    pub fn isolate(&mut self, id: NodeId) {
+    pub(crate) fn isolate(&mut self, id: NodeId) {
         for other in self.config.voters.clone() {
             self.cut(id, other);
             self.cut(other, id);
         }
     }
 
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.cuts.clear();
     }
 
     /// Leaves only the links inside `side` and inside the rest.
-    pub fn partition(&mut self, side: &[NodeId]) {
+    pub(crate) fn partition(&mut self, side: &[NodeId]) {
         self.heal();
         for one in self.config.voters.clone() {
             for other in self.config.voters.clone() {
@@ -179,7 +242,7 @@ impl Cluster {
     }
 
     /// Does something with a replica that is up, then what comes of it.
-    pub fn with_raft<T>(&mut self, id: NodeId, act: impl FnOnce(&mut Raft, u64) -> T) -> T {
+    pub(crate) fn with_raft<T>(&mut self, id: NodeId, act: impl FnOnce(&mut Raft, u64) -> T) -> T {
         let now_ns = self.now_ns;
         let node = self.node_mut(id);
         let clock_ns = node.clock_ns(now_ns);
@@ -188,18 +251,18 @@ impl Cluster {
         result
     }
 
-    pub fn propose(&mut self, id: NodeId, text: &str) -> Option<LogIndex> {
+    pub(crate) fn propose(&mut self, id: NodeId, text: &str) -> Option<LogIndex> {
         let command = (EntryKind::Command, Bytes::copy_from_slice(text.as_bytes()));
         self.with_raft(id, |raft, now_ns| raft.propose(now_ns, [command]).ok())
     }
 
-    pub fn read(&mut self, id: NodeId, token: u64) -> bool {
+    pub(crate) fn read(&mut self, id: NodeId, token: u64) -> bool {
         self.read_floors.insert(token, self.judge.committed_to());
         self.with_raft(id, |raft, now_ns| raft.read(now_ns, token).is_ok())
     }
 
     /// Saves a snapshot of what is applied, keeping `trailing` entries, if everything it covers is durable.
-    pub fn snapshot(&mut self, id: NodeId, trailing: u64) {
+    pub(crate) fn snapshot(&mut self, id: NodeId, trailing: u64) {
         let config = self.config.clone();
         let node = self.node_mut(id);
         let index = node.applied;
@@ -208,7 +271,11 @@ impl Cluster {
             return;
         }
         let term = raft.term_at(index).expect("applied and not cut off");
-        let meta = SnapshotMeta { index, term, config };
+        let meta = SnapshotMeta {
+            index,
+            term,
+            config,
+        };
         let first = LogIndex((index.0 + 1).saturating_sub(trailing)).max(raft.first_index());
         node.disk.save_snapshot(&meta, first);
         raft.on_snapshot_saved(meta, first);
@@ -220,14 +287,14 @@ impl Cluster {
     // Time.
 
     /// Runs for `ns`.
-    pub fn run(&mut self, ns: u64) {
+    pub(crate) fn run(&mut self, ns: u64) {
         let end_ns = self.now_ns + ns;
         while self.step_until(end_ns) {}
         self.now_ns = end_ns;
     }
 
     /// Runs until `done`; panics if it takes more than 20 virtual seconds.
-    pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(crate) fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let end_ns = self.now_ns + 20_000 * MS;
         while !done(self) {
             assert!(self.step_until(end_ns), "{what} did not happen");
@@ -235,12 +302,12 @@ impl Cluster {
     }
 
     /// A leader that a majority follows.
-    pub fn elect(&mut self) -> NodeId {
+    pub(crate) fn elect(&mut self) -> NodeId {
         self.run_until("an election", |cluster| cluster.settled_leader().is_some());
         self.settled_leader().expect("just found")
     }
 
-    pub fn settled_leader(&self) -> Option<NodeId> {
+    pub(crate) fn settled_leader(&self) -> Option<NodeId> {
         let leader = self.leaders().max_by_key(|&id| self.raft(id).term())?;
         let follows = |node: &&Node| {
             node.raft.as_ref().is_some_and(|raft| {
@@ -250,13 +317,17 @@ impl Cluster {
         (self.nodes.iter().filter(follows).count() * 2 > self.nodes.len()).then_some(leader)
     }
 
-    pub fn leaders(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let leads = |node: &&Node| node.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader);
+    pub(crate) fn leaders(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let leads = |node: &&Node| {
+            node.raft
+                .as_ref()
+                .is_some_and(|raft| raft.role() == Role::Leader)
+        };
         self.nodes.iter().filter(leads).map(|node| node.id)
     }
 
     /// Proposes and waits until everybody who is up and reachable in `ids` has applied it.
-    pub fn commit(&mut self, text: &str, ids: &[NodeId]) -> LogIndex {
+    pub(crate) fn commit(&mut self, text: &str, ids: &[NodeId]) -> LogIndex {
         loop {
             let leader = self.elect();
             let Some(index) = self.propose(leader, text) else {
@@ -266,7 +337,11 @@ impl Cluster {
             let wanted = Bytes::copy_from_slice(text.as_bytes());
             let end_ns = self.now_ns + 2_000 * MS;
             while self.now_ns < end_ns {
-                let is_it = self.judge.committed.get(index.0 as usize - 1).map(|it| it.1 == wanted);
+                let is_it = self
+                    .judge
+                    .committed
+                    .get(index.0 as usize - 1)
+                    .map(|it| it.1 == wanted);
                 let is_applied = ids.iter().all(|&id| self.node(id).applied >= index);
                 match is_it {
                     Some(true) if is_applied => return index,
@@ -282,16 +357,21 @@ impl Cluster {
     }
 
     /// Lets the earliest event before `end_ns` happen. Returns false if there is none.
-    pub fn step_until(&mut self, end_ns: u64) -> bool {
+    pub(crate) fn step_until(&mut self, end_ns: u64) -> bool {
         let wire = self.wire.keys().next().map_or(u64::MAX, |key| key.0);
         let disk = self.nodes.iter().filter(|node| !node.is_disk_stuck);
-        let disk = disk.filter_map(|node| Some((node.disk_due_ns?, node.id))).min();
+        let disk = disk
+            .filter_map(|node| Some((node.disk_due_ns?, node.id)))
+            .min();
         let timer = self.nodes.iter().filter_map(|node| {
             let deadline_ns = node.raft.as_ref()?.deadline_ns();
             (deadline_ns < u64::MAX).then(|| ((deadline_ns / node.rate + 1) * 1000, node.id))
         });
         let timer = timer.min();
-        let (disk_ns, timer_ns) = (disk.map_or(u64::MAX, |it| it.0), timer.map_or(u64::MAX, |it| it.0));
+        let (disk_ns, timer_ns) = (
+            disk.map_or(u64::MAX, |it| it.0),
+            timer.map_or(u64::MAX, |it| it.0),
+        );
         let next_ns = wire.min(disk_ns).min(timer_ns);
         if next_ns > end_ns {
             return false;
@@ -308,7 +388,9 @@ impl Cluster {
     }
 
     fn deliver(&mut self) {
-        let Some((_, message)) = self.wire.pop_first() else { return };
+        let Some((_, message)) = self.wire.pop_first() else {
+            return;
+        };
         let is_cut = self.cuts.contains(&(message.from, message.to));
         if is_cut || self.node(message.to).raft.is_none() {
             return;
@@ -356,7 +438,9 @@ impl Cluster {
         assert_eq!(output.fault, None);
         let node = &mut self.nodes[id.0 as usize - 1];
         if let Some(persist) = output.persist {
-            if let Some((meta, _)) = &persist.install {
+            if let Some((meta, keeps_suffix)) = &persist.install {
+                self.installs += 1;
+                self.suffixes_kept += u64::from(*keeps_suffix);
                 assert!(meta.index > node.applied, "a snapshot never goes back");
             }
             node.disk.submit(persist);
@@ -365,15 +449,26 @@ impl Cluster {
             node.applied = meta.index;
         }
         for entry in &output.committed {
-            assert_eq!(entry.index, node.applied.next(), "entries are applied in order");
+            assert_eq!(
+                entry.index,
+                node.applied.next(),
+                "entries are applied in order"
+            );
             node.applied = entry.index;
             self.judge.applied(id, entry.index, entry.term, &entry.data);
         }
         assert_eq!(node.applied, node.raft().applied());
         for read in output.reads {
-            assert!(read.index <= node.applied, "a read is answered before its entries are applied");
+            assert!(
+                read.index <= node.applied,
+                "a read is answered before its entries are applied"
+            );
             let floor = self.read_floors[&read.token];
-            assert!(read.index >= floor, "{id} reads at {} what began when {floor} was committed", read.index);
+            assert!(
+                read.index >= floor,
+                "{id} reads at {} what began when {floor} was committed",
+                read.index
+            );
             node.reads.push((read.token, read.index));
         }
         node.reads_failed.extend(output.reads_failed);
@@ -381,16 +476,16 @@ impl Cluster {
             self.start_disk(id);
         }
         for message in output.messages {
-            self.post(message);
+            self.post(&message);
         }
         for to in output.snapshots {
             self.send_snapshot(id, to);
         }
     }
 
-    fn post(&mut self, message: Message) {
+    fn post(&mut self, message: &Message) {
         let seen = seen(&self.nodes);
-        self.judge.sent(&message, &seen);
+        self.judge.sent(message, &seen);
         self.messages_sent += 1;
         let copies = 1 + u64::from(self.chance(self.faults.duplicate_percent));
         for _ in 0..copies {
@@ -405,17 +500,32 @@ impl Cluster {
 
     /// The snapshot travels as one message, and may be lost like one.
     fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
-        let leader = self.raft(from);
-        let meta = leader.snapshot().clone();
-        let message = Message { from, to, term: leader.term(), body: Body::SnapshotReceived { meta } };
         let is_sent = !self.cuts.contains(&(from, to)) && !self.chance(self.faults.drop_percent);
         if is_sent {
-            self.post(message);
+            self.push_snapshot(from, to);
         }
         let now_ns = self.now_ns;
         let node = self.node_mut(from);
         let clock_ns = node.clock_ns(now_ns);
-        node.raft.as_mut().expect("it just asked").on_snapshot_sent(clock_ns, to, is_sent);
+        node.raft
+            .as_mut()
+            .expect("it just asked")
+            .on_snapshot_sent(clock_ns, to, is_sent);
+    }
+
+    /// Sends the latest snapshot, asked or not.
+    pub(crate) fn push_snapshot(&mut self, from: NodeId, to: NodeId) {
+        let leader = self.raft(from);
+        let meta = leader.snapshot().clone();
+        if meta.index > LogIndex(0) {
+            let message = Message {
+                from,
+                to,
+                term: leader.term(),
+                body: Body::SnapshotReceived { meta },
+            };
+            self.post(&message);
+        }
     }
 
     fn check(&mut self, id: NodeId) {
@@ -427,13 +537,27 @@ impl Cluster {
         }
         for node in &self.nodes {
             let Some(raft) = &node.raft else { continue };
-            let leased = raft.lease_until_ns().is_some_and(|until_ns| node.clock_ns(self.now_ns) < until_ns);
+            let leased = raft
+                .lease_until_ns()
+                .is_some_and(|until_ns| node.clock_ns(self.now_ns) < until_ns);
+            self.leased_steps += u64::from(leased);
             let has_all = raft.applied() >= self.judge.committed_to();
-            assert!(!leased || has_all, "{} answers from a lease without what is committed", node.id);
+            assert!(
+                !leased || has_all,
+                "{} answers from a lease without what is committed",
+                node.id
+            );
         }
     }
 }
 
 fn seen(nodes: &[Node]) -> Vec<Seen<'_>> {
-    nodes.iter().map(|node| Seen { raft: node.raft.as_ref(), disk: &node.disk, id: node.id }).collect()
+    nodes
+        .iter()
+        .map(|node| Seen {
+            raft: node.raft.as_ref(),
+            disk: &node.disk,
+            id: node.id,
+        })
+        .collect()
 }

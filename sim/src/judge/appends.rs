@@ -1,11 +1,13 @@
-//! A judge for appends of unique tokens and reads: nearly linear, so fit for millions of operations.
+//! A judge for appends of unique tokens and reads: nearly linear, so fit for millions of
+//! operations.
 //!
-//! When no token is appended twice, every read shows the order of all appends before it, and
-//! there is nothing left to search for. A key's history is right if and only if
-//! - every value read is the beginning of the longest one, cut between two tokens, and no token is in it twice;
+//! When no token is appended twice, every read shows the order of all appends before it, and there
+//! is nothing left to search for. A key's history is right if and only if
+//! - every value read is the beginning of the longest one, cut between two tokens, and no token is
+//!   in it twice;
 //! - appends stand in the value in an order that real time allows;
-//! - a read shows every append that was answered before it was called, none that was called after it was
-//!   answered, and not less than a read that was answered before it.
+//! - a read shows every append that was answered before it was called, none that was called after
+//!   it was answered, and not less than a read that was answered before it.
 //!
 //! An append without an answer may be in the value or not; one that was refused may not.
 
@@ -16,7 +18,8 @@ use bytes::Bytes;
 
 use super::history::{ClientId, Op, OpId, Operation, Response};
 
-/// Whether the appends of one client must stand in the order of their calls, even where the calls overlap.
+/// Whether the appends of one client must stand in the order of their calls, even where the calls
+/// overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientOrder {
     /// Each client is one session: its answered appends take effect in the order of their calls.
@@ -42,7 +45,8 @@ pub struct AppendsSeen {
 pub enum AppendViolation {
     /// Not a question for this judge: the operation is neither an append nor a read.
     OtherOperation(OpId),
-    /// Not a question for this judge: the token of `first` is empty, or it begins the token of `second`.
+    /// Not a question for this judge: the token of `first` is empty, or it begins the token of
+    /// `second`.
     AmbiguousToken {
         /// The append with the shorter token.
         first: OpId,
@@ -70,7 +74,8 @@ pub enum AppendViolation {
         /// The read with the longest value.
         longest: OpId,
     },
-    /// An append that was answered is not in any value, though a later operation must stand behind it.
+    /// An append that was answered is not in any value, though a later operation must stand behind
+    /// it.
     Lost {
         /// The append.
         append: OpId,
@@ -91,7 +96,8 @@ pub enum AppendViolation {
         /// The append.
         append: OpId,
     },
-    /// `second` was called after `first` was answered (or later by the same client), but stands before it.
+    /// `second` was called after `first` was answered (or later by the same client), but stands
+    /// before it.
     Reordered {
         /// The append that must stand before the other.
         first: OpId,
@@ -116,7 +122,10 @@ impl fmt::Display for AppendViolation {
         match self {
             Self::OtherOperation(id) => write!(f, "{id} is neither an append nor a read"),
             Self::AmbiguousToken { first, second } => {
-                write!(f, "the token of {first} is empty or begins the token of {second}")
+                write!(
+                    f,
+                    "the token of {first} is empty or begins the token of {second}"
+                )
             }
             Self::Foreign { read, offset } => {
                 write!(f, "{read} shows at offset {offset} what nobody appended")
@@ -132,15 +141,22 @@ impl fmt::Display for AppendViolation {
                 write!(f, "{second} stands before {first}, which came first")
             }
             Self::RefusedTookEffect(id) => write!(f, "{id} was refused and took effect"),
-            Self::WrongLength { append, answered, shown } => {
-                write!(f, "{append} was answered a length of {answered}, which should be {shown}")
+            Self::WrongLength {
+                append,
+                answered,
+                shown,
+            } => {
+                write!(
+                    f,
+                    "{append} was answered a length of {answered}, which should be {shown}"
+                )
             }
         }
     }
 }
 
-/// Judges a history of appends and reads. Every token must be unique on its key, and none the beginning of
-/// another. Tells of the first key, in their order, that is wrong.
+/// Judges a history of appends and reads. Every token must be unique on its key, and none the
+/// beginning of another. Tells of the first key, in their order, that is wrong.
 pub fn check_appends(
     operations: &[Operation],
     client_order: ClientOrder,
@@ -150,12 +166,17 @@ pub fn check_appends(
         let key = keys.entry(operation.op.key()).or_default();
         match (&operation.op, &operation.response) {
             (Op::Append { suffix, .. }, _) => key.appends.push(Append::new(operation, suffix)),
-            (Op::Get { .. }, Response::Value(value)) => key.reads.push(Read::new(operation, value)),
+            (Op::Get { .. }, Response::Value(value)) => {
+                key.reads.push(Read::new(operation, value.as_ref()));
+            }
             (Op::Get { .. }, _) => {}
             _ => return Err(AppendViolation::OtherOperation(operation.id)),
         }
     }
-    let mut seen = AppendsSeen { keys: keys.len(), ..AppendsSeen::default() };
+    let mut seen = AppendsSeen {
+        keys: keys.len(),
+        ..AppendsSeen::default()
+    };
     for key in keys.values_mut() {
         seen.reads += key.reads.len();
         seen.appends += key.check(client_order)?;
@@ -186,7 +207,11 @@ struct Read<'a> {
 
 impl<'a> Append<'a> {
     fn new(operation: &'a Operation, token: &'a [u8]) -> Self {
-        Self { operation, token, place: None }
+        Self {
+            operation,
+            token,
+            place: None,
+        }
     }
 
     fn id(&self) -> OpId {
@@ -200,8 +225,12 @@ impl<'a> Append<'a> {
 }
 
 impl<'a> Read<'a> {
-    fn new(operation: &'a Operation, value: &'a Option<Bytes>) -> Self {
-        Self { operation, value: value.as_deref().unwrap_or_default(), shows: 0 }
+    fn new(operation: &'a Operation, value: Option<&'a Bytes>) -> Self {
+        Self {
+            operation,
+            value: value.map_or(&[], |value| value),
+            shows: 0,
+        }
     }
 }
 
@@ -219,43 +248,64 @@ impl Key<'_> {
         Ok(order.len())
     }
 
-    /// In the order of their bytes, a token that begins another stands right before one that it begins.
+    /// In the order of their bytes, a token that begins another stands right before one that it
+    /// begins.
     fn check_tokens(&self) -> Result<(), AppendViolation> {
         let mut sorted: Vec<_> = self.appends.iter().collect();
         sorted.sort_by_key(|append| append.token);
         if let Some(first) = sorted.first().filter(|append| append.token.is_empty()) {
-            return Err(AppendViolation::AmbiguousToken { first: first.id(), second: first.id() });
+            return Err(AppendViolation::AmbiguousToken {
+                first: first.id(),
+                second: first.id(),
+            });
         }
-        match sorted.windows(2).find(|pair| pair[1].token.starts_with(pair[0].token)) {
-            Some(pair) => {
-                Err(AppendViolation::AmbiguousToken { first: pair[0].id(), second: pair[1].id() })
-            }
+        match sorted
+            .windows(2)
+            .find(|pair| pair[1].token.starts_with(pair[0].token))
+        {
+            Some(pair) => Err(AppendViolation::AmbiguousToken {
+                first: pair[0].id(),
+                second: pair[1].id(),
+            }),
             None => Ok(()),
         }
     }
 
-    /// Cuts the longest value into tokens and finds every other value in it. The appends in their order.
+    /// Cuts the longest value into tokens and finds every other value in it. The appends in their
+    /// order.
     fn place_appends(&mut self) -> Result<Vec<usize>, AppendViolation> {
         let Some(longest) = self.reads.iter().max_by_key(|read| read.value.len()) else {
             return Ok(Vec::new());
         };
         let (longest_id, value) = (longest.operation.id, longest.value);
-        let by_token: HashMap<&[u8], usize> =
-            self.appends.iter().enumerate().map(|(at, append)| (append.token, at)).collect();
+        let by_token: HashMap<&[u8], usize> = self
+            .appends
+            .iter()
+            .enumerate()
+            .map(|(at, append)| (append.token, at))
+            .collect();
         let lengths: BTreeSet<usize> = by_token.keys().map(|token| token.len()).collect();
 
         let mut order = Vec::new();
         let mut ends = vec![0];
         let mut offset = 0;
         while offset < value.len() {
-            let candidates = lengths.iter().filter_map(|len| value.get(offset..offset + len));
-            let Some(&at) = candidates.filter_map(|token| by_token.get(token)).next() else {
-                return Err(AppendViolation::Foreign { read: longest_id, offset });
+            let mut tokens = lengths
+                .iter()
+                .filter_map(|len| value.get(offset..offset + len));
+            let Some(&at) = tokens.find_map(|token| by_token.get(token)) else {
+                return Err(AppendViolation::Foreign {
+                    read: longest_id,
+                    offset,
+                });
             };
             let append = &mut self.appends[at];
             if append.place.is_some() {
                 let append = append.id();
-                return Err(AppendViolation::Duplicated { append, read: longest_id });
+                return Err(AppendViolation::Duplicated {
+                    append,
+                    read: longest_id,
+                });
             }
             offset += append.token.len();
             append.place = Some((order.len(), offset));
@@ -267,7 +317,10 @@ impl Key<'_> {
                 Ok(shows) if value.starts_with(read.value) => read.shows = shows,
                 _ => {
                     let read = read.operation.id;
-                    return Err(AppendViolation::Diverged { read, longest: longest_id });
+                    return Err(AppendViolation::Diverged {
+                        read,
+                        longest: longest_id,
+                    });
                 }
             }
         }
@@ -275,7 +328,11 @@ impl Key<'_> {
     }
 
     fn check_lengths(&self) -> Result<(), AppendViolation> {
-        let placed_bytes = self.appends.iter().filter_map(|append| append.place).map(|(_, end)| end);
+        let placed_bytes = self
+            .appends
+            .iter()
+            .filter_map(|append| append.place)
+            .map(|(_, end)| end);
         let shown_bytes = placed_bytes.max().unwrap_or(0);
         for append in &self.appends {
             let id = append.id();
@@ -283,12 +340,20 @@ impl Key<'_> {
                 (Response::Refused, Some(_)) => return Err(AppendViolation::RefusedTookEffect(id)),
                 (Response::Length(answered), Some((_, end))) if *answered != end as u64 => {
                     let (answered, shown) = (*answered, end as u64);
-                    return Err(AppendViolation::WrongLength { append: id, answered, shown });
+                    return Err(AppendViolation::WrongLength {
+                        append: id,
+                        answered,
+                        shown,
+                    });
                 }
                 (Response::Length(answered), None) => {
                     let (answered, shown) = (*answered, (shown_bytes + append.token.len()) as u64);
                     if answered < shown {
-                        return Err(AppendViolation::WrongLength { append: id, answered, shown });
+                        return Err(AppendViolation::WrongLength {
+                            append: id,
+                            answered,
+                            shown,
+                        });
                     }
                 }
                 _ => {}
@@ -312,7 +377,10 @@ impl Key<'_> {
                 let (first, second) = (behind.id(), append.id());
                 return Err(match behind.place {
                     Some(_) => AppendViolation::Reordered { first, second },
-                    None => AppendViolation::Lost { append: first, by: second },
+                    None => AppendViolation::Lost {
+                        append: first,
+                        by: second,
+                    },
                 });
             }
             if earliest.is_none_or(|earliest| answered(append) < answered(earliest)) {
@@ -335,7 +403,10 @@ impl Key<'_> {
                 let (first, second) = (before.id(), append.id());
                 return Err(match before.place {
                     Some(_) => AppendViolation::Reordered { first, second },
-                    None => AppendViolation::Lost { append: first, by: second },
+                    None => AppendViolation::Lost {
+                        append: first,
+                        by: second,
+                    },
                 });
             }
         }
@@ -361,8 +432,14 @@ impl Key<'_> {
             {
                 let read = read.operation.id;
                 return Err(match bound.shows {
-                    usize::MAX => AppendViolation::Lost { append: bound.by, by: read },
-                    _ => AppendViolation::StaleRead { read, missing: bound.by },
+                    usize::MAX => AppendViolation::Lost {
+                        append: bound.by,
+                        by: read,
+                    },
+                    _ => AppendViolation::StaleRead {
+                        read,
+                        missing: bound.by,
+                    },
                 });
             }
         }
@@ -373,7 +450,8 @@ impl Key<'_> {
     fn latest_called(&self, order: &[usize]) -> Vec<usize> {
         let called = |at: usize| self.appends[at].operation.invoked;
         let latest = order.iter().scan(None, |latest: &mut Option<usize>, &at| {
-            *latest = Some(latest.map_or(at, |old| if called(old) > called(at) { old } else { at }));
+            *latest =
+                Some(latest.map_or(at, |old| if called(old) > called(at) { old } else { at }));
             *latest
         });
         latest.collect()
@@ -384,17 +462,28 @@ impl Key<'_> {
         let refused = |append: &&Append<'_>| append.operation.response != Response::Refused;
         let appends = self.appends.iter().filter(refused).filter_map(|append| {
             let shows = append.rank().saturating_add(1);
-            Some(Bound { answered: append.operation.completed?, shows, by: append.id() })
+            Some(Bound {
+                answered: append.operation.completed?,
+                shows,
+                by: append.id(),
+            })
         });
         let reads = self.reads.iter().filter_map(|read| {
             let by = read.operation.id;
-            Some(Bound { answered: read.operation.completed?, shows: read.shows, by })
+            Some(Bound {
+                answered: read.operation.completed?,
+                shows: read.shows,
+                by,
+            })
         });
         let mut bounds: Vec<Bound> = appends.chain(reads).collect();
         bounds.sort_unstable_by_key(|bound| bound.answered);
         for at in 1..bounds.len() {
             if bounds[at - 1].shows > bounds[at].shows {
-                bounds[at] = Bound { answered: bounds[at].answered, ..bounds[at - 1] };
+                bounds[at] = Bound {
+                    answered: bounds[at].answered,
+                    ..bounds[at - 1]
+                };
             }
         }
         bounds

@@ -117,9 +117,10 @@ pub struct Operation {
 
 /// Records operations from any number of threads.
 ///
-/// The order of the calls to `invoke` and `complete` is the order that is judged. Call `invoke` before the
-/// operation is sent and `complete` after its answer has arrived: then what is recorded encloses what happened, and
-/// no right history is ever found wrong. Times only help those who read a verdict.
+/// The order of the calls to `invoke` and `complete` is the order that is judged. Call `invoke`
+/// before the operation is sent and `complete` after its answer has arrived: then what is recorded
+/// encloses what happened, and no right history is ever found wrong. Times only help those who read
+/// a verdict.
 #[derive(Debug, Default)]
 pub struct History {
     recorded: Mutex<Recorded>,
@@ -155,8 +156,8 @@ impl History {
         id
     }
 
-    /// Records the answer to a call. After [`Response::Unknown`] the operation may take effect at any
-    /// later time.
+    /// Records the answer to a call. After [`Response::Unknown`] the operation may take effect at
+    /// any later time.
     ///
     /// # Panics
     ///
@@ -165,8 +166,15 @@ impl History {
         let mut recorded = self.lock();
         let event = recorded.next_event();
         let operation = &mut recorded.operations[id.0];
-        assert!(operation.completed_at_ns.is_none(), "{id} was answered before");
-        assert!(fits(&operation.op, &response), "{response:?} is no answer to {:?}", operation.op);
+        assert!(
+            operation.completed_at_ns.is_none(),
+            "{id} was answered before"
+        );
+        assert!(
+            fits(&operation.op, &response),
+            "{response:?} is no answer to {:?}",
+            operation.op
+        );
         operation.completed = (response != Response::Unknown).then_some(event);
         operation.completed_at_ns = Some(at_ns);
         operation.response = response;
@@ -177,7 +185,8 @@ impl History {
         self.lock().operations.clone()
     }
 
-    /// A panic of another thread leaves whole operations behind: there is nothing half-written to fear.
+    /// A panic of another thread leaves whole operations behind: there is nothing half-written to
+    /// fear.
     fn lock(&self) -> MutexGuard<'_, Recorded> {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,7 +217,9 @@ mod tests {
     use super::*;
 
     fn get() -> Op {
-        Op::Get { key: Bytes::from_static(b"k") }
+        Op::Get {
+            key: Bytes::from_static(b"k"),
+        }
     }
 
     #[test]
@@ -221,7 +232,10 @@ mod tests {
         let third = history.invoke(ClientId(3), get(), 5);
         let operations = history.operations();
         assert!(operations[first.0].completed < Some(operations[second.0].invoked));
-        assert_eq!(operations[second.0].completed, None, "unknown: it may still take effect");
+        assert_eq!(
+            operations[second.0].completed, None,
+            "unknown: it may still take effect"
+        );
         assert_eq!(operations[second.0].completed_at_ns, Some(6));
         assert_eq!(operations[third.0].response, Response::Unknown);
     }

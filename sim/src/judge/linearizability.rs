@@ -1,10 +1,10 @@
 //! Is there an order of the operations that explains every answer and respects real time?
 //!
 //! The search of Wing and Gong (1993) with the memory of Lowe (2017): walk the calls and answers in
-//! the order in which they happened; take any operation whose call comes before the first answer that is still
-//! open; undo the last choice when an answer is reached whose operation was not taken. A set of
-//! taken operations that was met before in the same state is not followed again. Linearizability is local (Herlihy and
-//! Wing 1990): each key is judged for itself.
+//! the order in which they happened; take any operation whose call comes before the first answer
+//! that is still open; undo the last choice when an answer is reached whose operation was not
+//! taken. A set of taken operations that was met before in the same state is not followed again.
+//! Linearizability is local (Herlihy and Wing 1990): each key is judged for itself.
 //!
 //! An operation without an answer has no end: it may be taken at any time after its call, or never.
 
@@ -24,7 +24,8 @@ pub enum Verdict {
     Linearizable,
     /// There is none.
     NotLinearizable(Explanation),
-    /// The search was given up. Not a success: record fewer operations for each key, or allow more steps.
+    /// The search was given up. Not a success: record fewer operations for each key, or allow more
+    /// steps.
     Undecided {
         /// The key whose operations were too many or too concurrent.
         key: Bytes,
@@ -57,7 +58,7 @@ impl fmt::Display for Verdict {
             Self::Linearizable => write!(f, "linearizable"),
             Self::NotLinearizable(explanation) => write!(
                 f,
-                "not linearizable: on key {:?}, no order of at most {} operations explains the answer to {}",
+                "not linearizable: on key {:?}, {} operations can be explained, but not {} after them",
                 explanation.key,
                 explanation.longest.len(),
                 explanation.blocked
@@ -71,8 +72,8 @@ impl fmt::Display for Verdict {
 
 /// Judges the operations of all keys, each with at most `steps_max` steps of the search.
 ///
-/// Memory grows with the steps, by some tens of bytes for each. A key starts without a value. Tells of the
-/// first key, in their order, that is wrong; if none is, of the first that is undecided.
+/// Memory grows with the steps, by some tens of bytes for each. A key starts without a value. Tells
+/// of the first key, in their order, that is wrong; if none is, of the first that is undecided.
 pub fn check_linearizable(operations: &[Operation], steps_max: u64) -> Verdict {
     let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
     for operation in operations {
@@ -128,15 +129,28 @@ impl Search {
         let mut candidates = Vec::new();
         let mut marks = Vec::new();
         for operation in operations {
-            let Some(step) = Step::new(&operation.op, &operation.response) else { continue };
+            let Some(step) = Step::new(&operation.op, &operation.response) else {
+                continue;
+            };
             let candidate = candidates.len();
             marks.push((operation.invoked, candidate, true));
-            marks.extend(operation.completed.map(|completed| (completed, candidate, false)));
+            marks.extend(
+                operation
+                    .completed
+                    .map(|completed| (completed, candidate, false)),
+            );
             let completed = operation.completed.is_some();
-            candidates.push(Candidate { id: operation.id, step, completed });
+            candidates.push(Candidate {
+                id: operation.id,
+                step,
+                completed,
+            });
         }
         marks.sort_unstable();
-        let open = candidates.iter().filter(|candidate| candidate.completed).count();
+        let open = candidates
+            .iter()
+            .filter(|candidate| candidate.completed)
+            .count();
         Self {
             taken: vec![0; candidates.len().div_ceil(64)],
             events: link(&marks, candidates.len()),
@@ -158,9 +172,16 @@ impl Search {
             if self.events[at].is_call {
                 steps += 1;
                 if steps > steps_max {
-                    return Verdict::Undecided { key: key.clone(), steps: steps_max };
+                    return Verdict::Undecided {
+                        key: key.clone(),
+                        steps: steps_max,
+                    };
                 }
-                at = if self.take(at) { self.events[HEAD].next } else { self.events[at].next };
+                at = if self.take(at) {
+                    self.events[HEAD].next
+                } else {
+                    self.events[at].next
+                };
                 continue;
             }
             self.note_blocked(at);
@@ -175,8 +196,12 @@ impl Search {
     /// Takes an operation as the next one, unless its answer does not fit or this was tried before.
     fn take(&mut self, call: usize) -> bool {
         let candidate = self.events[call].candidate;
-        let Candidate { step, completed, .. } = &self.candidates[candidate];
-        let Some(after) = self.state.after(step) else { return false };
+        let Candidate {
+            step, completed, ..
+        } = &self.candidates[candidate];
+        let Some(after) = self.state.after(step) else {
+            return false;
+        };
         // One without an answer is never needed where it changes nothing.
         if !completed && after == self.state {
             return false;
@@ -231,8 +256,14 @@ impl Search {
     }
 
     fn explanation(self, key: &Bytes) -> Explanation {
-        let blocked = self.blocked.expect("an answer was met before the search ended");
-        Explanation { key: key.clone(), longest: self.longest, blocked }
+        let blocked = self
+            .blocked
+            .expect("an answer was met before the search ended");
+        Explanation {
+            key: key.clone(),
+            longest: self.longest,
+            blocked,
+        }
     }
 }
 
@@ -249,7 +280,13 @@ fn link(marks: &[(u64, usize, bool)], candidates: usize) -> Vec<Event> {
     let mut calls = vec![HEAD; candidates];
     for (number, &(_, candidate, is_call)) in marks.iter().enumerate() {
         let at = number + 1;
-        events.push(Event { candidate, is_call, answer: None, previous: at - 1, next: (at + 1) % len });
+        events.push(Event {
+            candidate,
+            is_call,
+            answer: None,
+            previous: at - 1,
+            next: (at + 1) % len,
+        });
         if is_call {
             calls[candidate] = at;
         } else {
@@ -270,7 +307,13 @@ struct TakenSet {
 impl TakenSet {
     fn new(taken: &[u64]) -> Self {
         let full = taken.iter().take_while(|word| **word == u64::MAX).count();
-        let end = taken.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
-        Self { full_words: full as u32, words: taken[full..end.max(full)].into() }
+        let end = taken
+            .iter()
+            .rposition(|word| *word != 0)
+            .map_or(0, |last| last + 1);
+        Self {
+            full_words: full as u32,
+            words: taken[full..end.max(full)].into(),
+        }
     }
 }

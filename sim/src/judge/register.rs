@@ -1,9 +1,9 @@
 //! The sequential model: one key's value, and what each operation does to it.
 //!
-//! A state is the value's length and a fingerprint of its bytes that grows with an append in time of the
-//! suffix. A search visits many states of long values; so none of them is ever built. The fingerprint
-//! is a pair of polynomial hashes modulo the prime `2^61 - 1`: two different values of the lengths met here pass for
-//! the same with a probability below `2^-70`.
+//! A state is the value's length and a fingerprint of its bytes that grows with an append in time
+//! of the suffix. A search visits many states of long values; so none of them is ever built. The
+//! fingerprint is a pair of polynomial hashes modulo the prime `2^61 - 1`: two different values of
+//! the lengths met here pass for the same with a probability below `2^-70`.
 
 use super::history::{Op, Response};
 
@@ -22,13 +22,27 @@ struct Fingerprint {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Put(Register),
-    Append { suffix: Vec<u8>, length: Option<u64> },
+    Append {
+        suffix: Vec<u8>,
+        length: Option<u64>,
+    },
     Get(Register),
-    Delete { existed: bool },
-    SwapDone { expected: Register, new: Register },
-    SwapConflict { expected: Register, current: Register },
-    /// The same three without an answer to compare with: they may change something, or never happen.
-    MaybeAppend { suffix: Vec<u8> },
+    Delete {
+        existed: bool,
+    },
+    SwapDone {
+        expected: Register,
+        new: Register,
+    },
+    SwapConflict {
+        expected: Register,
+        current: Register,
+    },
+    /// The same three without an answer to compare with: they may change something, or never
+    /// happen.
+    MaybeAppend {
+        suffix: Vec<u8>,
+    },
     MaybeDelete,
 }
 
@@ -40,16 +54,20 @@ impl Step {
         }
         Some(match (op, response) {
             (Op::Put { value, .. }, _) => Self::Put(Register::of(value)),
-            (Op::Append { suffix, .. }, Response::Unknown) => {
-                Self::MaybeAppend { suffix: suffix.to_vec() }
+            (Op::Append { suffix, .. }, Response::Unknown) => Self::MaybeAppend {
+                suffix: suffix.to_vec(),
+            },
+            (Op::Append { suffix, .. }, Response::Length(length)) => Self::Append {
+                suffix: suffix.to_vec(),
+                length: Some(*length),
+            },
+            (Op::Append { suffix, .. }, _) => Self::Append {
+                suffix: suffix.to_vec(),
+                length: None,
+            },
+            (Op::Get { .. }, Response::Value(value)) => {
+                Self::Get(Register::maybe(value.as_deref()))
             }
-            (Op::Append { suffix, .. }, Response::Length(length)) => {
-                Self::Append { suffix: suffix.to_vec(), length: Some(*length) }
-            }
-            (Op::Append { suffix, .. }, _) => {
-                Self::Append { suffix: suffix.to_vec(), length: None }
-            }
-            (Op::Get { .. }, Response::Value(value)) => Self::Get(Register::maybe(value.as_deref())),
             (Op::Get { .. }, _) => return None,
             (Op::Delete { .. }, Response::Existed(existed)) => Self::Delete { existed: *existed },
             (Op::Delete { .. }, _) => Self::MaybeDelete,
@@ -91,7 +109,9 @@ impl Register {
             Step::SwapConflict { expected, current } => {
                 (self == *current && self != *expected).then_some(self)
             }
-            Step::MaybeAppend { suffix } => Some(Self(Some(self.0.unwrap_or_default().append(suffix)))),
+            Step::MaybeAppend { suffix } => {
+                Some(Self(Some(self.0.unwrap_or_default().append(suffix))))
+            }
             Step::MaybeDelete => Some(Self(None)),
         }
     }
@@ -109,7 +129,10 @@ impl Fingerprint {
                 *hash = (multiply(*hash, base) + u64::from(*byte) + 1) % PRIME;
             }
         }
-        Self { len_bytes: self.len_bytes + suffix.len() as u64, hashes }
+        Self {
+            len_bytes: self.len_bytes + suffix.len() as u64,
+            hashes,
+        }
     }
 }
 
@@ -127,7 +150,9 @@ mod tests {
     #[test]
     fn a_fingerprint_depends_on_the_bytes_and_not_on_their_pieces() {
         let whole = Register::of(b"abcdef");
-        let step = |suffix: &[u8]| Step::MaybeAppend { suffix: suffix.to_vec() };
+        let step = |suffix: &[u8]| Step::MaybeAppend {
+            suffix: suffix.to_vec(),
+        };
         for cut in 0..=6 {
             let (head, tail) = b"abcdef".split_at(cut);
             assert_eq!(Register::of(head).after(&step(tail)), Some(whole));
@@ -135,13 +160,20 @@ mod tests {
         for other in [&b"abcdeg"[..], b"bacdef", b"abcdef\0", b"\0abcdef", b""] {
             assert_ne!(Register::of(other), whole);
         }
-        assert_ne!(Register::of(b""), Register::default(), "empty is not absent");
+        assert_ne!(
+            Register::of(b""),
+            Register::default(),
+            "empty is not absent"
+        );
     }
 
     #[test]
     fn unknown_reads_and_refused_operations_tell_nothing() {
         let key = Bytes::from_static(b"k");
-        let put = Op::Put { key: key.clone(), value: key.clone() };
+        let put = Op::Put {
+            key: key.clone(),
+            value: key.clone(),
+        };
         assert!(Step::new(&put, &Response::Refused).is_none());
         assert!(Step::new(&put, &Response::Unknown).is_some());
         assert!(Step::new(&Op::Get { key }, &Response::Unknown).is_none());

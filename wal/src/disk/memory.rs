@@ -45,11 +45,23 @@ impl MemoryDisk {
     pub fn deep_clone(&self) -> Self {
         let names = self.shared.lock();
         let copy = |file: &Arc<MemoryFile>| {
-            Arc::new(MemoryFile { bytes: RwLock::new(file.bytes.read().clone()) })
+            Arc::new(MemoryFile {
+                bytes: RwLock::new(file.bytes.read().clone()),
+            })
         };
-        let files = names.files.iter().map(|(path, file)| (path.clone(), copy(file))).collect();
-        let copy = Names { dirs: names.dirs.clone(), files, locked: BTreeSet::new() };
-        Self { shared: Arc::new(Mutex::new(copy)) }
+        let files = names
+            .files
+            .iter()
+            .map(|(path, file)| (path.clone(), copy(file)))
+            .collect();
+        let copy = Names {
+            dirs: names.dirs.clone(),
+            files,
+            locked: BTreeSet::new(),
+        };
+        Self {
+            shared: Arc::new(Mutex::new(copy)),
+        }
     }
 }
 
@@ -70,7 +82,10 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let names = self.shared.lock();
         if names.dirs.contains(path) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
         }
         let file = names.files.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::clone(file) as Arc<dyn DiskFile>)
@@ -84,7 +99,12 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.shared.lock().files.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.shared
+            .lock()
+            .files
+            .remove(path)
+            .map(drop)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -92,9 +112,14 @@ impl Disk for MemoryDisk {
         if !names.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let paths = names.files.keys().chain(&names.dirs).filter(|path| path.parent() == Some(dir));
-        let mut found: Vec<String> =
-            paths.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect();
+        let paths = names
+            .files
+            .keys()
+            .chain(&names.dirs)
+            .filter(|path| path.parent() == Some(dir));
+        let mut found: Vec<String> = paths
+            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+            .collect();
         found.sort_unstable();
         Ok(found)
     }
@@ -110,14 +135,21 @@ impl Disk for MemoryDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let names = self.shared.lock();
-        if names.dirs.contains(dir) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        if names.dirs.contains(dir) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     fn lock(&self, dir: &Path) -> io::Result<DirLock> {
         if !self.shared.lock().locked.insert(dir.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(DirLock::new(Held { disk: self.clone(), dir: dir.to_owned() }))
+        Ok(DirLock::new(Held {
+            disk: self.clone(),
+            dir: dir.to_owned(),
+        }))
     }
 }
 
@@ -192,12 +224,18 @@ mod tests {
         write_atomically(&disk, &dir.join("name"), b"old").unwrap();
         write_atomically(&disk, &dir.join("name"), b"new").unwrap();
         let held = disk.lock(dir).unwrap();
-        assert_eq!(disk.clone().lock(dir).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            disk.clone().lock(dir).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(held);
         disk.lock(dir).unwrap();
         assert_eq!(disk.list(dir).unwrap(), ["name"]);
         let file = disk.clone().open(&dir.join("name")).unwrap();
         assert_eq!(file.read_bytes(0, 3).unwrap(), &b"new"[..]);
-        assert_eq!(file.read_bytes(1, 3).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            file.read_bytes(1, 3).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 }

@@ -90,7 +90,9 @@ pub struct DirLock {
 impl DirLock {
     /// A lock that is released by dropping `held`.
     pub fn new(held: impl Any + Send + Sync) -> Self {
-        Self { _held: Box::new(held) }
+        Self {
+            _held: Box::new(held),
+        }
     }
 }
 
@@ -104,7 +106,10 @@ impl fmt::Debug for DirLock {
 /// when this returns. Uses the name with `.tmp` added for a moment; whatever has that name is lost.
 pub fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path names no file",
+        ));
     };
     let mut temporary = name.to_owned();
     temporary.push(".tmp");
@@ -123,9 +128,17 @@ pub fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Resul
 /// Whether an error says that space or handles ran out, which passes, and not that the device is broken.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let shortages = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG, Errno::MFILE, Errno::NFILE];
+    let shortages = [
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::FBIG,
+        Errno::MFILE,
+        Errno::NFILE,
+    ];
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    ) || shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    ) || shortages
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -36,16 +36,29 @@ struct RealFile {
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Arc::new(RealFile { file, map: OnceLock::new() }))
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
+        Ok(Arc::new(RealFile {
+            file,
+            map: OnceLock::new(),
+        }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
         }
-        Ok(Arc::new(RealFile { file, map: OnceLock::new() }))
+        Ok(Arc::new(RealFile {
+            file,
+            map: OnceLock::new(),
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -88,7 +101,11 @@ impl Disk for RealDisk {
 
     fn lock(&self, dir: &Path) -> io::Result<DirLock> {
         let path = dir.join(LOCK_NAME);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         // The lock belongs to the open file, so that it holds against other opens in this process too, and the kernel
         // releases it when the process dies.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -114,7 +131,9 @@ impl DiskFile for RealFile {
                 self.map.get_or_init(|| map)
             }
         };
-        let end = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(len)?));
+        let end = usize::try_from(offset)
+            .ok()
+            .and_then(|start| Some(start..start.checked_add(len)?));
         match end {
             Some(range) if range.end <= map.len() => Ok(map.slice(range)),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),

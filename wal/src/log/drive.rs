@@ -109,12 +109,19 @@ struct Written {
 
 impl Writer {
     pub(crate) fn new(tail: Tail, epoch: u32) -> Self {
-        Self { active: None, tail, epoch, staging: Vec::new() }
+        Self {
+            active: None,
+            tail,
+            epoch,
+            staging: Vec::new(),
+        }
     }
 
     /// Bytes left in the active segment.
     fn room_bytes(&self) -> u64 {
-        self.active.as_ref().map_or(0, |active| active.segment.bytes - self.tail.end)
+        self.active
+            .as_ref()
+            .map_or(0, |active| active.segment.bytes - self.tail.end)
     }
 }
 
@@ -122,7 +129,9 @@ impl Log {
     /// Writes everything in line that fits one batch and the segment, syncs it, and tells the observers. Returns at once
     /// if another thread is at it. A write or sync that fails stops the log for good.
     pub fn drive(&self) -> Result<Drove, LogError> {
-        let Some(mut writer) = self.writer.try_lock() else { return Ok(Drove::Busy) };
+        let Some(mut writer) = self.writer.try_lock() else {
+            return Ok(Drove::Busy);
+        };
         let was_failed = self.queue.lock().failure();
         let drove = match was_failed {
             Some(error) => return Err(error),
@@ -151,10 +160,16 @@ impl Log {
             Some(rotation) => rotation.segment.bytes - BLOCK_BYTES,
             None => writer.room_bytes(),
         };
-        let checkpoint = rotation.as_ref().map_or(0, |rotation| rotation.checkpoint.len() as u64);
+        let checkpoint = rotation
+            .as_ref()
+            .map_or(0, |rotation| rotation.checkpoint.len() as u64);
         let submissions = self.take_submissions(checkpoint, room)?;
         let last = submissions.last().expect("at least the first one fits").lsn;
-        let work = Work { rotation, submissions, last };
+        let work = Work {
+            rotation,
+            submissions,
+            last,
+        };
         let mut staging = std::mem::take(&mut writer.staging);
         let written = self.write(writer, &mut staging, &work);
         staging.clear();
@@ -178,7 +193,12 @@ impl Log {
             Some(segment) => {
                 drop(spare);
                 self.want_prepare();
-                Some(Rotation { segment, oldest, checkpoint, records })
+                Some(Rotation {
+                    segment,
+                    oldest,
+                    checkpoint,
+                    records,
+                })
             }
             None => {
                 self.queue.lock().blocked_bytes = needed;
@@ -210,13 +230,22 @@ impl Log {
         Ok(taken)
     }
 
-    fn write(&self, writer: &mut Writer, staging: &mut Vec<u8>, work: &Work) -> io::Result<Written> {
+    fn write(
+        &self,
+        writer: &mut Writer,
+        staging: &mut Vec<u8>,
+        work: &Work,
+    ) -> io::Result<Written> {
         assert!(staging.is_empty());
         let mut begin = writer.tail;
         if let Some(rotation) = &work.rotation {
             let header = self.segment_header(writer, rotation, work);
             staging.extend_from_slice(&header.encode());
-            begin = Tail { segment: rotation.segment.id, end: BLOCK_BYTES, chain: header.chain_start() };
+            begin = Tail {
+                segment: rotation.segment.id,
+                end: BLOCK_BYTES,
+                chain: header.chain_start(),
+            };
         }
         let head = staging.len();
         let (parts, mut header) = stage(staging, work);
@@ -224,7 +253,8 @@ impl Log {
         header.segment = begin.segment;
         header.offset = begin.end;
         header.durable_lsn = self.durable();
-        let desc = head + BATCH_HEADER_BYTES..head + BATCH_HEADER_BYTES + header.desc_bytes as usize;
+        let desc =
+            head + BATCH_HEADER_BYTES..head + BATCH_HEADER_BYTES + header.desc_bytes as usize;
         header.desc_crc = desc_crc(header.segment, header.offset, &staging[desc]);
         let (bytes, crc) = header.encode();
         staging[head..head + BATCH_HEADER_BYTES].copy_from_slice(&bytes);
@@ -262,7 +292,10 @@ impl Log {
     }
 
     fn segment_header(&self, writer: &Writer, rotation: &Rotation, work: &Work) -> SegmentHeader {
-        let first = work.submissions.first().expect("a batch has at least one submission");
+        let first = work
+            .submissions
+            .first()
+            .expect("a batch has at least one submission");
         let id = rotation.segment.id;
         SegmentHeader {
             segment: id,
@@ -273,14 +306,21 @@ impl Log {
             prev_end: writer.tail.end,
             prev_chain: writer.tail.chain,
             first_lsn: first.lsn,
-            oldest: if rotation.oldest.0 == 0 { id } else { rotation.oldest },
+            oldest: if rotation.oldest.0 == 0 {
+                id
+            } else {
+                rotation.oldest
+            },
         }
     }
 
     /// Makes what is durable known: to readers, to the queue, and as the durable lsn.
     fn publish(&self, writer: &mut Writer, work: Work, written: &Written) -> Drove {
         let mut index = self.index.write();
-        let checkpoint = work.rotation.as_ref().map_or(0, |rotation| rotation.checkpoint.len() as u64);
+        let checkpoint = work
+            .rotation
+            .as_ref()
+            .map_or(0, |rotation| rotation.checkpoint.len() as u64);
         if let Some(rotation) = work.rotation {
             let segment = Arc::new(rotation.segment);
             if index.oldest.0 == 0 {
@@ -290,7 +330,11 @@ impl Log {
             let slot = slot.expect("no segment is prepared when there is no slot for it");
             writer.active = Some(Active { segment, slot });
         }
-        let slot = writer.active.as_ref().expect("a batch was written to it").slot;
+        let slot = writer
+            .active
+            .as_ref()
+            .expect("a batch was written to it")
+            .slot;
         let desc_offset = written.offset + BATCH_HEADER_BYTES as u64;
         let mut place = Place {
             segment: slot,
@@ -314,14 +358,20 @@ impl Log {
         self.durable.store(work.last.0, Ordering::Release);
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        self.counters.bytes_written.fetch_add(written.bytes, Ordering::Relaxed);
+        self.counters
+            .bytes_written
+            .fetch_add(written.bytes, Ordering::Relaxed);
         if has_dead {
             self.want_prepare();
         }
         Drove::Wrote {
             lsn: work.last,
             submissions: work.submissions.len(),
-            entries: work.submissions.iter().map(|submission| submission.batch.entries).sum(),
+            entries: work
+                .submissions
+                .iter()
+                .map(|submission| submission.batch.entries)
+                .sum(),
             bytes: written.bytes,
         }
     }
@@ -356,7 +406,11 @@ fn stage<'a>(staging: &mut Vec<u8>, work: &'a Work) -> (Vec<Part<'a>>, BatchHead
     };
     let mut parts = Vec::new();
     let mut staged = 0;
-    for chunk in work.submissions.iter().flat_map(|submission| &submission.batch.chunks) {
+    for chunk in work
+        .submissions
+        .iter()
+        .flat_map(|submission| &submission.batch.chunks)
+    {
         let bytes = chunk.bytes();
         if bytes.len() <= COPY_BYTES_MAX {
             staging.extend_from_slice(bytes);

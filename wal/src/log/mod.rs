@@ -190,7 +190,10 @@ impl Log {
     /// before the first if there are no entries.
     pub fn bounds(&self, group: GroupId) -> Option<(u64, u64)> {
         let index = self.index.read();
-        index.groups.get(&group).map(|log| (log.first_index(), log.last_index()))
+        index
+            .groups
+            .get(&group)
+            .map(|log| (log.first_index(), log.last_index()))
     }
 
     /// Figures. Looks at every group.

@@ -39,12 +39,20 @@ pub(crate) struct Preparer {
 
 impl Preparer {
     pub(crate) fn new(next_id: SegmentId, options: &LogOptions) -> Self {
-        Self { next_id, next_bytes: options.segment_bytes_min, trim: None }
+        Self {
+            next_id,
+            next_bytes: options.segment_bytes_min,
+            trim: None,
+        }
     }
 
     /// The size of the next segment, which must have at least `needed` bytes.
     fn segment_bytes(&self, needed: u64) -> u64 {
-        let bytes = if needed > self.next_bytes { needed.next_power_of_two() } else { self.next_bytes };
+        let bytes = if needed > self.next_bytes {
+            needed.next_power_of_two()
+        } else {
+            self.next_bytes
+        };
         bytes.min(SEGMENT_BYTES_LIMIT)
     }
 }
@@ -63,7 +71,10 @@ impl Log {
         let segment_ready = self.prepare_segment(&mut preparer);
         drop(preparer);
         match (segment_ready, deleted) {
-            (Ok(segment_ready), Ok(deleted)) => Ok(Prepared { segment_ready, deleted }),
+            (Ok(segment_ready), Ok(deleted)) => Ok(Prepared {
+                segment_ready,
+                deleted,
+            }),
             (Err(error), _) | (_, Err(error)) => Err(error),
         }
     }
@@ -80,12 +91,14 @@ impl Log {
             return Ok(false);
         }
         let bytes = preparer.segment_bytes(needed);
-        assert!(bytes >= needed, "no submission is taken that fits no segment");
+        assert!(
+            bytes >= needed,
+            "no submission is taken that fits no segment"
+        );
         match Segment::prepare(self.disk.as_ref(), &self.dir, preparer.next_id, bytes) {
             Ok(segment) => {
                 preparer.next_id = SegmentId(segment.id.0 + 1);
-                preparer.next_bytes =
-                    (preparer.next_bytes * 2).min(self.options.segment_bytes_max);
+                preparer.next_bytes = (preparer.next_bytes * 2).min(self.options.segment_bytes_max);
                 self.segment_is_ready(Some(segment));
                 Ok(true)
             }
@@ -151,7 +164,10 @@ impl Log {
         {
             drop(index);
             // A refusal passes: the queue empties, and a full disk leaves what remains of the segment for this.
-            preparer.trim = self.submit(WriteBatch::trim(oldest)).ok().map(|lsn| (lsn, oldest));
+            preparer.trim = self
+                .submit(WriteBatch::trim(oldest))
+                .ok()
+                .map(|lsn| (lsn, oldest));
         }
         Ok(deleted)
     }
@@ -168,7 +184,10 @@ impl Log {
         for (id, path) in &dead {
             match self.disk.remove(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(LogError::Delete { path: path.clone(), reason: error.to_string() });
+                    return Err(LogError::Delete {
+                        path: path.clone(),
+                        reason: error.to_string(),
+                    });
                 }
                 _ => drop(self.index.write().segments.remove(*id)),
             }

@@ -60,22 +60,43 @@ impl Log {
     fn plan(&self, group: GroupId, from: u64, to: u64) -> Result<Plan, ReadError> {
         let index = self.index.read();
         let Some(log) = index.groups.get(&group) else {
-            return Err(ReadError::NotWritten { group, index: from, last_index: 0 });
+            return Err(ReadError::NotWritten {
+                group,
+                index: from,
+                last_index: 0,
+            });
         };
         if from < log.first_index() {
             let first_index = log.first_index();
-            return Err(ReadError::Compacted { group, index: from, first_index });
+            return Err(ReadError::Compacted {
+                group,
+                index: from,
+                first_index,
+            });
         }
         let last_index = log.last_index();
         if to - 1 > last_index {
-            return Err(ReadError::NotWritten { group, index: from.max(last_index + 1), last_index });
+            return Err(ReadError::NotWritten {
+                group,
+                index: from.max(last_index + 1),
+                last_index,
+            });
         }
-        let entries: Vec<Located> = log.located(from, to.min(from.saturating_add(ENTRIES_MAX))).collect();
+        let entries: Vec<Located> = log
+            .located(from, to.min(from.saturating_add(ENTRIES_MAX)))
+            .collect();
         let mut segments: Vec<(SegmentSlot, Arc<Segment>)> = Vec::new();
-        for slot in entries.iter().filter_map(|entry| entry.location).map(Location::segment) {
+        for slot in entries
+            .iter()
+            .filter_map(|entry| entry.location)
+            .map(Location::segment)
+        {
             // Entries of one segment follow each other.
             if segments.last().is_none_or(|(last, _)| *last != slot) {
-                let segment = index.segments.get(slot).expect("a segment stays while entries are in it");
+                let segment = index
+                    .segments
+                    .get(slot)
+                    .expect("a segment stays while entries are in it");
                 segments.push((slot, Arc::clone(segment)));
             }
         }
@@ -85,7 +106,12 @@ impl Log {
 
 impl Plan {
     fn read_entry(&self, group: GroupId, entry: &Located, log: &Log) -> Result<Entry, ReadError> {
-        let Located { index, term, kind, location } = *entry;
+        let Located {
+            index,
+            term,
+            kind,
+            location,
+        } = *entry;
         let Some(location) = location else {
             return Err(ReadError::Corrupt {
                 file: log.dir.clone(),
@@ -95,7 +121,10 @@ impl Plan {
                 kind: DamageKind::MissingEntries,
             });
         };
-        let found = self.segments.iter().find(|(slot, _)| *slot == location.segment());
+        let found = self
+            .segments
+            .iter()
+            .find(|(slot, _)| *slot == location.segment());
         let (_, segment) = found.expect("the segment of every entry was opened");
         let corrupt = |offset, kind| ReadError::Corrupt {
             file: segment.path.clone(),
@@ -106,7 +135,10 @@ impl Plan {
         };
         let failed = |offset, error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => corrupt(offset, DamageKind::Truncated),
-            _ => ReadError::Io { path: segment.path.clone(), source: error },
+            _ => ReadError::Io {
+                path: segment.path.clone(),
+                source: error,
+            },
         };
         let (slot_offset, payload_offset) = (location.slot_offset(), location.payload_offset());
         let slot = segment.file.read_bytes(slot_offset, SLOT_BYTES);
@@ -126,6 +158,11 @@ impl Plan {
         if entry_crc(group.0, index, term, kind, &payload) != slot.crc {
             return Err(corrupt(payload_offset, DamageKind::Payload));
         }
-        Ok(Entry { index, term, kind, payload })
+        Ok(Entry {
+            index,
+            term,
+            kind,
+            payload,
+        })
     }
 }

@@ -19,8 +19,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::disk::{DirLock, Disk};
 use crate::error::OpenError;
 use crate::format::{
-    BLOCK_BYTES, HeaderBlock, SEGMENT_BYTES_LIMIT, SegmentHeader, VERSION_MAJOR, parse_segment_name,
-    segment_name,
+    BLOCK_BYTES, HeaderBlock, SEGMENT_BYTES_LIMIT, SegmentHeader, VERSION_MAJOR,
+    parse_segment_name, segment_name,
 };
 use crate::group::GroupLog;
 use crate::ids::{Lsn, SegmentId};
@@ -47,17 +47,34 @@ pub(crate) fn open(
     let sorted = replay.sort(candidates)?;
     replay.run(&sorted.chain)?;
     let (mut index, end) = replay.finish(dir, &sorted)?;
-    let groups = index.groups.iter().map(|(&group, log)| (group, recovered_group(log))).collect();
+    let groups = index
+        .groups
+        .iter()
+        .map(|(&group, log)| (group, recovered_group(log)))
+        .collect();
     remove_dead(disk.as_ref(), &mut index)?;
     let next_id = SegmentId(last_id.0 + 1);
     let spare = keep_one(disk.as_ref(), dir, sorted.others, next_id, &options)?;
     let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
-    let bounds = |log: &RecoveredGroup| Bounds { first: log.first_index, last: log.last_index };
-    let recovered = Recovered { groups, report: end.report };
-    let bounds_of: HashMap<_, _> =
-        recovered.groups.iter().map(|(&group, log)| (group, bounds(log))).collect();
+    let bounds = |log: &RecoveredGroup| Bounds {
+        first: log.first_index,
+        last: log.last_index,
+    };
+    let recovered = Recovered {
+        groups,
+        report: end.report,
+    };
+    let bounds_of: HashMap<_, _> = recovered
+        .groups
+        .iter()
+        .map(|(&group, log)| (group, bounds(log)))
+        .collect();
     let log = Log {
-        queue: Mutex::new(Queue::new(Lsn(end.lsn.0 + 1), bounds_of, index.checkpoint_bytes_max())),
+        queue: Mutex::new(Queue::new(
+            Lsn(end.lsn.0 + 1),
+            bounds_of,
+            index.checkpoint_bytes_max(),
+        )),
         work: Condvar::new(),
         writer: Mutex::new(Writer::new(end.tail, end.epoch + 1)),
         index: RwLock::new(index),
@@ -90,15 +107,24 @@ impl Log {
 }
 
 fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<DirLock, OpenError> {
-    let failed = |action, source| OpenError::Io { action, path: dir.to_owned(), source };
-    disk.create_dir_all(dir).map_err(|error| match error.kind() {
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            OpenError::NotADirectory { path: dir.to_owned() }
-        }
-        _ => failed("create", error),
-    })?;
+    let failed = |action, source| OpenError::Io {
+        action,
+        path: dir.to_owned(),
+        source,
+    };
+    disk.create_dir_all(dir)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                OpenError::NotADirectory {
+                    path: dir.to_owned(),
+                }
+            }
+            _ => failed("create", error),
+        })?;
     disk.lock(dir).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked { path: dir.to_owned() },
+        io::ErrorKind::WouldBlock => OpenError::Locked {
+            path: dir.to_owned(),
+        },
         _ => failed("lock", error),
     })
 }
@@ -111,9 +137,15 @@ fn read_candidates(
     options: &LogOptions,
 ) -> Result<BTreeMap<SegmentId, Candidate>, OpenError> {
     let names = disk.list(dir);
-    let names =
-        names.map_err(|source| OpenError::Io { action: "list", path: dir.to_owned(), source })?;
-    let mut ids: Vec<_> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
+    let names = names.map_err(|source| OpenError::Io {
+        action: "list",
+        path: dir.to_owned(),
+        source,
+    })?;
+    let mut ids: Vec<_> = names
+        .iter()
+        .filter_map(|name| parse_segment_name(name))
+        .collect();
     ids.sort_unstable();
     let mut candidates = BTreeMap::new();
     let mut in_tail = true;
@@ -123,11 +155,19 @@ fn read_candidates(
         match &candidate.header {
             HeaderBlock::Foreign(major) => {
                 let (path, found) = (path.clone(), *major);
-                return Err(OpenError::Version { path, found, supported: VERSION_MAJOR });
+                return Err(OpenError::Version {
+                    path,
+                    found,
+                    supported: VERSION_MAJOR,
+                });
             }
             HeaderBlock::Valid(header) if header.identity != options.identity => {
                 let (path, found) = (path.clone(), header.identity);
-                return Err(OpenError::Identity { path, found, expected: options.identity });
+                return Err(OpenError::Identity {
+                    path,
+                    found,
+                    expected: options.identity,
+                });
             }
             HeaderBlock::Valid(_) => in_tail = false,
             HeaderBlock::Blank | HeaderBlock::Invalid => {}
@@ -144,19 +184,33 @@ fn read_candidate(
     in_tail: bool,
 ) -> Result<Candidate, OpenError> {
     let path = dir.join(segment_name(id));
-    let failed = |action, source| OpenError::Io { action, path: path.clone(), source };
+    let failed = |action, source| OpenError::Io {
+        action,
+        path: path.clone(),
+        source,
+    };
     let file = disk.open(&path).map_err(|error| failed("open", error))?;
     if in_tail {
         file.sync_data().map_err(|error| failed("sync", error))?;
-        file.drop_cache().map_err(|error| failed("drop the cache of", error))?;
+        file.drop_cache()
+            .map_err(|error| failed("drop the cache of", error))?;
     }
     let bytes = file.len().map_err(|error| failed("measure", error))?;
     // Offsets beyond the limit cannot be written down; no segment is longer.
     let bytes = bytes.min(SEGMENT_BYTES_LIMIT);
     let mut block = vec![0; bytes.min(BLOCK_BYTES) as usize];
-    file.read_at(0, &mut block).map_err(|error| failed("read", error))?;
+    file.read_at(0, &mut block)
+        .map_err(|error| failed("read", error))?;
     let header = SegmentHeader::decode(&block, id);
-    Ok(Candidate { segment: Arc::new(Segment { id, path, file, bytes }), header })
+    Ok(Candidate {
+        segment: Arc::new(Segment {
+            id,
+            path,
+            file,
+            bytes,
+        }),
+        header,
+    })
 }
 
 /// Deletes the segments that a durable record gave up: a crash came before they were, or before that was durable.
@@ -186,28 +240,45 @@ fn keep_one(
 ) -> Result<Option<Segment>, OpenError> {
     let mut kept = None;
     for Candidate { segment, .. } in others.into_iter().rev() {
-        let fits = segment.bytes >= options.segment_bytes_min && segment.bytes.is_multiple_of(BLOCK_BYTES);
+        let fits =
+            segment.bytes >= options.segment_bytes_min && segment.bytes.is_multiple_of(BLOCK_BYTES);
         if kept.is_some() || !fits {
             remove_file(disk, &segment.path)?;
             continue;
         }
         let path = dir.join(segment_name(next_id));
-        let failed = |action, source| OpenError::Io { action, path: segment.path.clone(), source };
+        let failed = |action, source| OpenError::Io {
+            action,
+            path: segment.path.clone(),
+            source,
+        };
         // Its zeros may have been written by a process that died before it synced them.
-        segment.file.sync_data().map_err(|error| failed("sync", error))?;
-        disk.rename(&segment.path, &path).map_err(|error| failed("rename", error))?;
-        disk.sync_dir(dir).map_err(|error| failed("sync the directory of", error))?;
+        segment
+            .file
+            .sync_data()
+            .map_err(|error| failed("sync", error))?;
+        disk.rename(&segment.path, &path)
+            .map_err(|error| failed("rename", error))?;
+        disk.sync_dir(dir)
+            .map_err(|error| failed("sync the directory of", error))?;
         let file = Arc::clone(&segment.file);
-        kept = Some(Segment { id: next_id, path, file, bytes: segment.bytes });
+        kept = Some(Segment {
+            id: next_id,
+            path,
+            file,
+            bytes: segment.bytes,
+        });
     }
     Ok(kept)
 }
 
 fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), OpenError> {
     match disk.remove(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(OpenError::Io { action: "delete", path: path.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OpenError::Io {
+            action: "delete",
+            path: path.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }

@@ -79,7 +79,8 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn is_of_epoch(&self, batch: &BatchHeader) -> bool {
-        self.header.is_none_or(|segment| segment.epoch == batch.epoch)
+        self.header
+            .is_none_or(|segment| segment.epoch == batch.epoch)
     }
 }
 
@@ -101,7 +102,11 @@ impl<'a> Replay<'a> {
         mut candidates: BTreeMap<SegmentId, Candidate>,
     ) -> Result<Sorted, OpenError> {
         let is_valid = |it: &Candidate| matches!(it.header, HeaderBlock::Valid(_));
-        let newest = candidates.iter().rev().find(|(_, it)| is_valid(it)).map(|(&id, _)| id);
+        let newest = candidates
+            .iter()
+            .rev()
+            .find(|(_, it)| is_valid(it))
+            .map(|(&id, _)| id);
         let mut next = newest;
         for (&id, candidate) in candidates.iter().filter(|(id, _)| Some(**id) > newest) {
             if holds_acknowledged(candidate)? {
@@ -124,18 +129,28 @@ impl<'a> Replay<'a> {
             }
             next = match &header {
                 Some(header) => Some(header.prev).filter(|prev| prev.0 > 0),
-                None => candidates.range(..id).rev().find(|(_, it)| is_valid(it)).map(|(&id, _)| id),
+                None => candidates
+                    .range(..id)
+                    .rev()
+                    .find(|(_, it)| is_valid(it))
+                    .map(|(&id, _)| id),
             };
             chain.push(InService { segment, header });
         }
         chain.reverse();
-        Ok(Sorted { chain, before, others: candidates.into_values().collect() })
+        Ok(Sorted {
+            chain,
+            before,
+            others: candidates.into_values().collect(),
+        })
     }
 
     /// Reads the segments of the log.
     pub(crate) fn run(&mut self, chain: &[InService]) -> Result<(), OpenError> {
         for (position, InService { segment, header }) in chain.iter().enumerate() {
-            let successor = chain.get(position + 1).and_then(|next| next.header.as_ref());
+            let successor = chain
+                .get(position + 1)
+                .and_then(|next| next.header.as_ref());
             let sealed = successor.map(|header| (header.prev_end, header.prev_chain));
             let Some(slot) = self.index.segments.add(Arc::clone(segment)) else {
                 self.damage(segment, 0, DamageKind::Chain);
@@ -166,7 +181,10 @@ impl<'a> Replay<'a> {
         let oldest = self.index.oldest;
         if sorted.before >= oldest && sorted.before.0 > 0 {
             let path = dir.join(crate::format::segment_name(sorted.before));
-            return Err(OpenError::MissingSegment { path, segment: sorted.before });
+            return Err(OpenError::MissingSegment {
+                path,
+                segment: sorted.before,
+            });
         }
         for orphan in &sorted.others {
             let is_valid = matches!(orphan.header, HeaderBlock::Valid(_));
@@ -185,11 +203,28 @@ impl<'a> Replay<'a> {
                 });
             }
         }
-        if !self.report.damage.is_empty() && !self.options.accept_damage {
-            return Err(OpenError::Damaged { damage: self.report.damage });
+        if self.is_damaged() && !self.options.accept_damage {
+            return Err(OpenError::Damaged {
+                damage: self.report.damage,
+            });
         }
-        let Self { index, lsn, epoch, tail, report, .. } = self;
-        Ok((index, End { lsn, epoch, tail, report }))
+        let Self {
+            index,
+            lsn,
+            epoch,
+            tail,
+            report,
+            ..
+        } = self;
+        Ok((
+            index,
+            End {
+                lsn,
+                epoch,
+                tail,
+                report,
+            },
+        ))
     }
 
     fn begin_segment(&mut self, reading: &mut Reading<'_>, is_first: bool) {
@@ -202,7 +237,7 @@ impl<'a> Replay<'a> {
         }
         if is_first {
             self.lsn = Lsn(header.first_lsn.0.saturating_sub(1));
-        } else if self.report.damage.is_empty() && header.first_lsn.0 != self.lsn.0 + 1 {
+        } else if !self.is_damaged() && header.first_lsn.0 != self.lsn.0 + 1 {
             self.damage(segment, 0, DamageKind::Chain);
         }
         self.epoch = self.epoch.max(header.epoch);
@@ -241,12 +276,12 @@ impl<'a> Replay<'a> {
     fn continues(&self, header: &BatchHeader, reading: &Reading<'_>) -> bool {
         reading.is_of_epoch(header)
             && header.lsn > self.lsn
-            && (reading.damaged || header.durable_lsn <= self.lsn)
+            && (self.is_damaged() || header.durable_lsn <= self.lsn)
     }
 
     /// Whether a whole batch says that more was durable before it than was found.
     fn proves_a_loss(&self, header: &BatchHeader, reading: &Reading<'_>) -> bool {
-        reading.is_of_epoch(header) && !reading.damaged && header.durable_lsn > self.lsn
+        reading.is_of_epoch(header) && !self.is_damaged() && header.durable_lsn > self.lsn
     }
 
     fn accept(&mut self, reading: &mut Reading<'_>, batch: &Batch) -> Result<(), OpenError> {
@@ -284,7 +319,11 @@ impl<'a> Replay<'a> {
         self.report.scanned_bytes += header.batch_bytes();
         reading.chain = chain(reading.chain, batch.header_crc);
         reading.offset = next;
-        self.tail = Tail { segment: reading.segment.id, end: next, chain: reading.chain };
+        self.tail = Tail {
+            segment: reading.segment.id,
+            end: next,
+            chain: reading.chain,
+        };
         Ok(())
     }
 
@@ -296,26 +335,43 @@ impl<'a> Replay<'a> {
         if is_torn {
             self.report.torn_tail_bytes += used_end - reading.offset;
         }
-        self.tail = Tail { segment: reading.segment.id, end: reading.offset, chain: reading.chain };
+        self.tail = Tail {
+            segment: reading.segment.id,
+            end: reading.offset,
+            chain: reading.chain,
+        };
         reading.end = reading.offset;
         Ok(())
     }
 
     fn end_segment(&mut self, reading: &Reading<'_>) {
-        self.tail = Tail { segment: reading.segment.id, end: reading.offset, chain: reading.chain };
-        let Some((end, chain)) = reading.sealed else { return };
+        self.tail = Tail {
+            segment: reading.segment.id,
+            end: reading.offset,
+            chain: reading.chain,
+        };
+        let Some((end, chain)) = reading.sealed else {
+            return;
+        };
         if end > reading.segment.bytes {
-            self.damage(reading.segment, reading.segment.bytes, DamageKind::Truncated);
+            self.damage(
+                reading.segment,
+                reading.segment.bytes,
+                DamageKind::Truncated,
+            );
         } else if !reading.damaged && (reading.offset, reading.chain) != (end, chain) {
             self.damage(reading.segment, reading.offset, DamageKind::Chain);
         }
     }
 
-    /// Gaps are reported at the end, if a later compaction has not closed them.
+    /// Gaps are reported at the end, if a later compaction has not closed them. A checkpoint that disagrees with a log
+    /// in which something is damaged says nothing new.
     fn report_faults(&mut self, reading: &Reading<'_>, faults: Vec<Fault>) {
+        let was_damaged = self.is_damaged();
         for fault in faults {
             let (group, kind) = match fault {
                 Fault::Gap { .. } => continue,
+                Fault::Checkpoint { .. } if was_damaged => continue,
                 Fault::Checkpoint { group } => (Some(group), DamageKind::Checkpoint),
                 Fault::Record { .. } => (None, DamageKind::Descriptors),
             };
@@ -329,9 +385,19 @@ impl<'a> Replay<'a> {
         }
     }
 
+    fn is_damaged(&self) -> bool {
+        !self.report.damage.is_empty()
+    }
+
     fn damage(&mut self, segment: &Segment, offset: u64, kind: DamageKind) {
         let file = segment.path.clone();
-        self.report.damage.push(Damage { file, offset, group: None, indexes: None, kind });
+        self.report.damage.push(Damage {
+            file,
+            offset,
+            group: None,
+            indexes: None,
+            kind,
+        });
     }
 }
 

@@ -6,9 +6,7 @@ use std::io;
 
 use crate::codec::Take;
 use crate::error::{DamageKind, OpenError};
-use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, desc_crc, entry_crc, padded,
-};
+use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, desc_crc, entry_crc, padded};
 use crate::ids::GroupId;
 use crate::record::{Record, Records};
 use crate::segment::Segment;
@@ -56,7 +54,11 @@ pub(crate) struct Ahead {
 
 impl<'a> Scanner<'a> {
     pub(crate) fn new(segment: &'a Segment) -> Self {
-        Self { segment, window: Vec::new(), window_offset: 0 }
+        Self {
+            segment,
+            window: Vec::new(),
+            window_offset: 0,
+        }
     }
 
     /// Reads the batch at `offset`, which ends at `end` at the latest.
@@ -80,7 +82,11 @@ impl<'a> Scanner<'a> {
         if !whole {
             return Ok(Found::Bad(DamageKind::Descriptors));
         }
-        Ok(Found::Batch(Batch { header, header_crc, desc }))
+        Ok(Found::Batch(Batch {
+            header,
+            header_crc,
+            desc,
+        }))
     }
 
     /// Checks the payloads of a batch.
@@ -88,13 +94,19 @@ impl<'a> Scanner<'a> {
         let mut bad = Vec::new();
         let mut offset = batch.header.payload_offset();
         for record in Records::new(&batch.desc) {
-            let Ok((_, Record::Run(run))) = record else { continue };
+            let Ok((_, Record::Run(run))) = record else {
+                continue;
+            };
             for (index, slot) in (run.first_index..).zip(run.slots()) {
                 let bytes = self.bytes(offset, u64::from(slot.len))?;
-                let crc = bytes
-                    .map(|bytes| entry_crc(run.group.0, index, run.term, run.kind, bytes));
+                let crc =
+                    bytes.map(|bytes| entry_crc(run.group.0, index, run.term, run.kind, bytes));
                 if crc != Some(slot.crc) {
-                    bad.push(BadPayload { group: run.group, index, offset });
+                    bad.push(BadPayload {
+                        group: run.group,
+                        index,
+                        offset,
+                    });
                 }
                 offset += padded(u64::from(slot.len));
             }
@@ -110,10 +122,15 @@ impl<'a> Scanner<'a> {
         wanted: impl Fn(&BatchHeader) -> bool,
     ) -> Result<Ahead, OpenError> {
         let segment = self.segment.id;
-        let mut ahead = Ahead { batch: None, used_end: offset };
+        let mut ahead = Ahead {
+            batch: None,
+            used_end: offset,
+        };
         let blocks = (offset..end.min(self.segment.bytes)).step_by(BLOCK_BYTES as usize);
         for offset in blocks {
-            let Some(block) = self.bytes(offset, BLOCK_BYTES)? else { break };
+            let Some(block) = self.bytes(offset, BLOCK_BYTES)? else {
+                break;
+            };
             if let Some((header, _)) = BatchHeader::decode(block, segment, offset)
                 && wanted(&header)
             {
@@ -129,7 +146,10 @@ impl<'a> Scanner<'a> {
 
     /// Bytes of the file; none if it ends before.
     pub(crate) fn bytes(&mut self, offset: u64, len: u64) -> Result<Option<&[u8]>, OpenError> {
-        let Some(end) = offset.checked_add(len).filter(|&end| end <= self.segment.bytes) else {
+        let Some(end) = offset
+            .checked_add(len)
+            .filter(|&end| end <= self.segment.bytes)
+        else {
             return Ok(None);
         };
         let window_end = self.window_offset + self.window.len() as u64;
@@ -144,7 +164,11 @@ impl<'a> Scanner<'a> {
                     return Ok(None);
                 }
                 let path = self.segment.path.clone();
-                return Err(OpenError::Io { action: "read", path, source });
+                return Err(OpenError::Io {
+                    action: "read",
+                    path,
+                    source,
+                });
             }
         }
         let start = (offset - self.window_offset) as usize;
@@ -157,7 +181,10 @@ fn payload_bytes(desc: &[u8]) -> Option<u64> {
     let mut bytes = 0;
     for record in Records::new(desc) {
         if let (_, Record::Run(run)) = record.ok()? {
-            bytes += run.slots().map(|slot| padded(u64::from(slot.len))).sum::<u64>();
+            bytes += run
+                .slots()
+                .map(|slot| padded(u64::from(slot.len)))
+                .sum::<u64>();
         }
     }
     Some(bytes)

@@ -24,9 +24,17 @@ impl LogThread {
     /// `LogThread` at a time.
     pub fn spawn(log: Arc<Log>, name: &str) -> io::Result<Self> {
         log.queue.lock().stopping = None;
-        let mut threads = Self { log, driver: None, preparer: None };
+        let mut threads = Self {
+            log,
+            driver: None,
+            preparer: None,
+        };
         let log = Arc::clone(&threads.log);
-        threads.driver = Some(Builder::new().name(name.to_owned()).spawn(move || log.drive_loop())?);
+        threads.driver = Some(
+            Builder::new()
+                .name(name.to_owned())
+                .spawn(move || log.drive_loop())?,
+        );
         let log = Arc::clone(&threads.log);
         let preparer = Builder::new().name(format!("{name}-prepare"));
         threads.preparer = Some(preparer.spawn(move || log.prepare_loop())?);
@@ -43,7 +51,10 @@ impl LogThread {
         self.log.queue.lock().stopping = Some(if flush { Stop::AfterFlush } else { Stop::Now });
         self.log.work.notify_all();
         self.log.want_prepare();
-        for thread in [self.driver.take(), self.preparer.take()].into_iter().flatten() {
+        for thread in [self.driver.take(), self.preparer.take()]
+            .into_iter()
+            .flatten()
+        {
             // A panic of the thread was reported when it happened; a drop must not panic on top of it.
             let _ = thread.join();
         }
@@ -99,7 +110,8 @@ impl Log {
     fn prepare_loop(&self) {
         loop {
             let queue = self.queue.lock();
-            let (is_stopping, is_full) = (queue.stopping.is_some(), queue.status == LogStatus::Full);
+            let (is_stopping, is_full) =
+                (queue.stopping.is_some(), queue.status == LogStatus::Full);
             drop(queue);
             if is_stopping {
                 return;

@@ -16,9 +16,13 @@ use crate::transport::Frame;
 /// What a connection begins with. Small, for a node may have a thousand clerks that say little.
 const BYTES_MIN: usize = 16 * 1024;
 
-/// Up to here the buffer grows to save system calls, and stays; beyond, it grows only for a frame
-/// that does not fit, and goes back.
+/// Up to here the buffer grows to save system calls, and stays. Beyond, it grows only for a frame that
+/// does not fit, and stays only while such frames keep coming.
 const BYTES_KEPT_MAX: usize = 256 * 1024;
+
+/// After being emptied this often in a row without having been a quarter full, a large buffer is given
+/// back. Keep-alives see to it that an idle connection comes to that, too.
+const CALM_MAX: u32 = 64;
 
 /// Why the bytes of a connection are of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -60,6 +64,10 @@ pub struct FrameBuffer {
     body_bytes_max: usize,
     /// The last piece took all the room there was: more may be waiting.
     filled: bool,
+    /// The most that `end` was since the buffer was last emptied.
+    peak: usize,
+    /// How often in a row it was emptied without having been a quarter full.
+    calm: u32,
 }
 
 impl FrameBuffer {
@@ -72,16 +80,15 @@ impl FrameBuffer {
             end: 0,
             body_bytes_max,
             filled: false,
+            peak: 0,
+            calm: 0,
         }
     }
 
     /// The room for the next bytes; never empty. Call [`FrameBuffer::advance`] with how many came.
     pub fn room(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            if self.buffer.len() > BYTES_KEPT_MAX {
-                self.buffer = Vec::new();
-            }
+        if self.start == self.end && self.end > 0 {
+            self.emptied();
         }
         if self.end == self.buffer.len() && self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -103,6 +110,7 @@ impl FrameBuffer {
             "no more than there was room for"
         );
         self.end += bytes;
+        self.peak = self.peak.max(self.end);
         self.filled = self.end == self.buffer.len();
     }
 
@@ -144,11 +152,29 @@ impl FrameBuffer {
         self.start += HEADER_BYTES + body_bytes;
         Ok(Some(frame))
     }
+
+    fn emptied(&mut self) {
+        (self.start, self.end) = (0, 0);
+        self.calm = if self.peak < self.buffer.len() / 4 {
+            self.calm + 1
+        } else {
+            0
+        };
+        self.peak = 0;
+        if self.calm >= CALM_MAX {
+            self.calm = 0;
+            if self.buffer.len() > BYTES_KEPT_MAX {
+                self.buffer = Vec::new();
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::codec::encode_frame;
+    use crate::transport::{Reply, ReplyBody, RequestId};
 
     #[test]
     fn an_announced_length_reserves_nothing() {
@@ -165,24 +191,39 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_grew_for_one_frame_is_given_back() {
+    fn a_buffer_that_grew_for_long_frames_stays_while_they_come_and_is_then_given_back() {
         let mut buffer = FrameBuffer::new(1 << 30);
-        let mut sent = super::super::Batch::new();
-        sent.push_keep_alive();
-        let keep_alive = sent.to_vec();
-        for _ in 0..BYTES_KEPT_MAX {
-            let room = buffer.room();
-            let bytes = room.len().min(keep_alive.len());
-            room[..bytes].copy_from_slice(&keep_alive[..bytes]);
-            buffer.advance(bytes);
-            if bytes < keep_alive.len() {
-                buffer.room()[..keep_alive.len() - bytes].copy_from_slice(&keep_alive[bytes..]);
-                buffer.advance(keep_alive.len() - bytes);
-            }
+        let long = encode_frame(&answer(BYTES_KEPT_MAX * 3), 1 << 30).unwrap();
+        let short = encode_frame(&answer(10), 1 << 30).unwrap();
+        receive(&mut buffer, &long);
+        let grown = buffer.buffer.as_ptr();
+        assert!(buffer.buffer.len() >= long.len());
+        for _ in 0..3 * CALM_MAX {
+            receive(&mut buffer, &long);
+            (0..CALM_MAX / 2).for_each(|_| receive(&mut buffer, &short));
         }
-        assert!(buffer.buffer.len() > BYTES_KEPT_MAX);
-        while buffer.next_frame().unwrap().is_some() {}
-        buffer.room();
+        assert_eq!(buffer.buffer.as_ptr(), grown);
+        (0..=CALM_MAX).for_each(|_| receive(&mut buffer, &short));
         assert_eq!(buffer.buffer.len(), BYTES_MIN);
+    }
+
+    fn receive(buffer: &mut FrameBuffer, mut wire: &[u8]) {
+        while !wire.is_empty() {
+            let room = buffer.room();
+            let bytes = room.len().min(wire.len());
+            room[..bytes].copy_from_slice(&wire[..bytes]);
+            buffer.advance(bytes);
+            wire = &wire[bytes..];
+        }
+        assert!(buffer.next_frame().unwrap().is_some());
+        assert_eq!(buffer.next_frame(), Ok(None));
+    }
+
+    fn answer(bytes: usize) -> Frame {
+        let answer = ReplyBody::Answer(vec![1; bytes].into());
+        Frame::Reply(Reply {
+            id: RequestId(1),
+            result: Ok(answer),
+        })
     }
 }

@@ -409,6 +409,8 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
         },
         tag::ALREADY_ACKNOWLEDGED => Outcome::AlreadyAcknowledged,
         tag::UNSUPPORTED => Outcome::Unsupported,
+        tag::WINDOW_FULL => Outcome::WindowFull,
+        tag::MALFORMED => Outcome::Malformed,
         tag => {
             return Err(DecodeError::UnknownTag {
                 what: "outcome",

@@ -370,6 +370,8 @@ fn write_outcome(outcome: &Outcome, sink: &mut impl Sink) -> Result<(), EncodeEr
         }
         Outcome::AlreadyAcknowledged => sink.u8(tag::ALREADY_ACKNOWLEDGED),
         Outcome::Unsupported => sink.u8(tag::UNSUPPORTED),
+        Outcome::WindowFull => sink.u8(tag::WINDOW_FULL),
+        Outcome::Malformed => sink.u8(tag::MALFORMED),
         // The type may grow; a new outcome needs a tag of its own, and must not pass for another.
         _ => return Err(EncodeError::NoEncoding),
     }

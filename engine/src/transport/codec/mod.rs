@@ -74,4 +74,6 @@ pub(crate) mod tag {
     pub(crate) const OUT_OF_ORDER: u8 = 4;
     pub(crate) const ALREADY_ACKNOWLEDGED: u8 = 5;
     pub(crate) const UNSUPPORTED: u8 = 6;
+    pub(crate) const WINDOW_FULL: u8 = 7;
+    pub(crate) const MALFORMED: u8 = 8;
 }

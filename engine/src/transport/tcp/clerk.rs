@@ -19,7 +19,7 @@ use super::TcpError;
 use super::event::{CloseReason, Lane, Monitor, TcpStats, TransportEvent};
 use super::handshake::{Accept, Hello};
 use super::link::{Link, Purpose, dial};
-use super::options::{NODES_MAX, Observer, TcpLimits};
+use super::options::{NODES_MAX, Observer, TcpLimits, millis};
 use super::queue::Queue;
 use super::threads::Threads;
 use crate::transport::{ClerkInbox, ClerkLink, Frame, Request};
@@ -270,7 +270,7 @@ fn find_node(
         to: None,
         lane: Lane::Main,
     };
-    let deadline = Instant::now() + Duration::from_millis(options.connect_timeout_ms);
+    let deadline = Instant::now() + millis(options.connect_timeout_ms);
     loop {
         let mut failures = Vec::new();
         for (at, address) in addresses.iter().enumerate() {

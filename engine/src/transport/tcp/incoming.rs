@@ -164,7 +164,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        shut(&self.stream);
+        // In this order: when the other side sees the end, its place is free.
         self.incoming.state.lock().live.remove(&self.number);
+        shut(&self.stream);
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::event::{CloseReason, Monitor};
 use super::handshake::{Accept, Hello, introduce};
-use super::options::TcpLimits;
+use super::options::{TcpLimits, millis};
 use super::queue::Queue;
 use super::stream::{enqueue, receive, transmit};
 use super::threads::Threads;
@@ -81,7 +81,7 @@ impl<P: Purpose> Link<P> {
                 }
             }
             // A connection that stood for a while was none of the failures in a row.
-            let stood = began.elapsed() >= Duration::from_millis(self.limits.backoff_max_ms);
+            let stood = began.elapsed() >= self.limits.backoff_max();
             failures = if stood { 0 } else { failures.saturating_add(1) };
             let wait = self.backoff(failures, attempt);
             if !self.queue.wait_down(Instant::now() + wait) {
@@ -138,7 +138,7 @@ impl<P: Purpose> Link<P> {
     /// Doubles from the least to the most; the upper half of it is jitter.
     fn backoff(&self, failures: u32, attempt: u64) -> Duration {
         let doubled = self.limits.backoff_min_ms << failures.saturating_sub(1).min(20);
-        let whole_us = doubled.min(self.limits.backoff_max_ms) * 1000;
+        let whole_us = millis(doubled).min(self.limits.backoff_max()).as_micros() as u64;
         let mixed = (self.jitter ^ attempt).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         Duration::from_micros(whole_us / 2 + mixed % (whole_us / 2 + 1))
     }

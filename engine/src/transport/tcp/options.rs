@@ -184,22 +184,32 @@ impl TcpLimits {
     }
 
     pub(super) fn handshake_timeout(&self) -> Duration {
-        Duration::from_millis(self.handshake_timeout_ms)
+        millis(self.handshake_timeout_ms)
     }
 
     pub(super) fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(self.connect_timeout_ms)
+        millis(self.connect_timeout_ms)
     }
 
     pub(super) fn write_timeout(&self) -> Duration {
-        Duration::from_millis(self.write_timeout_ms)
+        millis(self.write_timeout_ms)
     }
 
     pub(super) fn silence_timeout(&self) -> Duration {
-        Duration::from_millis(self.silence_timeout_ms)
+        millis(self.silence_timeout_ms)
+    }
+
+    pub(super) fn backoff_max(&self) -> Duration {
+        millis(self.backoff_max_ms)
     }
 
     pub(super) fn keep_alive(&self) -> Duration {
-        Duration::from_millis(self.keep_alive_ms)
+        millis(self.keep_alive_ms)
     }
+}
+
+/// A configured time. No more than a day, so that adding it to the present never overflows.
+pub(super) fn millis(time_ms: u64) -> Duration {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    Duration::from_millis(time_ms.min(DAY_MS))
 }

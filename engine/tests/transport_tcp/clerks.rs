@@ -1,0 +1,233 @@
+//! Clerks: how they find the nodes, and what they learn when one goes away.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use bytes::Bytes;
+use quorate::transport::tcp::{CloseReason, TcpClerkLink, TcpClerkOptions, TcpError, TcpLimits};
+use quorate::transport::{
+    ClerkInbox, ClerkLink, Frame, Origin, Reply, ReplyBody, Request, RequestBody, RequestId,
+};
+use quorate_raft::NodeId;
+use quorate_wal::GroupId;
+
+use super::support::*;
+
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Reply(NodeId, Reply),
+    Disconnected(NodeId),
+}
+
+struct Recorder(Sender<Heard>);
+
+impl ClerkInbox for Recorder {
+    fn reply(&self, from: NodeId, reply: Reply) {
+        let _ = self.0.send(Heard::Reply(from, reply));
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        let _ = self.0.send(Heard::Disconnected(node));
+    }
+}
+
+fn recorder() -> (Arc<Recorder>, Receiver<Heard>) {
+    let (sender, receiver) = mpsc::channel();
+    (Arc::new(Recorder(sender)), receiver)
+}
+
+/// Gives up soon.
+fn hasty() -> TcpClerkOptions {
+    TcpClerkOptions {
+        connect_timeout_ms: 200,
+        ..TcpClerkOptions::default()
+    }
+}
+
+#[test]
+fn a_clerk_learns_all_nodes_from_one() {
+    let (one, two) = pair(TcpLimits::default());
+    let (inbox, heard) = recorder();
+    let addresses = vec![one.address().to_string()];
+    let clerk = TcpClerkLink::connect(addresses, TcpClerkOptions::default(), inbox).unwrap();
+    assert_eq!(clerk.nodes(), [ONE, TWO]);
+    assert_eq!(clerk.groups(), Some(GROUPS));
+    for node in [&one, &two] {
+        let id = if node.address() == one.address() {
+            ONE
+        } else {
+            TWO
+        };
+        check_round_trip(&*clerk, id, node, &heard);
+    }
+    assert!(!clerk.send(NodeId(9), query(1)), "nobody of this name");
+}
+
+#[test]
+fn an_address_that_leads_nowhere_is_passed_over() {
+    let (one, _two) = pair(TcpLimits::default());
+    let (vacant, nowhere) = listener();
+    drop(vacant);
+    let (inbox, heard) = recorder();
+    let addresses = vec![nowhere, one.address().to_string()];
+    let clerk = TcpClerkLink::connect(addresses, TcpClerkOptions::default(), inbox).unwrap();
+    check_round_trip(&*clerk, ONE, &one, &heard);
+}
+
+#[test]
+fn if_no_address_answers_each_is_named_with_its_failure() {
+    let (vacant, nowhere) = listener();
+    drop(vacant);
+    let (mute, silent) = listener();
+    let (inbox, _) = recorder();
+    let addresses = vec![nowhere.clone(), silent.clone(), "no address".to_owned()];
+    let error = TcpClerkLink::connect(addresses, hasty(), inbox)
+        .err()
+        .unwrap();
+    let TcpError::Unreachable { failures } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(failures.len(), 3);
+    assert_eq!(
+        failures[0],
+        (
+            nowhere,
+            CloseReason::Io(std::io::ErrorKind::ConnectionRefused)
+        )
+    );
+    assert_eq!(failures[1].0, silent);
+    assert!(
+        matches!(failures[1].1, CloseReason::HandshakeTimeout { .. }),
+        "{error}"
+    );
+    assert!(matches!(failures[2].1, CloseReason::Resolve(_)), "{error}");
+    assert!(error.to_string().contains(&silent), "{error}");
+    drop(mute);
+}
+
+#[test]
+fn a_clerk_of_another_cluster_is_told_so_without_waiting() {
+    let (one, _two) = pair(TcpLimits::default());
+    let (inbox, _) = recorder();
+    let options = TcpClerkOptions {
+        cluster_id: Some(8),
+        // Would outlast the test: trying again cannot help, and is not done.
+        connect_timeout_ms: 3_600_000,
+        ..TcpClerkOptions::default()
+    };
+    let addresses = vec![one.address().to_string()];
+    let error = TcpClerkLink::connect(addresses, options, inbox)
+        .err()
+        .unwrap();
+    let TcpError::Unreachable { failures } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        failures[0].1,
+        CloseReason::WrongCluster {
+            ours: 8,
+            theirs: CLUSTER
+        }
+    );
+}
+
+#[test]
+fn a_clerk_is_told_of_a_lost_node_and_finds_it_again() {
+    let (listener_one, at_one) = listener();
+    let peers = [(ONE, at_one.clone())];
+    let one = Node::start(ONE, listener_one, &peers, TcpLimits::default());
+    let (inbox, heard) = recorder();
+    let clerk =
+        TcpClerkLink::connect(vec![at_one.clone()], TcpClerkOptions::default(), inbox).unwrap();
+    check_round_trip(&*clerk, ONE, &one, &heard);
+    drop(one);
+    assert_eq!(
+        heard.recv_timeout(DEADLINE).unwrap(),
+        Heard::Disconnected(ONE)
+    );
+
+    let one = Node::start(
+        ONE,
+        TcpListener::bind(at_one).unwrap(),
+        &peers,
+        TcpLimits::default(),
+    );
+    // Refused between two attempts only, which are tens of milliseconds apart here.
+    while !clerk.send(ONE, query(7)) {
+        std::thread::yield_now();
+    }
+    assert_eq!(id_of(&one.next_frame().1), 7);
+}
+
+#[test]
+fn what_waited_for_a_node_that_cannot_be_reached_is_given_up_aloud() {
+    let (vacant, nowhere) = listener();
+    drop(vacant);
+    let (inbox, heard) = recorder();
+    let clerk = TcpClerkLink::to_nodes([(ONE, nowhere)], 4, TcpClerkOptions::default(), inbox);
+    assert_eq!((clerk.nodes(), clerk.groups()), (vec![ONE], Some(4)));
+    assert!(clerk.send(ONE, query(1)));
+    assert_eq!(
+        heard.recv_timeout(DEADLINE).unwrap(),
+        Heard::Disconnected(ONE)
+    );
+}
+
+#[test]
+fn a_clerk_of_known_nodes_connects_when_it_has_something_to_say() {
+    let (one, two) = pair(TcpLimits::default());
+    let nodes = [
+        (ONE, one.address().to_string()),
+        (TWO, two.address().to_string()),
+    ];
+    let (inbox, heard) = recorder();
+    let clerk = TcpClerkLink::to_nodes(nodes, GROUPS, TcpClerkOptions::default(), inbox);
+    check_round_trip(&*clerk, TWO, &two, &heard);
+    assert_eq!(clerk.stats().frames_received, 1);
+}
+
+#[test]
+fn a_clerk_that_stops_ends_its_threads() {
+    let (one, _two) = pair(TcpLimits::default());
+    let (inbox, heard) = recorder();
+    let kept = Arc::clone(&inbox);
+    let addresses = vec![one.address().to_string()];
+    let clerk = TcpClerkLink::connect(addresses, TcpClerkOptions::default(), inbox).unwrap();
+    check_round_trip(&*clerk, ONE, &one, &heard);
+    clerk.stop();
+    clerk.stop();
+    assert!(!clerk.send(ONE, query(3)));
+    drop(clerk);
+    assert_eq!(Arc::strong_count(&kept), 1);
+    assert_eq!(heard.try_iter().count(), 0, "a stop is no loss");
+}
+
+fn check_round_trip(clerk: &dyn ClerkLink, id: NodeId, node: &Node, heard: &Receiver<Heard>) {
+    assert!(clerk.send(id, query(5)));
+    let (origin, frame) = node.next_frame();
+    assert_eq!(frame, Frame::Request(query(5)));
+    let Origin::Clerk(sink) = origin else {
+        panic!("the request came from a clerk")
+    };
+    let answer = Bytes::from(vec![id.0 as u8; 100_000]);
+    let reply = Reply {
+        id: RequestId(5),
+        result: Ok(ReplyBody::Answer(answer)),
+    };
+    sink.reply(reply.clone());
+    assert_eq!(
+        heard.recv_timeout(DEADLINE).unwrap(),
+        Heard::Reply(id, reply)
+    );
+}
+
+fn query(id: u64) -> Request {
+    Request {
+        id: RequestId(id),
+        group: GroupId(3),
+        body: RequestBody::Propose {
+            command: Bytes::from_static(b"command"),
+        },
+    }
+}

@@ -1,0 +1,177 @@
+//! Snapshot files: written under a temporary name, synced, read back and verified, and only then given their name.
+//!
+//! Invariants:
+//! - A file with its final name was whole and durable when it got it. It is never written again.
+//! - Which of the files count is not decided here: a snapshot is in force when the log names it.
+
+mod format;
+mod reader;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::batch::SnapshotRef;
+use crate::disk::Disk;
+use crate::error::{OpenError, SnapshotError};
+use crate::ids::GroupId;
+
+use format::Identity;
+
+pub use reader::SnapshotReader;
+pub use writer::SnapshotWriter;
+
+const TEMPORARY: &str = ".tmp";
+
+/// The snapshot files of a node, a directory for each group. Whoever opens it must hold the directory for itself: by the
+/// lock of the log that names the snapshots.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+}
+
+impl Snapshots {
+    /// Opens the snapshots in a directory, which is created if there is none, and deletes files that were being written
+    /// when a process died.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
+        let failed = |action, path: &Path, source: io::Error| match source.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                OpenError::NotADirectory {
+                    path: path.to_owned(),
+                }
+            }
+            _ => OpenError::Io {
+                action,
+                path: path.to_owned(),
+                source,
+            },
+        };
+        disk.create_dir_all(dir)
+            .map_err(|error| failed("create", dir, error))?;
+        let names = disk.list(dir).map_err(|error| failed("list", dir, error))?;
+        for name in names.iter().filter(|name| parse_hex(name).is_some()) {
+            let group = dir.join(name);
+            let names = disk
+                .list(&group)
+                .map_err(|error| failed("list", &group, error))?;
+            for name in names.iter().filter(|name| name.ends_with(TEMPORARY)) {
+                let path = group.join(name);
+                disk.remove(&path)
+                    .map_err(|error| failed("delete", &path, error))?;
+            }
+        }
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Begins a snapshot of a group that covers the log up to `index`, whose entry has `term`. `id` tells it from others
+    /// of the same index. There is one writer for the same four numbers at a time.
+    pub fn create(
+        &self,
+        group: GroupId,
+        index: u64,
+        term: u64,
+        id: u64,
+    ) -> Result<SnapshotWriter, SnapshotError> {
+        let dir = self.group_dir(group);
+        self.disk
+            .create_dir_all(&dir)
+            .map_err(|error| failed("create", &dir, error))?;
+        let identity = Identity {
+            group,
+            index,
+            term,
+            id,
+        };
+        SnapshotWriter::create(Arc::clone(&self.disk), dir, identity)
+    }
+
+    /// Opens a snapshot and checks that it is the one that the reference names. Chunks are checked as they are read.
+    pub fn open_reader(
+        &self,
+        group: GroupId,
+        snapshot: &SnapshotRef,
+    ) -> Result<SnapshotReader, SnapshotError> {
+        let identity = identity(group, snapshot);
+        let path = self.group_dir(group).join(file_name(identity));
+        SnapshotReader::open(
+            self.disk.as_ref(),
+            path,
+            identity,
+            snapshot.bytes,
+            snapshot.crc,
+        )
+    }
+
+    /// Whether there is a file for the reference, with a header and footer that fit it. Its content is not read.
+    pub fn exists(&self, group: GroupId, snapshot: &SnapshotRef) -> bool {
+        self.open_reader(group, snapshot).is_ok()
+    }
+
+    /// Reads a whole snapshot and checks every chunk.
+    pub fn verify(&self, group: GroupId, snapshot: &SnapshotRef) -> Result<(), SnapshotError> {
+        self.open_reader(group, snapshot)?.verify()
+    }
+
+    /// Deletes the snapshots of a group except these. Snapshots that are being written stay, and so do the bytes that
+    /// open readers hold.
+    pub fn retain(&self, group: GroupId, keep: &[SnapshotRef]) -> Result<(), SnapshotError> {
+        let dir = self.group_dir(group);
+        let names = match self.disk.list(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            names => names.map_err(|error| failed("list", &dir, error))?,
+        };
+        let keep: Vec<_> = keep
+            .iter()
+            .map(|it| file_name(identity(group, it)))
+            .collect();
+        for name in names
+            .iter()
+            .filter(|name| name.ends_with(".snap") && !keep.contains(name))
+        {
+            let path = dir.join(name);
+            self.disk
+                .remove(&path)
+                .map_err(|error| failed("delete", &path, error))?;
+        }
+        Ok(())
+    }
+
+    fn group_dir(&self, group: GroupId) -> PathBuf {
+        self.dir.join(format!("{:016x}", group.0))
+    }
+}
+
+fn identity(group: GroupId, snapshot: &SnapshotRef) -> Identity {
+    Identity {
+        group,
+        index: snapshot.index,
+        term: snapshot.term,
+        id: snapshot.id,
+    }
+}
+
+fn file_name(identity: Identity) -> String {
+    format!(
+        "{:016x}-{:016x}-{:016x}.snap",
+        identity.index, identity.term, identity.id
+    )
+}
+
+fn parse_hex(name: &str) -> Option<u64> {
+    (name.len() == 16)
+        .then(|| u64::from_str_radix(name, 16).ok())
+        .flatten()
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
+    SnapshotError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}

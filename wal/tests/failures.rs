@@ -1,0 +1,193 @@
+//! A disk that fails while the log runs: no false acknowledgement, and a full disk passes.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::*;
+use quorate_wal::*;
+
+#[test]
+fn a_failed_sync_or_write_ends_the_log_for_good() {
+    for fault in ["sync", "write"] {
+        let disk = FaultyDisk::default();
+        let (log, _) = open(&disk);
+        commit(&log, appended(1, 1..=2, 1, 10));
+        let flag = if fault == "sync" { &disk.faults.fail_sync } else { &disk.faults.fail_write };
+        let lsn = log.submit(appended(1, 3..=3, 1, 10)).unwrap();
+        flag.store(true, Ordering::SeqCst);
+        assert!(matches!(log.drive(), Err(LogError::Failed { .. })));
+        flag.store(false, Ordering::SeqCst);
+        let syncs = disk.faults.syncs.load(Ordering::SeqCst);
+        assert!(matches!(log.drive(), Err(LogError::Failed { .. })), "it is not tried again");
+        assert!(matches!(log.prepare(), Err(LogError::Failed { .. })));
+        assert_eq!(disk.faults.syncs.load(Ordering::SeqCst), syncs);
+        assert!(log.durable() < lsn);
+        let LogStatus::Failed { reason } = log.status() else { panic!("{:?}", log.status()) };
+        assert!(reason.contains(fault), "{reason}");
+        let error = log.submit(appended(1, 4..=4, 1, 10)).unwrap_err();
+        assert!(matches!(error, SubmitError::Failed { .. }) && !error.is_retryable(), "{error}");
+        assert_eq!(log.read(GroupId(1), 1, 3, 1000).unwrap().len(), 2, "what was durable is served");
+        assert!(matches!(log.read(GroupId(1), 3, 4, 0), Err(ReadError::NotWritten { .. })));
+    }
+}
+
+#[test]
+fn a_failed_sync_ends_the_threads_and_tells_the_observers() {
+    struct Notify(std::sync::mpsc::Sender<()>);
+    impl Observer for Notify {
+        fn log_moved(&self) {
+            let _ = self.0.send(());
+        }
+    }
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    log.add_observer(Arc::new(Notify(sender)));
+    let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
+    disk.faults.fail_sync.store(true, Ordering::SeqCst);
+    log.submit(appended(1, 1..=1, 1, 10)).unwrap();
+    while !matches!(log.status(), LogStatus::Failed { .. }) {
+        receiver.recv().unwrap();
+    }
+    threads.stop(true);
+    assert_eq!(log.durable(), Lsn(0));
+}
+
+#[test]
+fn a_full_disk_refuses_entries_serves_reads_and_recovers_by_itself() {
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    commit(&log, appended(1, 1..=5, 1, 500));
+    disk.faults.full.store(true, Ordering::SeqCst);
+    assert!(!log.prepare().unwrap().segment_ready);
+    assert_eq!(log.status(), LogStatus::Full);
+    let error = log.submit(appended(1, 6..=6, 1, 10)).unwrap_err();
+    assert!(error == SubmitError::Full && error.is_retryable());
+    assert_eq!(log.read(GroupId(1), 1, 6, usize::MAX).unwrap().len(), 5);
+    // What gives space back is still taken.
+    let mut batch = WriteBatch::new();
+    batch.compact(GroupId(1), 6);
+    commit(&log, batch);
+    assert!(!log.prepare().unwrap().segment_ready, "still full");
+    disk.faults.full.store(false, Ordering::SeqCst);
+    assert!(log.prepare().unwrap().segment_ready);
+    assert_eq!(log.status(), LogStatus::Healthy);
+    commit(&log, appended(1, 6..=40, 1, 1000));
+    drop(log);
+    let (log, _) = open(&disk);
+    assert_eq!(log.read(GroupId(1), 6, 41, usize::MAX).unwrap(), entries(1, 6..=40, 1, 1000));
+}
+
+#[test]
+fn a_log_opens_for_reading_on_a_full_disk() {
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    commit(&log, appended(1, 1..=5, 1, 500));
+    drop(log);
+    disk.faults.full.store(true, Ordering::SeqCst);
+    let (log, _) = open(&disk);
+    assert_eq!(log.status(), LogStatus::Full);
+    assert_eq!(log.submit(appended(1, 6..=6, 1, 10)), Err(SubmitError::Full));
+    assert_eq!(log.read(GroupId(1), 1, 6, usize::MAX).unwrap().len(), 5);
+    disk.faults.full.store(false, Ordering::SeqCst);
+    log.prepare().unwrap();
+    commit(&log, appended(1, 6..=6, 1, 10));
+}
+
+#[test]
+fn the_preparer_finds_returned_space_without_being_asked() {
+    let disk = FaultyDisk::default();
+    disk.faults.full.store(true, Ordering::SeqCst);
+    let (log, _) = open(&disk);
+    let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
+    disk.faults.full.store(false, Ordering::SeqCst);
+    while log.status() != LogStatus::Healthy {
+        std::thread::yield_now();
+    }
+    let lsn = log.submit(appended(1, 1..=1, 1, 10)).unwrap();
+    threads.stop(true);
+    assert_eq!(log.durable(), lsn);
+}
+
+/// What a workload was told is durable before the power went off.
+#[derive(Default)]
+struct Acknowledged {
+    last_index: u64,
+    first_index: u64,
+}
+
+/// Appends, compacts, rotates and deletes until something fails or it is done.
+fn work(disk: &FaultyDisk, acknowledged: &mut Acknowledged) -> Option<()> {
+    let (log, recovered) = try_open(disk).ok()?;
+    let start = recovered.groups.get(&GroupId(1)).map_or(0, |group| group.last_index);
+    assert!(start >= acknowledged.last_index, "{start} of {}", acknowledged.last_index);
+    for index in start + 1..=start + 12 {
+        let mut batch = appended(1, index..=index, 1, 2500);
+        batch.set_state(GroupId(2), GroupState { term: index, vote: 1, commit: 0 });
+        let first_index = index.saturating_sub(3).max(1);
+        batch.compact(GroupId(1), first_index);
+        let lsn = log.submit(batch).ok()?;
+        while log.durable() < lsn {
+            if log.drive().ok()? == Drove::NeedsSegment {
+                log.prepare().ok()?;
+            }
+        }
+        *acknowledged = Acknowledged { last_index: index, first_index };
+        log.prepare().ok()?;
+    }
+    Some(())
+}
+
+#[test]
+fn a_crash_at_any_change_of_the_disk_loses_nothing_acknowledged() {
+    let mut crashes = 0;
+    for changes in 0.. {
+        let disk = FaultyDisk::default();
+        let mut acknowledged = Acknowledged::default();
+        // Two lives end in a crash, the second while the first is repaired.
+        for life in 0..2 {
+            disk.faults.changes_left.store(changes + life * 3, Ordering::SeqCst);
+            crashes += usize::from(work(&disk, &mut acknowledged).is_none());
+        }
+        disk.faults.changes_left.store(-1, Ordering::SeqCst);
+        let (log, recovered) = open(&disk);
+        if let Some(group) = recovered.groups.get(&GroupId(1)) {
+            assert!(group.last_index >= acknowledged.last_index, "crash after {changes} changes");
+            assert!(group.first_index >= acknowledged.first_index);
+            assert!(group.first_index <= acknowledged.last_index + 1);
+            assert!(recovered.groups[&GroupId(2)].state.term >= acknowledged.last_index);
+            let read = log.read(GroupId(1), group.first_index, group.last_index + 1, usize::MAX);
+            let expected = entries(1, group.first_index..=group.last_index, 1, 2500);
+            assert_eq!(read.unwrap(), expected, "crash after {changes} changes");
+        } else {
+            assert_eq!(acknowledged.last_index, 0, "crash after {changes} changes");
+        }
+        commit(&log, appended(9, 1..=1, 1, 1));
+        let files = segments(&disk);
+        assert!(files.len() < 8, "crash after {changes} changes: {} files", files.len());
+        if acknowledged.last_index >= 24 {
+            break;
+        }
+    }
+    assert!(crashes > 80, "{crashes}");
+}
+
+#[test]
+fn a_small_file_is_replaced_whole() {
+    let path = Path::new("/node/meta");
+    for changes in 0..6 {
+        let disk = FaultyDisk::default();
+        disk.create_dir_all(Path::new("/node")).unwrap();
+        write_atomically(&disk, path, b"old").unwrap();
+        disk.faults.changes_left.store(changes, Ordering::SeqCst);
+        let written = write_atomically(&disk, path, b"newer");
+        disk.faults.changes_left.store(-1, Ordering::SeqCst);
+        let found = read(&disk, path);
+        assert!(found == b"newer" || (written.is_err() && found == b"old"), "{changes}: {found:?}");
+        write_atomically(&disk, path, b"last").unwrap();
+        assert_eq!(read(&disk, path), b"last");
+    }
+}
