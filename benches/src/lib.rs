@@ -1,1 +1,27 @@
-//! Placeholder.
+//! What the benches and the `figures` tool have in common: loads on Quorate, and raw probes that do the same work
+//! without it.
+//!
+//! A figure alone says little, since machines differ: every load here has a probe that writes the same
+//! blocks to the same file system, to be run right before it. `cargo bench -p quorate-benches` gives criterion's
+//! statistics; `cargo run --release -p quorate-benches --bin figures` gives one table in about two minutes.
+//!
+//! The files go below the folder that `QUORATE_BENCH_DIR` names, else beside the running program
+//! in `target/`. A file system in memory is refused: a sync does nothing there.
+#![forbid(unsafe_code)]
+
+mod log;
+pub mod memory;
+mod place;
+pub mod probe;
+mod puts;
+mod reads;
+mod sample;
+
+pub use log::LogAppend;
+pub use place::Place;
+pub use puts::{CommittedPuts, KEY_BYTES, KEYS, Setup, VALUE_BYTES};
+pub use reads::{Read, Reads};
+pub use sample::{Budget, Sample, Writer, run_writers};
+
+/// Why a load could not be set up or run.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

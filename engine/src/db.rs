@@ -139,7 +139,7 @@ impl Db {
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
     pub fn digest(&self, group: GroupId) -> Result<Digest, Error> {
         self.inspect(group, |replica| Digest {
-            applied: replica.raft().applied(),
+            applied: replica.applied(),
             digest: replica.sessions().digest(),
         })
     }

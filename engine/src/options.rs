@@ -82,8 +82,8 @@ impl Options {
         if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 3 > self.election_timeout {
             return refuse("heartbeat_interval must be above zero and at most a third of election_timeout");
         }
-        if self.clock_drift_percent >= 100 {
-            return refuse("clock_drift_percent must be below 100");
+        if !(1..=90).contains(&self.clock_drift_percent) {
+            return refuse("clock_drift_percent must be from 1 to 90");
         }
         if self.workers == 0 || self.workers > 256 {
             return refuse("workers must be from 1 to 256");

@@ -39,7 +39,7 @@ mod the_index {
         // The last one, so that nothing else moves.
         let lost = positions()[5];
         let entries = with(&entries, |value| {
-            value.truncate(value.len() - POSITION_BYTES)
+            value.truncate(value.len() - POSITION_BYTES);
         });
         let report = checked(&locals, &[&entries]);
         assert_eq!(
@@ -169,7 +169,7 @@ mod the_index {
             ..positions()[3]
         };
         let entries = with(&entries, |value| {
-            value[place(3)].copy_from_slice(&position.encode())
+            value[place(3)].copy_from_slice(&position.encode());
         });
         let differences = checked(&locals, &[&entries]).differences;
         assert!(differences.contains(&Difference::Unknown { key: KEY, position }));

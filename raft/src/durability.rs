@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - persisted <= last synced seq <= last seq;
-//! - `index` and every outstanding write's end are at most the log's last entry *as it is now*: when entries
-//!   are overwritten both are cut back, so that the completion of an older write never counts a newer entry
-//!   that reuses its index as durable (the ABA race);
+//! - `index` and every outstanding write's end are at most the log's last entry *as it is now*:
+//!   when entries are overwritten both are cut back, so that the completion of an older write never
+//!   counts a newer entry that reuses its index as durable (the ABA race);
 //! - held messages ascend by the seq they wait for, and all belong to the replica's present term.
 
 use std::collections::VecDeque;
@@ -17,7 +17,8 @@ pub(crate) struct Durability {
     last_seq: PersistSeq,
     last_sync_seq: PersistSeq,
     persisted: PersistSeq,
-    /// One for each write that must be synced and is not: the caller bounds how many it has under way.
+    /// One for each write that must be synced and is not: the caller bounds how many it has under
+    /// way.
     writes: VecDeque<Write>,
     /// At most a few for each outstanding write: what can be said once is merged.
     held: VecDeque<(PersistSeq, Message)>,
@@ -74,8 +75,8 @@ impl Durability {
         self.last_seq
     }
 
-    /// The write that covers everything as of now: the next one if something is not handed out yet, else
-    /// the last one that gets synced. (A write of nothing but a commit index may never be.)
+    /// The write that covers everything as of now: the next one if something is not handed out yet,
+    /// else the last one that gets synced. (A write of nothing but a commit index may never be.)
     pub(crate) fn barrier(&self, is_dirty: bool) -> PersistSeq {
         if is_dirty {
             self.last_seq.next()
@@ -139,8 +140,9 @@ impl Durability {
         self.held.push_back((seq, message));
     }
 
-    /// The term moved on. An accepted append of the old term must not leave any more: the entries it speaks of may be
-    /// overwritten before their write completes. The others would be ignored by whoever gets them.
+    /// The term moved on. An accepted append of the old term must not leave any more: the entries
+    /// it speaks of may be overwritten before their write completes. The others would be ignored by
+    /// whoever gets them.
     pub(crate) fn forget_held(&mut self) {
         self.held.clear();
     }

@@ -47,14 +47,18 @@ pub enum RestoreError {
     #[error(transparent)]
     Options(#[from] OptionsError),
     /// The members are not a sorted list of one to [`crate::VOTERS_MAX`] distinct nodes.
-    #[error("the voters must be 1 to {max} distinct nodes in ascending order", max = crate::VOTERS_MAX)]
+    #[error(
+        "the voters must be 1 to {max} distinct nodes in ascending order",
+        max = crate::VOTERS_MAX
+    )]
     BadConfig,
     /// A number is beyond what the protocol counts up to.
     #[error("a term or index is beyond any that can be reached; the state is damaged")]
     OutOfRange,
     /// The committed part of the log is not all there.
     #[error(
-        "the log ends at {last}, before {commit} which was committed; restore this replica from its peers"
+        "the log ends at {last}, before {commit} which was committed; \
+         restore this replica from its peers"
     )]
     CommitBeyondLog {
         /// The durable commit index.
@@ -64,7 +68,8 @@ pub enum RestoreError {
     },
     /// The log ends before the snapshot does.
     #[error(
-        "the log ends at {last}, before the snapshot at {snapshot}; restart the log behind the snapshot"
+        "the log ends at {last}, before the snapshot at {snapshot}; \
+         restart the log behind the snapshot"
     )]
     LogEndsBeforeSnapshot {
         /// What the snapshot covers.
@@ -74,7 +79,8 @@ pub enum RestoreError {
     },
     /// Entries between the snapshot and the log are missing.
     #[error(
-        "the log begins at {first}, but the snapshot ends at {snapshot}; the entries between are missing"
+        "the log begins at {first}, but the snapshot ends at {snapshot}; \
+         the entries between are missing"
     )]
     Gap {
         /// What the snapshot covers.
@@ -90,7 +96,8 @@ pub enum RestoreError {
     },
     /// The log has entries of a later term than the replica has seen.
     #[error(
-        "the log ends with an entry of {entry}, but the durable term is {term}; the state is damaged"
+        "the log ends with an entry of {entry}, but the durable term is {term}; \
+         the state is damaged"
     )]
     TermBehindLog {
         /// The durable term.

@@ -1,4 +1,5 @@
-//! What must hold for one replica at any time, and from one time to the next. Tests and simulations ask after each step.
+//! What must hold for one replica at any time, and from one time to the next. Tests and simulations
+//! ask after each step.
 
 use thiserror::Error;
 
@@ -112,7 +113,8 @@ pub fn check_basic(raft: &Raft) -> Result<(), Violation> {
     Ok(())
 }
 
-/// What must hold between an earlier observation of a replica and a later one without a restart between.
+/// What must hold between an earlier observation of a replica and a later one without a restart
+/// between.
 pub fn check_delta(before: &Observation, now: &Observation) -> Result<(), Violation> {
     let check = Checker { node: now.id };
     let both = || format!("before {before:?}, now {now:?}");

@@ -1,7 +1,7 @@
 //! The Raft protocol for one group, as a pure state machine.
 //!
-//! A [`Raft`] reads no clock, opens no file and sends nothing: time comes in as an argument, messages
-//! come in through [`Raft::step`], and everything that is to happen outside leaves through
+//! A [`Raft`] reads no clock, opens no file and sends nothing: time comes in as an argument,
+//! messages come in through [`Raft::step`], and everything that is to happen outside leaves through
 //! [`Raft::output`]. The same inputs therefore always lead to the same outputs, on real threads and
 //! in a simulation.
 //!

@@ -14,9 +14,6 @@ use crate::message::Entry;
 use crate::output::LogReader;
 use crate::terms::TermRuns;
 
-/// Above this capacity an empty cache gives its memory back when the group is at rest.
-const IDLE_CAPACITY: usize = 16;
-
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     terms: TermRuns,
@@ -73,6 +70,11 @@ impl Log {
         self.cache_bytes
     }
 
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
     pub(crate) fn cached(&self) -> usize {
         self.cache.len()
     }
@@ -123,7 +125,8 @@ impl Log {
         self.handed < self.last()
     }
 
-    /// Entries from `from` to `to`, up to `bytes_max` but at least one, from memory or else from `reader`.
+    /// Entries from `from` to `to`, up to `bytes_max` but at least one, from memory or else from
+    /// `reader`.
     pub(crate) fn read(
         &self,
         from: LogIndex,
@@ -165,8 +168,8 @@ impl Log {
         Ok(entries)
     }
 
-    /// Drops from memory what is durable and needed by nobody soon (up to `unneeded`), and beyond that
-    /// what exceeds `bytes_max`, oldest first.
+    /// Drops from memory what is durable and needed by nobody soon (up to `unneeded`), and beyond
+    /// that what exceeds `bytes_max`, oldest first.
     pub(crate) fn trim(&mut self, unneeded: LogIndex, durable: LogIndex, bytes_max: usize) {
         self.drop_front(unneeded.min(durable));
         while self.cache_bytes > bytes_max {
@@ -179,9 +182,7 @@ impl Log {
 
     /// Gives memory back while the group rests.
     pub(crate) fn release(&mut self) {
-        if self.cache.is_empty() && self.cache.capacity() > IDLE_CAPACITY {
-            self.cache = VecDeque::new();
-        }
+        release_idle(&mut self.cache);
     }
 
     fn drop_front(&mut self, to: LogIndex) {
@@ -204,7 +205,8 @@ impl Log {
             .map_or(self.last().next(), |entry| entry.index)
     }
 
-    /// A copy of a run of cached entries; the payloads are shared. `None` if it begins before the cache.
+    /// A copy of a run of cached entries; the payloads are shared. `None` if it begins before the
+    /// cache.
     fn cached_run(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> Option<Vec<Entry>> {
         if from > to {
             return Some(Vec::new());
@@ -224,6 +226,15 @@ impl Log {
         entries.extend_from_slice(&front[begin.min(middle)..end.min(middle)]);
         entries.extend_from_slice(&back[begin.saturating_sub(middle)..end.saturating_sub(middle)]);
         Some(entries)
+    }
+}
+
+/// Gives the memory of an empty queue back, unless it is too small to matter. Called at timers, not in
+/// the hot path: a queue in use is rarely empty there, and if it is, filling it again is cheap.
+pub(crate) fn release_idle<T>(queue: &mut VecDeque<T>) {
+    const CAPACITY_KEPT: usize = 4;
+    if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {
+        *queue = VecDeque::new();
     }
 }
 

@@ -1,4 +1,5 @@
-//! Entries and messages: plain data, with no encoding of their own. Transports decide how they travel.
+//! Entries and messages: plain data, with no encoding of their own. Transports decide how they
+//! travel.
 
 use bytes::Bytes;
 
@@ -32,7 +33,8 @@ impl Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// Nothing: a new leader's first entry, through which it commits what it inherited (section 5.4.2).
+    /// Nothing: a new leader's first entry, through which it commits what it inherited (section
+    /// 5.4.2).
     Noop = 0,
     /// A command for the state machine.
     Command = 1,
@@ -89,7 +91,8 @@ pub struct Message {
     pub from: NodeId,
     /// Who is meant.
     pub to: NodeId,
-    /// The sender's term; for [`Body::PreVote`] and its granted reply the term the candidate would begin.
+    /// The sender's term; for [`Body::PreVote`] and its granted reply the term the candidate would
+    /// begin.
     pub term: Term,
     /// What it says.
     pub body: Body,
@@ -116,7 +119,8 @@ pub enum Body {
         last_index: LogIndex,
         /// Its term.
         last_term: Term,
-        /// The old leader asked for this election, so voters do not wait out its heartbeats (thesis 3.10).
+        /// The old leader asked for this election, so voters do not wait out its heartbeats (thesis
+        /// 3.10).
         transfer: bool,
     },
     /// The answer to [`Body::Vote`]; a granted one leaves only once the vote is durable.
@@ -137,7 +141,8 @@ pub enum Body {
         /// The entries, contiguous from `prev_index + 1`.
         entries: Vec<Entry>,
     },
-    /// "Everything up to `match_index` is on my disk and equals yours." Leaves only once that is true.
+    /// "Everything up to `match_index` is on my disk and equals yours." Leaves only once that is
+    /// true.
     AppendAccepted {
         /// The last entry known to match.
         match_index: LogIndex,
@@ -150,7 +155,8 @@ pub enum Body {
         prev_index: LogIndex,
         /// The highest index at which the logs may still agree.
         hint_index: LogIndex,
-        /// The term of the sender's entry there, so that a whole term is skipped at once (section 5.3).
+        /// The term of the sender's entry there, so that a whole term is skipped at once (section
+        /// 5.3).
         hint_term: Term,
         /// The round of the append answered.
         round: Round,

@@ -2,25 +2,27 @@
 
 use crate::error::OptionsError;
 
-/// An hour: no timer of the protocol is longer, so that adding two of them to a time cannot overflow
-/// in any process that lives less than centuries.
+/// An hour: no timer of the protocol is longer, so that adding two of them to a time cannot
+/// overflow in any process that lives less than centuries.
 const TIMER_MAX_NS: u64 = 3_600_000_000_000;
 
 /// The bounds and timers of one group.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long a follower does without its leader at least, in nanoseconds. Each wait is drawn from
-    /// `[election_timeout_ns, 2 * election_timeout_ns)`. Also how long a leader leads without hearing
-    /// from a quorum.
+    /// How long a follower does without its leader at least, in nanoseconds. Each wait is drawn
+    /// from `[election_timeout_ns, 2 * election_timeout_ns)`. Also how long a leader leads without
+    /// hearing from a quorum.
     pub election_timeout_ns: u64,
-    /// How often a leader shows that it lives, in nanoseconds; at most a third of the election timeout.
+    /// How often a leader shows that it lives, in nanoseconds; at most a third of the election
+    /// timeout.
     pub heartbeat_interval_ns: u64,
-    /// By how much two clocks may differ in speed, in percent of elapsed time, 1 to 90. A lease lasts
-    /// `election_timeout_ns * (100 - lease_drift_percent) / 100`.
+    /// By how much two clocks may differ in speed, in percent of elapsed time, 1 to 90. A lease
+    /// lasts `election_timeout_ns * (100 - lease_drift_percent) / 100`.
     pub lease_drift_percent: u8,
     /// Appends that one peer may owe an answer to.
     pub inflight_messages_max: usize,
-    /// Bytes of entries that one peer may owe an answer to; the last message may exceed it by an entry.
+    /// Bytes of entries that one peer may owe an answer to; the last message may exceed it by an
+    /// entry.
     pub inflight_bytes_max: usize,
     /// Bytes of entries in one append; a larger entry travels alone.
     pub append_bytes_max: usize,
@@ -31,7 +33,8 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// Reads that may wait for their confirmation.
     pub pending_reads_max: usize,
-    /// Where the random election timeouts start from; mixed with the replica's id, so replicas may share it.
+    /// Where the random election timeouts start from; mixed with the replica's id, so replicas may
+    /// share it.
     pub seed: u64,
 }
 
@@ -93,13 +96,15 @@ impl Options {
         Ok(())
     }
 
-    /// How long after a round was sent the leader may answer from its lease, once a quorum answered.
+    /// How long after a round was sent the leader may answer from its lease, once a quorum
+    /// answered.
     pub(crate) fn lease_ns(&self) -> u64 {
         self.election_timeout_ns / 100 * (100 - u64::from(self.lease_drift_percent))
     }
 
     /// The unacknowledged bytes beyond the cache at which a follower drops appends and a leader
-    /// refuses proposals: whoever sends them has a window, so only a disk that stands still gets here.
+    /// refuses proposals: whoever sends them has a window, so only a disk that stands still gets
+    /// here.
     pub(crate) fn backlog_bytes_max(&self) -> usize {
         let window_bytes = self.inflight_bytes_max.max(self.uncommitted_bytes_max);
         self.cache_bytes_max

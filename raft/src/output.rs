@@ -6,8 +6,8 @@ use crate::message::{Entry, HardState, Message, SnapshotMeta};
 
 /// How the core reads back entries that it no longer holds in memory.
 pub trait LogReader {
-    /// The entries from `from` up to `to`, both included, as many as fit into `bytes_max` (counted by
-    /// [`Entry::weight_bytes`]) but at least one.
+    /// The entries from `from` up to `to`, both included, as many as fit into `bytes_max` (counted
+    /// by [`Entry::weight_bytes`]) but at least one.
     ///
     /// Only entries that were reported persisted and not cut off are asked for.
     fn entries(
@@ -25,7 +25,8 @@ pub struct Output {
     pub persist: Option<Persist>,
     /// Messages to send now; none of them waits for `persist`. Each may be lost.
     pub messages: Vec<Message>,
-    /// Restore this snapshot's state before anything else in this output: it is what is applied now.
+    /// Restore this snapshot's state before anything else in this output: it is what is applied
+    /// now.
     pub install: Option<SnapshotMeta>,
     /// Committed entries to apply, contiguous from the last one applied (or installed). They
     /// count as applied from now on.
@@ -39,8 +40,8 @@ pub struct Output {
     pub snapshots: Vec<NodeId>,
     /// The role, leader and term, if any of them changed.
     pub soft: Option<Soft>,
-    /// An entry could not be read back: what needed it is missing from this output and is tried again at the next
-    /// tick.
+    /// An entry could not be read back: what needed it is missing from this output and is tried
+    /// again at the next tick.
     pub fault: Option<LogReadError>,
     pub(crate) more: bool,
 }
@@ -72,16 +73,17 @@ impl Output {
 pub struct Persist {
     /// Its place in the order of changes; goes to [`crate::Raft::on_persisted`] once durable.
     pub seq: PersistSeq,
-    /// First: start the log anew behind this snapshot. The flag says whether the entries that follow
-    /// the snapshot on disk stay; if not, the whole old log goes.
+    /// First: start the log anew behind this snapshot. The flag says whether the entries that
+    /// follow the snapshot on disk stay; if not, the whole old log goes.
     pub install: Option<(SnapshotMeta, bool)>,
     /// Then: the new term, vote and commit index, all three.
     pub hard_state: Option<HardState>,
-    /// Last: append these. If the first one's index is not beyond the end of the log on disk, the log is cut
-    /// back to before it.
+    /// Last: append these. If the first one's index is not beyond the end of the log on disk, the
+    /// log is cut back to before it.
     pub entries: Vec<Entry>,
-    /// Whether anything waits for this to be durable. If not, only the commit index moved: the write
-    /// may go along with the next one, be replaced by it, or get lost, and need not be reported.
+    /// Whether anything waits for this to be durable. If not, only the commit index moved: the
+    /// write may go along with the next one, be replaced by it, or get lost, and need not be
+    /// reported.
     pub must_sync: bool,
 }
 

@@ -8,10 +8,12 @@
 use std::collections::VecDeque;
 
 use crate::ids::{LogIndex, NodeId, Round};
+use crate::log::release_idle;
 use crate::options::Options;
 
-/// Heartbeats without an answer to what was sent, at most, before it is sent again. Each vain attempt doubles the
-/// wait up to this: a peer whose disk is slow must not be flooded with what it has.
+/// Heartbeats without an answer to what was sent, at most, before it is sent again. Each vain
+/// attempt doubles the wait up to this: a peer whose disk is slow must not be flooded with what it
+/// has.
 const RETRY_HEARTBEATS_MAX: u64 = 4;
 
 /// How entries go to a peer.
@@ -277,8 +279,18 @@ impl Progress {
         now_ns < self.heard_ns.saturating_add(options.election_timeout_ns)
     }
 
+    /// Gives memory back while nothing is out.
+    pub(crate) fn release(&mut self) {
+        release_idle(&mut self.inflight);
+    }
+
     pub(crate) fn inflight(&self) -> (usize, usize) {
         (self.inflight.len(), self.inflight_bytes)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn inflight_capacity(&self) -> usize {
+        self.inflight.capacity()
     }
 
     fn probe(&mut self, next: LogIndex) {

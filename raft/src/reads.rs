@@ -1,14 +1,16 @@
-//! Reads that wait for a quorum to confirm that the leader still led when they were asked (thesis 6.4).
+//! Reads that wait for a quorum to confirm that the leader still led when they were asked (thesis
+//! 6.4).
 //!
 //! Invariants:
 //! - a read is in exactly one place: waiting for its round to begin, or in a round;
 //! - rounds ascend, so do their indexes;
-//! - a round's messages are sent after every read in it was asked: only replies to it or to later rounds
-//!   confirm it, and replies carry the round, so no old reply can.
+//! - a round's messages are sent after every read in it was asked: only replies to it or to later
+//!   rounds confirm it, and replies carry the round, so no old reply can.
 
 use std::collections::VecDeque;
 
 use crate::ids::{LogIndex, Round};
+use crate::log::release_idle;
 use crate::output::ReadReady;
 
 /// The reads of one leader in one term.
@@ -70,6 +72,11 @@ impl Reads {
             self.count -= tokens.len();
             ready.extend(tokens.into_iter().map(|token| ReadReady { token, index }));
         }
+    }
+
+    /// Gives memory back while no read waits.
+    pub(crate) fn release(&mut self) {
+        release_idle(&mut self.rounds);
     }
 
     /// Gives up on all of them.

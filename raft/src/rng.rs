@@ -1,6 +1,7 @@
 //! Random election timeouts without a global generator.
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): one addition and a few mixes for each number, any seed is good.
+/// `SplitMix64` (Steele, Lea, Flood 2014): one addition and a few mixes for each number, any seed
+/// is good.
 #[derive(Clone, Debug)]
 pub(crate) struct SplitMix64 {
     state: u64,
@@ -19,7 +20,8 @@ impl SplitMix64 {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is above zero. The bias of the remainder is below `bound / 2^64`.
+    /// A number below `bound`, which is above zero. The bias of the remainder is below `bound /
+    /// 2^64`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "there is no number below zero");
         self.next() % bound

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - rounds are numbered from 1 without gaps, and their times never descend;
-//! - only the newest [`ROUNDS_KEPT_MAX`] times are kept: a reply to an older round still confirms reads, but earns
-//!   no lease.
+//! - only the newest [`ROUNDS_KEPT_MAX`] times are kept: a reply to an older round still confirms
+//!   reads, but earns no lease.
 
 use std::collections::VecDeque;
 
@@ -49,6 +49,11 @@ impl RoundClock {
         while self.sent_ns.len() > keep {
             self.sent_ns.pop_front();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.sent_ns.capacity()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The term of each entry of a log, as runs: a few words for a log of any length.
 //!
 //! Invariants:
-//! - there is at least one run; the first begins at the anchor, the entry before the log's first one;
+//! - there is at least one run; the first begins at the anchor, the entry before the log's first
+//!   one;
 //! - indexes and terms of the runs ascend strictly;
 //! - no run begins behind `last`.
 
@@ -84,7 +85,8 @@ impl TermRuns {
         self.runs[0].0 = anchor;
     }
 
-    /// The last index up to `index` whose term is at most `term`; `None` if that is before the anchor.
+    /// The last index up to `index` whose term is at most `term`; `None` if that is before the
+    /// anchor.
     pub(crate) fn last_at_most(&self, index: LogIndex, term: Term) -> Option<LogIndex> {
         if index < self.anchor() {
             return None;

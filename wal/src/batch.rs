@@ -156,6 +156,10 @@ impl WriteBatch {
     /// Replaces the snapshot of a group by one that came from elsewhere. With `keep_from`, entries from there on stay,
     /// and it may be at most one behind the snapshot and one behind the last entry; without, the whole log goes and
     /// continues behind the snapshot.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a reference is made to be handed over here"
+    )]
     pub fn install(&mut self, group: GroupId, snapshot: SnapshotRef, keep_from: Option<u64>) {
         self.put_snapshot(
             group,
@@ -165,6 +169,10 @@ impl WriteBatch {
     }
 
     /// Replaces the snapshot of a group and leaves its entries as they are.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a reference is made to be handed over here"
+    )]
     pub fn set_snapshot(&mut self, group: GroupId, snapshot: SnapshotRef) {
         self.put_snapshot(group, &snapshot, Keep::All);
     }

@@ -256,7 +256,8 @@ impl GroupLog {
             for &(first_index, term) in meta.terms.iter().filter(|run| run.0 > last_index) {
                 self.push_run(first_index, term, 0);
             }
-            self.locations.push_absent(meta.last_index - last_index, dropped);
+            self.locations
+                .push_absent(meta.last_index - last_index, dropped);
             self.previous_term = meta.previous_term;
             self.state = meta.state;
             self.snapshot = meta.snapshot;

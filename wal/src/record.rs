@@ -269,19 +269,15 @@ impl<'a> Iterator for Records<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         while self.offset < self.bytes.len() {
             let offset = self.offset;
-            match split_record(&self.bytes[offset..]) {
-                Some((len, kind, flags, body)) => {
-                    self.offset += len;
-                    match decode(kind, flags, body) {
-                        Some(record) => return Some(Ok((offset, record))),
-                        None if flags & FLAG_OPTIONAL != 0 => {}
-                        None => {
-                            self.offset = self.bytes.len();
-                            return Some(Err(BadRecord { offset }));
-                        }
-                    }
-                }
-                None => {
+            let split = split_record(&self.bytes[offset..]);
+            let record = split.map(|(len, kind, flags, body)| {
+                self.offset += len;
+                (decode(kind, flags, body), flags & FLAG_OPTIONAL != 0)
+            });
+            match record {
+                Some((Some(record), _)) => return Some(Ok((offset, record))),
+                Some((None, true)) => {}
+                Some((None, false)) | None => {
                     self.offset = self.bytes.len();
                     return Some(Err(BadRecord { offset }));
                 }

@@ -1,5 +1,7 @@
 //! Damage to what was acknowledged: it is named, and neither served nor silently cut.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 mod common;
 
 use std::path::Path;
@@ -13,7 +15,14 @@ fn sample() -> (MemoryDisk, Recovered) {
     let disk = MemoryDisk::new();
     let (log, _) = open(&disk);
     let mut batch = appended(1, 1..=2, 1, 60);
-    batch.set_state(GroupId(1), GroupState { term: 1, vote: 2, commit: 1 });
+    batch.set_state(
+        GroupId(1),
+        GroupState {
+            term: 1,
+            vote: 2,
+            commit: 1,
+        },
+    );
     commit(&log, batch);
     commit(&log, appended(2, 1..=2, 1, 90));
     commit(&log, appended(1, 3..=3, 1, 30));
@@ -36,7 +45,11 @@ fn check(disk: &MemoryDisk, whole: &Recovered, what: &str) -> Outcome {
         Err(OpenError::MissingSegment { .. }) => return Outcome::Refused,
         Err(error) => panic!("{what}: {error}"),
     };
-    let mut outcome = if recovered.groups == whole.groups { Outcome::Whole } else { Outcome::Cut };
+    let mut outcome = if recovered.groups == whole.groups {
+        Outcome::Whole
+    } else {
+        Outcome::Cut
+    };
     for (&group, found) in &recovered.groups {
         for index in found.first_index..=found.last_index {
             match log.read(group, index, index + 1, usize::MAX) {
@@ -44,7 +57,11 @@ fn check(disk: &MemoryDisk, whole: &Recovered, what: &str) -> Outcome {
                     let len = read[0].payload.len();
                     assert_eq!(read[0], entry(group.0, index, read[0].term, len), "{what}");
                 }
-                Err(ReadError::Corrupt { group: named, index: at, .. }) => {
+                Err(ReadError::Corrupt {
+                    group: named,
+                    index: at,
+                    ..
+                }) => {
                     assert_eq!((named, at), (group, index), "{what}");
                     outcome = Outcome::Refused;
                 }
@@ -67,25 +84,37 @@ fn a_flipped_bit_is_found_or_harmless_wherever_it_is() {
     let (disk, whole) = sample();
     let files = segments(&disk);
     let (last_path, last_bytes) = &files[1];
-    let last_batch = last_bytes.chunks(BLOCK).rposition(|block| block.iter().any(|&byte| byte != 0));
+    let last_batch = last_bytes
+        .chunks(BLOCK)
+        .rposition(|block| block.iter().any(|&byte| byte != 0));
     let last_batch = last_batch.unwrap() * BLOCK;
     let mut random = Random::new(3);
     let mut refused = 0;
     for (path, bytes) in &files {
-        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        for position in 0..used.next_multiple_of(BLOCK) {
+        let used = bytes
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1);
+        for (position, &byte) in bytes[..used.next_multiple_of(BLOCK)].iter().enumerate() {
             // Each bit where the structure is, one bit of every byte elsewhere.
             let all = position % BLOCK < 120;
-            let bits = if all { 0..8 } else { let bit = random.below(8) as u32; bit..bit + 1 };
+            let bits = if all {
+                0..8
+            } else {
+                let bit = random.below(8) as u32;
+                bit..bit + 1
+            };
             for bit in bits {
                 let damaged = disk.deep_clone();
-                write(&damaged, path, position, &[bytes[position] ^ 1 << bit]);
+                write(&damaged, path, position, &[byte ^ 1 << bit]);
                 let what = format!("{} byte {position} bit {bit}", path.display());
                 let is_unproven = path == last_path && position >= last_batch;
                 match check(&damaged, &whole, &what) {
                     Outcome::Whole => {}
                     Outcome::Refused => refused += 1,
-                    Outcome::Cut => assert!(is_unproven, "{what}: acknowledged data was cut silently"),
+                    Outcome::Cut => {
+                        assert!(is_unproven, "{what}: acknowledged data was cut silently");
+                    }
                 }
             }
         }
@@ -104,7 +133,11 @@ fn a_zeroed_block_of_acknowledged_data_is_named() {
             let damaged = disk.deep_clone();
             write(&damaged, &path, offset, &[0; BLOCK]);
             let is_last = path.ends_with("0000000000000002.seg") && offset == 2 * BLOCK;
-            let expected = if is_last { Outcome::Cut } else { Outcome::Refused };
+            let expected = if is_last {
+                Outcome::Cut
+            } else {
+                Outcome::Refused
+            };
             let outcome = check(&damaged, &whole, &format!("{} {offset}", path.display()));
             assert_eq!(outcome, expected, "{} {offset}", path.display());
             if let Err(OpenError::Damaged { damage }) = try_open(&damaged) {
@@ -121,11 +154,24 @@ fn accepted_damage_costs_what_is_damaged_and_nothing_else() {
     // The batch with entry 3 of group 1: the third block behind the header.
     let path = Path::new(DIR).join("0000000000000001.seg");
     write(&disk, &path, 3 * BLOCK, &[0; BLOCK]);
-    let Err(OpenError::Damaged { damage }) = try_open(&disk) else { panic!("damage is refused") };
-    assert_eq!((damage[0].offset, damage[0].kind), (3 * BLOCK as u64, DamageKind::BatchHeader));
+    let Err(OpenError::Damaged { damage }) = try_open(&disk) else {
+        panic!("damage is refused")
+    };
+    assert_eq!(
+        (damage[0].offset, damage[0].kind),
+        (3 * BLOCK as u64, DamageKind::BatchHeader)
+    );
     let lost = damage.last().unwrap();
-    assert_eq!((lost.group, lost.indexes), (Some(GroupId(1)), Some((3, 3))), "{damage:?}");
-    assert_eq!(damage.len(), 2, "what follows from damage is not reported again: {damage:?}");
+    assert_eq!(
+        (lost.group, lost.indexes),
+        (Some(GroupId(1)), Some((3, 3))),
+        "{damage:?}"
+    );
+    assert_eq!(
+        damage.len(),
+        2,
+        "what follows from damage is not reported again: {damage:?}"
+    );
     let mut options = options();
     options.accept_damage = true;
     let (log, recovered) = Log::open(disk.as_disk(), Path::new(DIR), options).unwrap();
@@ -133,11 +179,25 @@ fn accepted_damage_costs_what_is_damaged_and_nothing_else() {
     assert_eq!(recovered.groups[&GroupId(2)], whole.groups[&GroupId(2)]);
     assert!(matches!(
         log.read(GroupId(1), 1, 6, usize::MAX),
-        Err(ReadError::Corrupt { group: GroupId(1), index: 3, kind: DamageKind::MissingEntries, .. })
+        Err(ReadError::Corrupt {
+            group: GroupId(1),
+            index: 3,
+            kind: DamageKind::MissingEntries,
+            ..
+        })
     ));
-    assert_eq!(log.read(GroupId(1), 1, 3, usize::MAX).unwrap(), entries(1, 1..=2, 1, 60));
-    assert_eq!(log.read(GroupId(1), 4, 5, usize::MAX).unwrap(), [entry(1, 4, 2, 2500)]);
-    assert_eq!(log.read(GroupId(2), 1, 3, usize::MAX).unwrap(), entries(2, 1..=2, 1, 90));
+    assert_eq!(
+        log.read(GroupId(1), 1, 3, usize::MAX).unwrap(),
+        entries(1, 1..=2, 1, 60)
+    );
+    assert_eq!(
+        log.read(GroupId(1), 4, 5, usize::MAX).unwrap(),
+        [entry(1, 4, 2, 2500)]
+    );
+    assert_eq!(
+        log.read(GroupId(2), 1, 3, usize::MAX).unwrap(),
+        entries(2, 1..=2, 1, 90)
+    );
 }
 
 #[test]
@@ -146,13 +206,29 @@ fn rot_of_a_payload_behind_the_open_is_found_by_the_read() {
     let (log, _) = open(&disk);
     let path = Path::new(DIR).join("0000000000000001.seg");
     let bytes = read(&disk, &path);
-    let at = bytes.windows(6).position(|window| window == b"1/3/1/").unwrap();
+    let at = bytes
+        .windows(6)
+        .position(|window| window == b"1/3/1/")
+        .unwrap();
     write(&disk, &path, at, b"1/2/1/");
     let error = log.read(GroupId(1), 1, 4, usize::MAX).unwrap_err();
-    let ReadError::Corrupt { file, offset, group, index, kind } = error else { panic!("{error}") };
+    let ReadError::Corrupt {
+        file,
+        offset,
+        group,
+        index,
+        kind,
+    } = error
+    else {
+        panic!("{error}")
+    };
     assert_eq!((file, offset), (path, at as u64));
     assert_eq!((group, index, kind), (GroupId(1), 3, DamageKind::Payload));
-    assert_eq!(log.read(GroupId(1), 1, 3, usize::MAX).unwrap().len(), 2, "its neighbours are served");
+    assert_eq!(
+        log.read(GroupId(1), 1, 3, usize::MAX).unwrap().len(),
+        2,
+        "its neighbours are served"
+    );
 }
 
 #[test]
@@ -187,12 +263,19 @@ fn a_missing_segment_is_named_unless_it_was_given_up() {
         let damaged = disk.deep_clone();
         damaged.remove(path).unwrap();
         match try_open(&damaged) {
-            Err(OpenError::MissingSegment { path: named, segment }) => {
+            Err(OpenError::MissingSegment {
+                path: named,
+                segment,
+            }) => {
                 assert_eq!((&named, segment), (path, SegmentId(number as u64 + 1)));
             }
             other => panic!("{}: {other:?}", path.display()),
         }
-        assert_eq!(segments(&damaged).len(), files.len() - 1, "nothing older was deleted");
+        assert_eq!(
+            segments(&damaged).len(),
+            files.len() - 1,
+            "nothing older was deleted"
+        );
     }
 }
 
@@ -205,22 +288,35 @@ fn a_truncated_segment_is_named() {
         damaged.remove(&path).unwrap();
         damaged.create(&path).unwrap();
         write(&damaged, &path, 0, &bytes[..len]);
-        assert_eq!(check(&damaged, &whole, "truncated"), Outcome::Refused, "{len} bytes");
+        assert_eq!(
+            check(&damaged, &whole, "truncated"),
+            Outcome::Refused,
+            "{len} bytes"
+        );
     }
 }
 
 #[test]
 fn an_error_while_reading_is_not_the_end_of_the_log() {
     let (inner, whole) = sample();
-    let disk = FaultyDisk { inner, ..FaultyDisk::default() };
+    let disk = FaultyDisk {
+        inner,
+        ..FaultyDisk::default()
+    };
     disk.faults.fail_read.store(true, Ordering::SeqCst);
     let error = try_open(&disk).unwrap_err();
-    assert!(matches!(error, OpenError::Io { action: "read", .. }), "{error}");
+    assert!(
+        matches!(error, OpenError::Io { action: "read", .. }),
+        "{error}"
+    );
     disk.faults.fail_read.store(false, Ordering::SeqCst);
     let (log, recovered) = open(&disk);
     assert_eq!(recovered.groups, whole.groups);
     disk.faults.fail_read.store(true, Ordering::SeqCst);
-    assert!(matches!(log.read(GroupId(1), 1, 2, 0), Err(ReadError::Io { .. })));
+    assert!(matches!(
+        log.read(GroupId(1), 1, 2, 0),
+        Err(ReadError::Io { .. })
+    ));
 }
 
 #[test]
@@ -235,7 +331,17 @@ fn the_directory_is_checked_before_anything_is_read() {
     let mut other = options();
     other.identity = 5;
     let error = Log::open(disk(), dir.path(), other).unwrap_err();
-    assert!(matches!(error, OpenError::Identity { found: 0, expected: 5, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            OpenError::Identity {
+                found: 0,
+                expected: 5,
+                ..
+            }
+        ),
+        "{error}"
+    );
     let file = dir.path().join("file");
     std::fs::write(&file, b"x").unwrap();
     let error = Log::open(disk(), &file, options()).unwrap_err();
@@ -246,7 +352,10 @@ fn the_directory_is_checked_before_anything_is_read() {
     assert!(dir.path().join("notes.txt").exists());
     std::fs::create_dir(dir.path().join("00000000000000ff.seg")).unwrap();
     let error = Log::open(disk(), dir.path(), options()).unwrap_err();
-    assert!(error.to_string().contains("00000000000000ff.seg"), "{error}");
+    assert!(
+        error.to_string().contains("00000000000000ff.seg"),
+        "{error}"
+    );
     let memory = MemoryDisk::new();
     let (held, _) = open(&memory);
     assert!(matches!(try_open(&memory), Err(OpenError::Locked { .. })));
@@ -265,7 +374,17 @@ fn a_newer_format_is_refused_with_both_versions() {
     bytes[BLOCK - 4..BLOCK].copy_from_slice(&hasher.finalize().to_le_bytes());
     write(&disk, &path, 0, &bytes);
     let error = try_open(&disk).unwrap_err();
-    assert!(matches!(error, OpenError::Version { found: 9, supported: 1, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            OpenError::Version {
+                found: 9,
+                supported: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(read(&disk, &path), bytes, "nothing was changed");
 }
 

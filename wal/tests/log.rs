@@ -1,5 +1,7 @@
 //! What the log promises while nothing is broken: what was made durable is there, in order, after every reopen.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 mod common;
 
 use std::sync::Arc;
@@ -15,11 +17,28 @@ fn everything_comes_back_after_a_reopen() {
     let (log, recovered) = open(&disk);
     assert!(recovered.groups.is_empty());
     let lens = [0, 1, 100, 2048, 2049, 70_000, 3];
-    let written: Vec<_> = (1..).zip(lens).map(|(index, len)| entry(1, index, 2, len)).collect();
+    let written: Vec<_> = (1..)
+        .zip(lens)
+        .map(|(index, len)| entry(1, index, 2, len))
+        .collect();
     let mut batch = WriteBatch::new();
     batch.append(GroupId(1), written.clone());
-    batch.set_state(GroupId(1), GroupState { term: 2, vote: 3, commit: 4 });
-    batch.set_state(GroupId(9), GroupState { term: 7, vote: 0, commit: 0 });
+    batch.set_state(
+        GroupId(1),
+        GroupState {
+            term: 2,
+            vote: 3,
+            commit: 4,
+        },
+    );
+    batch.set_state(
+        GroupId(9),
+        GroupState {
+            term: 7,
+            vote: 0,
+            commit: 0,
+        },
+    );
     assert_eq!(commit(&log, batch), Lsn(1));
     assert_eq!(commit(&log, appended(9, 1..=3, 7, 10)), Lsn(2));
     let read = |log: &Log| log.read(GroupId(1), 1, 8, usize::MAX).unwrap();
@@ -28,8 +47,18 @@ fn everything_comes_back_after_a_reopen() {
 
     let (log, recovered) = open(&disk);
     let group = &recovered.groups[&GroupId(1)];
-    assert_eq!(group.state, GroupState { term: 2, vote: 3, commit: 4 });
-    assert_eq!((group.first_index, group.last_index, group.previous_term), (1, 7, 0));
+    assert_eq!(
+        group.state,
+        GroupState {
+            term: 2,
+            vote: 3,
+            commit: 4
+        }
+    );
+    assert_eq!(
+        (group.first_index, group.last_index, group.previous_term),
+        (1, 7, 0)
+    );
     assert_eq!(group.terms, [(1, 2)]);
     assert_eq!(recovered.groups[&GroupId(9)].state.term, 7);
     assert_eq!(recovered.report.torn_tail_bytes, 0);
@@ -50,21 +79,38 @@ fn a_read_is_bounded_and_says_what_is_not_there() {
     };
     assert_eq!(indexes(2, 5, usize::MAX), [2, 3, 4]);
     assert_eq!(indexes(2, 11, 250), [2, 3]);
-    assert_eq!(indexes(2, 11, 0), [2], "at least one entry, whatever its size");
+    assert_eq!(
+        indexes(2, 11, 0),
+        [2],
+        "at least one entry, whatever its size"
+    );
     assert_eq!(indexes(5, 5, 100), []);
     assert!(matches!(
         log.read(group, 9, 12, 1000),
-        Err(ReadError::NotWritten { index: 11, last_index: 10, .. })
+        Err(ReadError::NotWritten {
+            index: 11,
+            last_index: 10,
+            ..
+        })
     ));
-    assert!(matches!(log.read(GroupId(2), 1, 2, 1000), Err(ReadError::NotWritten { .. })));
+    assert!(matches!(
+        log.read(GroupId(2), 1, 2, 1000),
+        Err(ReadError::NotWritten { .. })
+    ));
     let mut batch = WriteBatch::new();
     batch.compact(group, 4);
     commit(&log, batch);
-    assert!(matches!(log.read(group, 3, 5, 100), Err(ReadError::Compacted { first_index: 4, .. })));
+    assert!(matches!(
+        log.read(group, 3, 5, 100),
+        Err(ReadError::Compacted { first_index: 4, .. })
+    ));
     assert_eq!(log.bounds(group), Some((4, 10)));
     log.submit(appended(1, 11..=11, 1, 10)).unwrap();
     let unsynced = log.read(group, 11, 12, 1000);
-    assert!(matches!(unsynced, Err(ReadError::NotWritten { .. })), "{unsynced:?}");
+    assert!(
+        matches!(unsynced, Err(ReadError::NotWritten { .. })),
+        "{unsynced:?}"
+    );
 }
 
 #[test]
@@ -109,9 +155,16 @@ fn a_batch_that_does_not_fit_is_refused_whole() {
     refused(&|batch| batch.append(group, vec![entry(1, u64::MAX, 1, 1)]));
     refused(&|batch| batch.compact(group, 7));
     refused(&|batch| batch.append(GroupId(8), entries(8, 2..=2, 1, 1)));
-    let snapshot = SnapshotRef { index: 3, term: 1, ..SnapshotRef::default() };
+    let snapshot = SnapshotRef {
+        index: 3,
+        term: 1,
+        ..SnapshotRef::default()
+    };
     refused(&|batch| batch.install(group, snapshot.clone(), Some(5)));
-    let large = SnapshotRef { context: Bytes::from(vec![0; 4097]), ..snapshot.clone() };
+    let large = SnapshotRef {
+        context: Bytes::from(vec![0; 4097]),
+        ..snapshot.clone()
+    };
     refused(&|batch| batch.set_snapshot(group, large.clone()));
     // Nothing of the refused batches counts: 4 is still next, and group 7 still unknown.
     commit(&log, appended(1, 4..=4, 1, 10));
@@ -120,17 +173,40 @@ fn a_batch_that_does_not_fit_is_refused_whole() {
     compacted.compact(group, 3);
     commit(&log, compacted);
     let error = log.submit(appended(1, 2..=2, 3, 1)).unwrap_err();
-    assert!(matches!(error, SubmitError::Invalid { .. }), "the compacted part cannot be cut");
+    assert!(
+        matches!(error, SubmitError::Invalid { .. }),
+        "the compacted part cannot be cut"
+    );
 }
 
 #[test]
 fn sizes_and_the_queue_are_bounded() {
     let disk = MemoryDisk::new();
     let (log, _) = open(&disk);
-    let error = log.submit(appended(1, 1..=1, 1, (1 << 20) + 1)).unwrap_err();
-    assert!(matches!(error, SubmitError::TooLarge { what: "an entry", .. }), "{error}");
+    let error = log
+        .submit(appended(1, 1..=1, 1, (1 << 20) + 1))
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            SubmitError::TooLarge {
+                what: "an entry",
+                ..
+            }
+        ),
+        "{error}"
+    );
     let error = log.submit(appended(1, 1..=3, 1, 1 << 20)).unwrap_err();
-    assert!(matches!(error, SubmitError::TooLarge { what: "the batch", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            SubmitError::TooLarge {
+                what: "the batch",
+                ..
+            }
+        ),
+        "{error}"
+    );
     let mut taken = 0;
     let error = loop {
         match log.submit(appended(1, taken + 1..=taken + 1, 1, 1 << 20)) {
@@ -142,7 +218,10 @@ fn sizes_and_the_queue_are_bounded() {
     assert!(error.is_retryable());
     settle(&log);
     commit(&log, appended(1, 4..=4, 1, 1 << 20));
-    assert_eq!(log.read(GroupId(1), 3, 4, 0).unwrap(), [entry(1, 3, 1, 1 << 20)]);
+    assert_eq!(
+        log.read(GroupId(1), 3, 4, 0).unwrap(),
+        [entry(1, 3, 1, 1 << 20)]
+    );
 }
 
 #[test]
@@ -150,8 +229,14 @@ fn snapshots_and_removals_come_back() {
     let disk = MemoryDisk::new();
     let (log, _) = open(&disk);
     let context = Bytes::from_static(b"members");
-    let snapshot =
-        |index| SnapshotRef { index, term: 5, id: 77, bytes: 1000, crc: 3, context: context.clone() };
+    let snapshot = |index| SnapshotRef {
+        index,
+        term: 5,
+        id: 77,
+        bytes: 1000,
+        crc: 3,
+        context: context.clone(),
+    };
     for group in 1..=4 {
         commit(&log, appended(group, 1..=6, 2, 20));
     }
@@ -177,7 +262,10 @@ fn snapshots_and_removals_come_back() {
     commit(&log, appended(4, 1..=1, 9, 5));
     drop(log);
     let (log, _) = open(&disk);
-    assert_eq!(log.read(GroupId(4), 1, 2, 100).unwrap(), [entry(4, 1, 9, 5)]);
+    assert_eq!(
+        log.read(GroupId(4), 1, 2, 100).unwrap(),
+        [entry(4, 1, 9, 5)]
+    );
 }
 
 #[test]
@@ -199,7 +287,10 @@ fn dead_segments_are_deleted_and_disk_stays_bounded() {
         }
     }
     let written: u64 = 3000 * 400;
-    assert!(disk_bytes_max < written / 3, "{disk_bytes_max} of {written}");
+    assert!(
+        disk_bytes_max < written / 3,
+        "{disk_bytes_max} of {written}"
+    );
     let on_disk: usize = segments(&disk).iter().map(|(_, bytes)| bytes.len()).sum();
     assert_eq!(log.stats().disk_bytes, on_disk as u64);
     let read = log.read(GroupId(1), 2991, 3001, usize::MAX).unwrap();
@@ -229,7 +320,14 @@ fn a_sleeping_group_is_named_as_what_pins_the_oldest_segment() {
     drop(log);
     let (_, recovered) = open(&disk);
     let sleeping = &recovered.groups[&GroupId(7)];
-    assert_eq!((sleeping.first_index, sleeping.last_index, sleeping.previous_term), (2, 1, 1));
+    assert_eq!(
+        (
+            sleeping.first_index,
+            sleeping.last_index,
+            sleeping.previous_term
+        ),
+        (2, 1, 1)
+    );
 }
 
 #[test]
@@ -239,7 +337,11 @@ fn bytes_read_from_a_real_disk_outlive_their_segment() {
     commit(&log, appended(1, 1..=1, 1, 3000));
     let held = log.read(GroupId(1), 1, 2, usize::MAX).unwrap();
     let again = log.read(GroupId(1), 1, 2, usize::MAX).unwrap();
-    assert_eq!(held[0].payload.as_ptr(), again[0].payload.as_ptr(), "both are views of the map");
+    assert_eq!(
+        held[0].payload.as_ptr(),
+        again[0].payload.as_ptr(),
+        "both are views of the map"
+    );
     for round in 1..40_u64 {
         commit(&log, appended(1, round + 1..=round + 1, 1, 3000));
         let mut batch = WriteBatch::new();
@@ -252,7 +354,10 @@ fn bytes_read_from_a_real_disk_outlive_their_segment() {
     drop(log);
     let (log, recovered) = Log::open(Arc::new(RealDisk), dir.path(), options()).unwrap();
     assert_eq!(recovered.groups[&GroupId(1)].first_index, 40);
-    assert_eq!(log.read(GroupId(1), 40, 41, 0).unwrap(), [entry(1, 40, 1, 3000)]);
+    assert_eq!(
+        log.read(GroupId(1), 40, 41, 0).unwrap(),
+        [entry(1, 40, 1, 3000)]
+    );
 }
 
 #[test]
@@ -263,7 +368,12 @@ fn opening_again_and_again_takes_no_space_and_changes_nothing() {
     drop(log);
     let (log, first) = open(&disk);
     drop(log);
-    let bytes = |disk: &MemoryDisk| segments(disk).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let bytes = |disk: &MemoryDisk| {
+        segments(disk)
+            .iter()
+            .map(|(_, bytes)| bytes.len())
+            .sum::<usize>()
+    };
     let before = bytes(&disk);
     for _ in 0..50 {
         let (log, recovered) = open(&disk);
@@ -311,7 +421,11 @@ fn concurrent_submitters_share_syncs() {
     let stats = log.stats();
     assert_eq!(stats.entries, THREADS * ROUNDS);
     assert!(stats.syncs < THREADS * ROUNDS, "{} syncs", stats.syncs);
-    assert_eq!(counting.0.load(Ordering::SeqCst) as u64, stats.syncs, "told once for each sync");
+    assert_eq!(
+        counting.0.load(Ordering::SeqCst) as u64,
+        stats.syncs,
+        "told once for each sync"
+    );
     drop(log);
     let (log, _) = Log::open(Arc::new(RealDisk), dir.path(), LogOptions::default()).unwrap();
     for group in 1..=THREADS {

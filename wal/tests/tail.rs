@@ -1,5 +1,7 @@
 //! The end of the log after a crash: what was not acknowledged is kept whole or cut whole, and what was cut stays dead.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 mod common;
 
 use std::path::PathBuf;
@@ -60,25 +62,41 @@ impl Torn {
     fn check(&self, disk: &MemoryDisk, what: &str) -> bool {
         let (log, recovered) = open(disk);
         let is_whole = recovered.groups == self.after_recovered.groups;
-        assert!(is_whole || recovered.groups == self.before_recovered.groups, "{what}");
+        assert!(
+            is_whole || recovered.groups == self.before_recovered.groups,
+            "{what}"
+        );
         for (&group, found) in &recovered.groups {
             let read = log.read(group, found.first_index, found.last_index + 1, usize::MAX);
             let read = read.unwrap_or_else(|error| panic!("{what}: {error}"));
             for read in read {
-                assert_eq!(read, entry(group.0, read.index, read.term, read.payload.len()), "{what}");
+                assert_eq!(
+                    read,
+                    entry(group.0, read.index, read.term, read.payload.len()),
+                    "{what}"
+                );
             }
         }
         drop(log);
-        assert_eq!(open(disk).1.groups, recovered.groups, "{what}: recovery is repeatable");
+        assert_eq!(
+            open(disk).1.groups,
+            recovered.groups,
+            "{what}: recovery is repeatable"
+        );
         is_whole
     }
 }
 
 /// A batch of one group that takes some blocks, after another one.
 fn in_one_segment() -> Torn {
+    let fill = |log: &Log| {
+        // Large, so that the segment has room for what follows.
+        commit(log, appended(3, 1..=1, 1, 30_000));
+        commit(log, appended(1, 1..=3, 1, 100));
+    };
     let mut last = appended(1, 4..=7, 2, 2000);
     last.append(GroupId(2), entries(2, 1..=1, 1, 2500));
-    torn(|log| drop(commit(log, appended(1, 1..=3, 1, 100))), last)
+    torn(fill, last)
 }
 
 /// A batch that begins a segment, header and checkpoint and all.
@@ -150,22 +168,41 @@ fn every_crash_loop_keeps_what_was_acknowledged() {
     let mut last_index = 0;
     for round in 1..=60_u64 {
         let (log, recovered) = open(&disk);
-        let found = recovered.groups.get(&GroupId(1)).map_or(0, |group| group.last_index);
+        let found = recovered
+            .groups
+            .get(&GroupId(1))
+            .map_or(0, |group| group.last_index);
         assert_eq!(found, last_index, "round {round}");
         last_index += random.below(5) + 1;
-        commit(&log, appended(1, found + 1..=last_index, round, 1 + random.below(3000) as usize));
+        commit(
+            &log,
+            appended(
+                1,
+                found + 1..=last_index,
+                round,
+                1 + random.below(3000) as usize,
+            ),
+        );
         let acknowledged = disk.deep_clone();
-        commit(&log, appended(1, last_index + 1..=last_index + 4, round, 3000));
+        commit(
+            &log,
+            appended(1, last_index + 1..=last_index + 4, round, 3000),
+        );
         drop(log);
         // The crash takes a block of the last batch, which nobody was told of.
         let old = segments(&acknowledged);
         let mut lost = Vec::new();
         for (path, bytes) in segments(&disk) {
-            let before = old.iter().find(|(old, _)| *old == path).map(|(_, bytes)| bytes.clone());
+            let before = old
+                .iter()
+                .find(|(old, _)| *old == path)
+                .map(|(_, bytes)| bytes.clone());
             let before = before.unwrap_or_else(|| vec![0; bytes.len()]);
             let blocks = bytes.chunks(BLOCK).zip(before.chunks(BLOCK)).enumerate();
             let changed = blocks.filter(|(_, (new, old))| new != old);
-            lost.extend(changed.map(|(block, (_, old))| (path.clone(), block * BLOCK, old.to_vec())));
+            lost.extend(
+                changed.map(|(block, (_, old))| (path.clone(), block * BLOCK, old.to_vec())),
+            );
         }
         let (path, offset, old) = &lost[random.below(lost.len() as u64) as usize];
         write(&disk, path, *offset, old);
@@ -174,5 +211,8 @@ fn every_crash_loop_keeps_what_was_acknowledged() {
     let (log, _) = open(&disk);
     let read = log.read(GroupId(1), 1, last_index + 1, usize::MAX).unwrap();
     assert_eq!(read.len() as u64, last_index);
-    assert!(read.iter().all(|read| *read == entry(1, read.index, read.term, read.payload.len())));
+    assert!(
+        read.iter()
+            .all(|read| *read == entry(1, read.index, read.term, read.payload.len()))
+    );
 }

@@ -16,9 +16,9 @@ const DOWN_FOR: Duration = Duration::from_secs(1);
 /// Why the trouble ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChaosError {
-    #[error("group {group} found no leader to crash: {source}")]
+    #[error("group {} has no leader to crash: {source}", group.0)]
     NoLeader { group: GroupId, source: Error },
-    #[error("node {node} did not come back: {source}")]
+    #[error("node {} did not come back: {source}", node.0)]
     Restart { node: NodeId, source: OpenError },
 }
 

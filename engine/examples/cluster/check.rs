@@ -74,7 +74,10 @@ pub(crate) enum Difference {
     #[error("key {}: is in more than one group", Shown(key))]
     InTwoGroups { key: Bytes },
     #[error(
-        "group {group}: node {node} holds another state than node {other} ({own:?} and {theirs:?})"
+        "group {}: nodes {} and {} hold different states ({own:?} and {theirs:?})",
+        group.0,
+        node.0,
+        other.0
     )]
     Digest {
         group: GroupId,
@@ -84,8 +87,11 @@ pub(crate) enum Difference {
         theirs: Digest,
     },
     #[error(
-        "group {group}: key {} differs between node {node} and node {other}, from byte {at_bytes}",
-        Shown(key)
+        "group {}: key {} differs between nodes {} and {} from byte {at_bytes} on",
+        group.0,
+        Shown(key),
+        node.0,
+        other.0
     )]
     Value {
         group: GroupId,
@@ -95,8 +101,11 @@ pub(crate) enum Difference {
         at_bytes: usize,
     },
     #[error(
-        "group {group}: key {} is on node {node} and not on node {other}",
-        Shown(key)
+        "group {}: key {} is on node {} and not on node {}",
+        group.0,
+        Shown(key),
+        node.0,
+        other.0
     )]
     OnlyOn {
         group: GroupId,

@@ -31,7 +31,7 @@ use args::{Args, HELP};
 use check::Report;
 use index::{CLERKS, LocalIndex};
 use load::{Load, Loaded};
-use progress::{Meter, thousands};
+use progress::{Meter, per_second, thousands};
 use text::Text;
 
 /// Small, so that logs are cut many times in a short run.
@@ -173,7 +173,6 @@ fn summary(report: &Report, tally: &Tally) -> String {
         );
         return format!("failed: {count} differences, the first {shown} of them on standard error");
     }
-    let per_second = tally.acknowledged as f64 / tally.elapsed.as_secs_f64();
     let unanswered = match tally.unanswered {
         0 => String::new(),
         count => {
@@ -188,7 +187,7 @@ fn summary(report: &Report, tally: &Tally) -> String {
         thousands(tally.acknowledged),
         thousands(tally.crashes),
         thousands(tally.elections),
-        thousands(per_second as u64),
+        thousands(per_second(tally.acknowledged, tally.elapsed)),
     )
 }
 

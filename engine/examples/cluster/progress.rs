@@ -96,11 +96,10 @@ pub(crate) fn watch(cluster: &Cluster, meter: &Meter, stop: &Receiver<()>) -> io
         }
         shown_at = Instant::now();
         let interval = meter.take_interval();
-        let per_second = interval.appends as f64 / since.as_secs_f64();
         let line = format!(
             "{:6.1} s  {:>9} appends/s  p99 {:>8.2} ms  {}  {} crashed  {} elections",
             began.elapsed().as_secs_f64(),
-            thousands(per_second as u64),
+            thousands(per_second(interval.appends, since)),
             interval.p99_us as f64 / 1_000.0,
             offices.describe(cluster),
             meter.crashes(),
@@ -126,6 +125,12 @@ pub(crate) fn thousands(number: u64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// A rate, rounded down. `elapsed` is not zero in any sensible use, and counts as a nanosecond at least.
+pub(crate) fn per_second(count: u64, elapsed: Duration) -> u64 {
+    let rate = u128::from(count) * 1_000_000_000 / elapsed.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 fn show(line: &str, is_rewritten: bool) -> io::Result<()> {
@@ -186,7 +191,9 @@ impl Offices {
             .into_iter()
             .find(|&node| cluster.db(node).is_none());
         let name = |last: &Option<(Term, NodeId)>| match last {
-            Some((term, leader)) if Some(*leader) != down => format!("{leader} (term {term})"),
+            Some((term, leader)) if Some(*leader) != down => {
+                format!("{} (term {})", leader.0, term.0)
+            }
             _ => "none".to_owned(),
         };
         let leaders = if self.last.len() <= GROUPS_LISTED_MAX {
@@ -205,12 +212,12 @@ impl Offices {
                 .into_iter()
                 .filter(|&node| Some(node) != down);
             let counts: Vec<String> = led
-                .map(|node| format!("{node}: {}", led_by(node)))
+                .map(|node| format!("{}: {}", node.0, led_by(node)))
                 .collect();
             format!("groups led by {}", counts.join(", "))
         };
         match down {
-            Some(node) => format!("{leaders}  node {node} down"),
+            Some(node) => format!("{leaders}  node {} down", node.0),
             None => leaders,
         }
     }

@@ -16,15 +16,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Why the cluster did not come to rest.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettleError {
-    #[error("node {node} cannot be opened: {source}")]
+    #[error("node {} cannot be opened: {source}", node.0)]
     Restart { node: NodeId, source: OpenError },
-    #[error("group {group} cannot be read on node {node}: {source}")]
+    #[error("group {} cannot be read on node {}: {source}", group.0, node.0)]
     Read {
         group: GroupId,
         node: NodeId,
         source: Error,
     },
-    #[error("group {group}: the replicas are still apart after {} s: {applied:?}", SETTLE_MAX.as_secs())]
+    #[error("group {}: the replicas are still apart after {} s: {applied:?}", group.0, SETTLE_MAX.as_secs())]
     Apart {
         group: GroupId,
         applied: Vec<(NodeId, LogIndex)>,

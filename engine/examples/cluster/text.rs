@@ -63,8 +63,7 @@ impl Text {
         for path in files_below(root, is_own)? {
             match fs::read(&path).map(String::from_utf8) {
                 Ok(Ok(content)) if !content.contains('\0') => {
-                    text.add(content)
-                        .ok_or_else(|| TextError::TooLarge { path })?;
+                    text.add(content).ok_or(TextError::TooLarge { path })?;
                 }
                 _ => text.skipped += 1,
             }

@@ -206,6 +206,21 @@ fn an_expired_session_fails_only_what_may_have_taken_effect() {
 }
 
 #[test]
+fn a_full_window_of_answers_is_acknowledged_before_the_rest_is_sent_again() {
+    let (mut script, first) = Script::open();
+    let _b = script.put("b");
+    let sent = script.sent();
+    script.answer(&sent[0], Ok(Outcome::Applied(Bytes::new())));
+    script.answer(&sent[1], Ok(Outcome::WindowFull));
+    assert_eq!(first.wait(), Ok(Bytes::new()));
+    script.pass(5 * MS);
+    let again = script.sent();
+    let acknowledge = Command::Acknowledge { session: SessionId(9), floor: 1 };
+    assert_eq!(Command::decode(&command(&again[0])), Ok(acknowledge));
+    assert_eq!(sequences(&again[1..]), [2]);
+}
+
+#[test]
 fn over_the_bound_a_write_is_refused_at_once() {
     let (mut script, _first) = Script::open();
     let _held: Vec<_> = (0..7).map(|_| script.put("x")).collect();

@@ -62,6 +62,8 @@ pub(crate) struct Window {
     reads: BTreeMap<RequestId, Read>,
     unsent_reads: VecDeque<RequestId>,
     next_request: u64,
+    /// The replicas keep more answers for this client than they may.
+    must_acknowledge: bool,
     retry_at_ns: u64,
     /// When the target was last heard, or last given something while it owed nothing.
     heard_at_ns: u64,
@@ -145,6 +147,7 @@ impl Window {
             reads: BTreeMap::new(),
             unsent_reads: VecDeque::new(),
             next_request: 0,
+            must_acknowledge: false,
             retry_at_ns: 0,
             heard_at_ns: 0,
             obstacle: Obstacle::Unreachable,
@@ -309,6 +312,11 @@ impl Window {
         // Everything before the first unsettled write has been answered to its caller.
         let Some(first) = self.writes.front() else { return };
         let floor = first.sequence - 1;
+        if std::mem::take(&mut self.must_acknowledge) {
+            // The floors in sealed commands are old; this one lets the replicas drop the answers that have come since.
+            let id = self.request_id();
+            self.send(id, Command::acknowledge(session, floor));
+        }
         while self.sent < self.writes.len() {
             let id = self.request_id();
             if self.sent == 0 {
@@ -397,6 +405,7 @@ impl Window {
             Ok(ReplyBody::Outcome(Outcome::WindowFull)) => {
                 self.copy_refused(place);
                 if is_present {
+                    self.must_acknowledge = true;
                     self.refused(now_ns, from, Refusal::Busy);
                 }
             }
@@ -529,7 +538,7 @@ impl Window {
                 self.obstacle = Obstacle::NoLeader;
                 self.look_elsewhere(now_ns, None);
             }
-            Refusal::NoSuchGroup | Refusal::TooLarge { .. } => self.fail_all(&Error::Incompatible),
+            Refusal::NoSuchGroup | Refusal::NotUnderstood | Refusal::TooLarge { .. } => self.fail_all(&Error::Incompatible),
         }
     }
 

@@ -84,7 +84,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Takes a snapshot if there is anything new to cover and none is being written.
     pub(super) fn save_now(&mut self, ports: &Ports<M>) {
-        let index = self.raft.applied();
+        let index = self.applied;
         if self.snapshots.is_saving || index <= self.raft.snapshot().index {
             return;
         }
@@ -249,6 +249,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// When [`Shard::tick`](super::Shard::tick) is wanted by this replica.
     pub(super) fn deadline_ns(&self) -> u64 {
+        if self.is_halted() {
+            return u64::MAX;
+        }
         let transfers = self.snapshots.outgoing.iter().map(|outgoing| outgoing.retry_at_ns).min();
         self.raft.deadline_ns().min(transfers.unwrap_or(u64::MAX))
     }
@@ -346,6 +349,7 @@ impl<M: StateMachine> Replica<M> {
         writes.batch.install(self.group, file.clone(), keep_from);
         writes.after.push(After::Retain { slot, file: file.clone() });
         self.sessions = received.machine;
+        self.applied = meta.index;
         self.applied_term = meta.term;
         self.log_bytes = 0;
         self.log_entries = 0;

@@ -42,6 +42,8 @@ pub(crate) struct Replica<M: StateMachine> {
     pub(super) published: Arc<Published<M::View>>,
     pub(super) options: ReplicaOptions,
     pub(super) snapshots: SnapshotState<M>,
+    /// The last applied entry.
+    pub(super) applied: LogIndex,
     /// The term of the last applied entry, which a snapshot of the present state needs.
     pub(super) applied_term: Term,
     /// Bytes and entries applied since the last snapshot.
@@ -58,6 +60,8 @@ pub(crate) struct Replica<M: StateMachine> {
     /// A commit index that may be written along with the next entries, and need not be.
     lazy_state: Option<HardState>,
     fault: Option<String>,
+    /// This build cannot apply the next entry.
+    is_halted: bool,
     taken: Option<Output>,
 }
 
@@ -108,6 +112,7 @@ impl<M: StateMachine> Replica<M> {
             published,
             options,
             snapshots,
+            applied,
             applied_term,
             log_bytes: 0,
             log_entries: 0,
@@ -119,6 +124,7 @@ impl<M: StateMachine> Replica<M> {
             waiting: BTreeMap::new(),
             lazy_state: None,
             fault: None,
+            is_halted: false,
             taken: None,
         }
     }
@@ -127,8 +133,9 @@ impl<M: StateMachine> Replica<M> {
         &self.published
     }
 
-    pub(crate) fn raft(&self) -> &Raft {
-        &self.raft
+    /// The last applied entry.
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.applied
     }
 
     pub(crate) fn sessions(&self) -> &Sessions<M> {
@@ -136,11 +143,15 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn step(&mut self, now_ns: u64, message: Message) {
-        self.raft.step(now_ns, message);
+        if !self.is_halted {
+            self.raft.step(now_ns, message);
+        }
     }
 
     pub(super) fn tick(&mut self, now_ns: u64) {
-        self.raft.tick(now_ns);
+        if !self.is_halted {
+            self.raft.tick(now_ns);
+        }
     }
 
     /// Takes a request of a client; answers now or later.
@@ -184,7 +195,7 @@ impl<M: StateMachine> Replica<M> {
         command: Bytes,
         health: Health,
     ) -> Result<(), Refusal> {
-        if self.raft.role() != Role::Leader {
+        if self.is_halted || self.raft.role() != Role::Leader {
             return Err(Refusal::NotLeader { leader: self.raft.leader() });
         }
         match health {
@@ -195,6 +206,10 @@ impl<M: StateMachine> Replica<M> {
         }
         if command.len() > self.options.command_bytes_max {
             return Err(Refusal::TooLarge { limit_bytes: self.options.command_bytes_max as u64 });
+        }
+        // What a replica cannot apply must never enter the log: it would stop the whole group.
+        if Sessions::<M>::check(&command).is_err() {
+            return Err(Refusal::NotUnderstood);
         }
         let index = self.raft.propose(now_ns, [(EntryKind::Command, command)]).map_err(|error| match error {
             ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
@@ -237,6 +252,9 @@ impl<M: StateMachine> Replica<M> {
         slot: usize,
     ) {
         debug_assert!(self.taken.is_none(), "a pass collects once, then applies");
+        if self.is_halted {
+            return;
+        }
         let mut output = self.raft.output(now_ns, &mut GroupLog { log, group: self.group });
         if let Some(fault) = output.fault.take() {
             self.note_fault(now_ns, &fault);
@@ -277,6 +295,9 @@ impl<M: StateMachine> Replica<M> {
             outlet.answer(ports, result);
         }
         self.answer_reads(&mut output, ports);
+        if self.is_halted {
+            return false;
+        }
         self.published.set_lease(self.raft.lease_until_ns());
         for to in output.snapshots.drain(..) {
             self.begin_send(now_ns, to, ports);
@@ -286,17 +307,22 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn apply(&mut self, committed: Vec<Entry>) -> Vec<(Outlet, Result<ReplyBody, Refusal>)> {
-        let Some(last) = committed.last() else { return Vec::new() };
-        let last_index = last.index;
-        self.applied_term = last.term;
         let mut answers = Vec::new();
         for entry in committed {
+            let (index, term) = (entry.index, entry.term);
             self.log_bytes += entry.weight_bytes() as u64;
             self.log_entries += 1;
             let outcome = match entry.kind {
-                EntryKind::Command => self.sessions.apply(entry.index.0, &entry.data),
-                EntryKind::Noop | EntryKind::Config => Outcome::Unsupported,
+                EntryKind::Command => self.sessions.apply(index.0, &entry.data),
+                EntryKind::Noop => Outcome::Malformed,
+                EntryKind::Config => Outcome::Unsupported,
             };
+            if outcome == Outcome::Unsupported {
+                self.halt(format!("the entry at {index} is of a version not known here: use a newer build"));
+                break;
+            }
+            self.applied = index;
+            self.applied_term = term;
             while self.proposals.front().is_some_and(|first| first.index <= entry.index) {
                 let Some(first) = self.proposals.pop_front() else { break };
                 let is_this_one = first.index == entry.index && first.term == entry.term;
@@ -308,7 +334,9 @@ impl<M: StateMachine> Replica<M> {
                 answers.push((first.outlet, result));
             }
         }
-        self.published.publish(last_index, self.sessions.view());
+        if self.applied > self.published.applied() {
+            self.published.publish(self.applied, self.sessions.view());
+        }
         answers
     }
 
@@ -371,6 +399,19 @@ impl<M: StateMachine> Replica<M> {
     fn note_fault(&mut self, now_ns: u64, fault: &LogReadError) {
         self.fault = Some(fault.to_string());
         self.raft.step_down(now_ns);
+    }
+
+    /// An entry cannot be applied by this build. Skipping it would make this replica differ from the others for good, so
+    /// the group stops here, and goes on where a newer build runs.
+    fn halt(&mut self, reason: String) {
+        self.is_halted = true;
+        self.fault = Some(reason);
+        self.published.set_lease(None);
+        self.published.set_soft(Role::Follower, self.raft.term(), None);
+    }
+
+    pub(super) fn is_halted(&self) -> bool {
+        self.is_halted
     }
 
     /// Why this replica is stuck or was, if it ever was.

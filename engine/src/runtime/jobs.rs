@@ -237,7 +237,7 @@ impl<M: StateMachine> NodeFiles<M> {
         let file = complete.writer.finish().map_err(|error| error.to_string())?;
         let group = chunk.transfer.group;
         let mut reader = self.snapshots.open_reader(group, &file).map_err(|error| error.to_string())?;
-        let machine = restore(&mut reader).map_err(|error| error.to_string())?;
+        let machine = restore(&mut reader, chunk.meta.index.0)?;
         Ok(Received { from, transfer: chunk.transfer, meta: chunk.meta.clone(), file, machine })
     }
 }

@@ -194,7 +194,7 @@ fn read_snapshot<M: StateMachine>(
     file: &quorate_wal::SnapshotRef,
 ) -> Result<Sessions<M>, String> {
     let mut reader = snapshots.open_reader(group, file).map_err(|error| error.to_string())?;
-    restore(&mut reader).map_err(|error| error.to_string())
+    restore(&mut reader, file.index)
 }
 
 /// How much log a node keeps before groups that have been quiet for long are made to let go of it: what all

@@ -169,6 +169,8 @@ pub enum Refusal {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Not entered into the log: damaged, or of a version that this node does not know.
+    NotUnderstood,
     /// Not entered into the log: this cluster has no such group.
     NoSuchGroup,
     /// Not entered into the log: the node is stopping.

@@ -1,8 +1,9 @@
 //! How nodes and clerks reach each other: one trait, and what travels over it.
 //!
-//! A transport moves [`Frame`]s between nodes, and requests and replies between clerks and nodes. It may
-//! lose, repeat, delay and reorder frames between two nodes; it may not alter them or invent them. What
-//! it promises beyond that is speed: [`Transport::send`] never blocks and never waits for a peer.
+//! A transport moves [`Frame`]s between nodes, and requests and replies between clerks and nodes.
+//! It may lose, repeat, delay and reorder frames between two nodes; it may not alter them or invent
+//! them. What it promises beyond that is speed: [`Transport::send`] never blocks and never waits
+//! for a peer.
 
 pub mod codec;
 mod frame;
@@ -21,8 +22,11 @@ use quorate_raft::NodeId;
 pub trait Transport: Send + Sync + 'static {
     /// Hands a frame over for a node. Returns at once.
     ///
-    /// `false` means that the frame was dropped here and now: the peer is not known, the transport is
-    /// stopped, or the peer's bounded queue is full. `true` promises nothing.
+    /// `false` means that the frame was dropped here and now: the peer is not known, the transport
+    /// is stopped, or the peer's bounded queue is full. `true` promises nothing.
+    ///
+    /// A [`Frame::Raft`] over the limit of a wire may arrive as several, each with some of the
+    /// messages.
     fn send(&self, to: NodeId, frame: Frame) -> bool;
 
     /// Stops delivering and frees threads and sockets. Idempotent; returns when no more
@@ -32,8 +36,8 @@ pub trait Transport: Send + Sync + 'static {
 
 /// Where a transport delivers what arrives for a node. Must not block.
 pub trait Inbox: Send + Sync + 'static {
-    /// Takes a frame. A frame over a bound of the receiver may be dropped; requests are then refused
-    /// through their origin.
+    /// Takes a frame. A frame over a bound of the receiver may be dropped; requests are then
+    /// refused through their origin.
     fn deliver(&self, from: Origin, frame: Frame);
 }
 

@@ -1,4 +1,5 @@
-//! Nodes whose inbox and events are channels, and raw connections written by hand from `docs/wire.md`.
+//! Nodes whose inbox and events are channels, and raw connections written by hand from
+//! `docs/wire.md`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,12 +1,12 @@
-//! Elections (section 5.2), with a question beforehand (thesis 9.6) and by request of the old leader
-//! (thesis 3.10).
+//! Elections (section 5.2), with a question beforehand (thesis 9.6) and by request of the old
+//! leader (thesis 3.10).
 //!
 //! Invariants:
 //! - the vote is cleared only when the term rises;
-//! - a vote counts, the candidate's own included, and a request for one leaves, only when the term and vote are
-//!   durable;
-//! - no vote is given, and no candidacy begun, within an election timeout of hearing a leader, unless that
-//!   leader asked for it: this is what leases rest on.
+//! - a vote counts, the candidate's own included, and a request for one leaves, only when the term
+//!   and vote are durable;
+//! - no vote is given, and no candidacy begun, within an election timeout of hearing a leader,
+//!   unless that leader asked for it: this is what leases rest on.
 
 use super::{NUMBER_MAX, Raft, Standing};
 use crate::ids::{LogIndex, NodeId, PersistSeq, Term};
@@ -69,8 +69,8 @@ impl Raft {
         votes.record(self.id, true);
         self.standing = Standing::PreCandidate(votes);
         self.leader = None;
-        // Asking promises nothing, so it waits for no disk, not even for a term just learnt: whoever
-        // hears of that term learns what is true.
+        // Asking promises nothing, so it waits for no disk, not even for a term just learnt:
+        // whoever hears of that term learns what is true.
         let (last_index, last_term) = (self.log.last(), self.log.last_term());
         for voter in self.other_voters() {
             self.send(
@@ -92,8 +92,8 @@ impl Raft {
             answers: Vec::new(),
             own_vote_seq,
         });
-        // A candidate that asked before its own vote is durable could, after a crash, vote for another
-        // in the same term, and both could win.
+        // A candidate that asked before its own vote is durable could, after a crash, vote for
+        // another in the same term, and both could win.
         let (last_index, last_term) = (self.log.last(), self.log.last_term());
         for voter in self.other_voters() {
             self.promise(
@@ -120,8 +120,9 @@ impl Raft {
         let granted = term > self.term
             && !self.hears_leader()
             && self.log.is_covered_by(last_index, last_term);
-        // A granted reply names the term asked about. A refusal names the present one, for a candidate that is
-        // behind; that this term may not be durable here yet harms nobody, as no vote is tied to it.
+        // A granted reply names the term asked about. A refusal names the present one, for a
+        // candidate that is behind; that this term may not be durable here yet harms nobody, as no
+        // vote is tied to it.
         let reply_term = if granted { term } else { self.term };
         self.send(from, reply_term, Body::PreVoteReply { granted });
     }
@@ -155,8 +156,8 @@ impl Raft {
             self.send(from, self.term, Body::VoteReply { granted: false });
             return;
         }
-        // Not even the term is taken over: a node cut off for a while must not depose a leader that a
-        // quorum hears (thesis 4.2.3).
+        // Not even the term is taken over: a node cut off for a while must not depose a leader that
+        // a quorum hears (thesis 4.2.3).
         if !transfer && self.hears_leader() {
             return;
         }
@@ -187,8 +188,8 @@ impl Raft {
         }
     }
 
-    /// The leader of this term asks for an election. It has given up its lease for good, so that nothing rests on the wait
-    /// that other candidacies keep.
+    /// The leader of this term asks for an election. It has given up its lease for good, so that
+    /// nothing rests on the wait that other candidacies keep.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, term: Term) {
         if term == self.term && self.leader == Some(from) {
             self.draw_election_deadline();

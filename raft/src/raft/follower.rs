@@ -1,7 +1,8 @@
 //! What a follower does with the messages of a leader (section 5.3, chapter 5).
 //!
 //! Invariants:
-//! - the log is cut only where an entry of a leader of this term contradicts it, and never up to the commit index;
+//! - the log is cut only where an entry of a leader of this term contradicts it, and never up to
+//!   the commit index;
 //! - the commit index moves only as far as this leader's message proves the logs equal;
 //! - nothing is accepted to the leader before it is durable.
 
@@ -58,7 +59,8 @@ impl Raft {
         self.leader_heard_until_ns = self.now_ns.saturating_add(self.options.election_timeout_ns);
         self.draw_election_deadline();
         if !self.can_lead {
-            // A replica without a disk can promise nothing. Its silence also tells the leader not to count on it.
+            // A replica without a disk can promise nothing. Its silence also tells the leader not
+            // to count on it.
             return;
         }
         match body {
@@ -86,9 +88,10 @@ impl Raft {
         }
     }
 
-    /// Answers a leader of an older term, which learns from the term of the answer that it is deposed. Silence would leave
-    /// a replica that came back with a higher term out for good. The term need not be durable here: it is a
-    /// true fact about the group, and forgetting it promises nothing to anybody.
+    /// Answers a leader of an older term, which learns from the term of the answer that it is
+    /// deposed. Silence would leave a replica that came back with a higher term out for good. The
+    /// term need not be durable here: it is a true fact about the group, and forgetting it promises
+    /// nothing to anybody.
     fn tell_term(&mut self, from: NodeId, body: &Body) {
         if let Body::Append { round, .. } | Body::Heartbeat { round, .. } = body {
             self.send(from, self.term, Body::HeartbeatReply { round: *round });
@@ -118,8 +121,8 @@ impl Raft {
         self.accept(from, last, round);
     }
 
-    /// Drops from the message what this replica has committed: by leader completeness (section 5.4) it is the same.
-    /// Returns false if it is not, which no correct leader sends.
+    /// Drops from the message what this replica has committed: by leader completeness (section 5.4)
+    /// it is the same. Returns false if it is not, which no correct leader sends.
     fn skip_committed(&self, append: &mut Append) -> bool {
         if append.prev_index > self.commit {
             return true;
@@ -166,8 +169,9 @@ impl Raft {
         }
     }
 
-    /// Says how far the logs may agree: at the last entry that is not beyond the one refused, neither in
-    /// index nor in term, so that the leader skips a whole term at once (end of section 5.3).
+    /// Says how far the logs may agree: at the last entry that is not beyond the one refused,
+    /// neither in index nor in term, so that the leader skips a whole term at once (end of section
+    /// 5.3).
     fn reject(&mut self, from: NodeId, append: &Append) {
         let below = append.prev_index.previous();
         let hint_index = self
@@ -208,10 +212,10 @@ impl Raft {
         self.reply_without_disk(from, Body::HeartbeatReply { round });
     }
 
-    /// Sends a reply that speaks of no entry. It may leave before the term is durable: the leader takes from it that
-    /// this replica will not vote for another for an election timeout, and [`Raft::new`] keeps that promise through a
-    /// crash by waiting as long, provided that the disk knows that the replica ever was in a group. Until it
-    /// does, the reply waits.
+    /// Sends a reply that speaks of no entry. It may leave before the term is durable: the leader
+    /// takes from it that this replica will not vote for another for an election timeout, and
+    /// [`Raft::new`] keeps that promise through a crash by waiting as long, provided that the disk
+    /// knows that the replica ever was in a group. Until it does, the reply waits.
     fn reply_without_disk(&mut self, to: NodeId, body: Body) {
         if self.durability.term() == Term::ZERO {
             self.promise(to, body);
@@ -242,7 +246,8 @@ impl Raft {
         if matches {
             self.log.compact(meta.index);
         } else {
-            // What is committed is the same in every log; the rest of this one contradicts the leader's.
+            // What is committed is the same in every log; the rest of this one contradicts the
+            // leader's.
             self.durability.cut(self.commit);
             self.log.restart(meta.index, meta.term);
         }

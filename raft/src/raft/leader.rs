@@ -1,10 +1,11 @@
-//! What a leader does: learns how far its followers are, commits, confirms reads, keeps its lease, hands over.
+//! What a leader does: learns how far its followers are, commits, confirms reads, keeps its lease,
+//! hands over.
 //!
 //! Invariants:
 //! - the leader counts its own entries only as far as they are durable;
 //! - only an entry of its own term is committed by counting (section 5.4.2);
-//! - once `TimeoutNow` has left, no lease is held for the rest of the term: that message may arrive at any
-//!   time later, and the election it starts does not wait for anybody's lease.
+//! - once `TimeoutNow` has left, no lease is held for the rest of the term: that message may arrive
+//!   at any time later, and the election it starts does not wait for anybody's lease.
 
 use super::{NUMBER_MAX, Raft, Standing};
 use crate::error::TransferError;
@@ -14,7 +15,8 @@ use crate::progress::Progress;
 use crate::reads::Reads;
 use crate::rounds::RoundClock;
 
-/// A commit index that no append carries to the followers is told to them after this part of a heartbeat interval.
+/// A commit index that no append carries to the followers is told to them after this part of a
+/// heartbeat interval.
 const COMMIT_NOTICE_DIVISOR: u64 = 4;
 
 /// A leader's books, for one term.
@@ -186,8 +188,8 @@ impl Raft {
         if !self.note_heard(from, round) {
             return;
         }
-        // The last place at which this log is not beyond the follower's hint in index or term: nothing
-        // behind it can agree (end of section 5.3).
+        // The last place at which this log is not beyond the follower's hint in index or term:
+        // nothing behind it can agree (end of section 5.3).
         let hint_index = hint_index.min(self.log.last());
         let (anchor, now_ns) = (self.log.anchor(), self.now_ns);
         let agree = self
@@ -243,8 +245,8 @@ impl Raft {
         true
     }
 
-    /// Sees which round a quorum has answered by now: that confirms the reads that came before it was sent, and renews the
-    /// lease from when it was sent.
+    /// Sees which round a quorum has answered by now: that confirms the reads that came before it
+    /// was sent, and renews the lease from when it was sent.
     fn note_round(&mut self, answered: Round) {
         let Standing::Leader(lead) = &mut self.standing else {
             return;
@@ -267,8 +269,8 @@ impl Raft {
         lead.rounds.forget_before(confirmed);
     }
 
-    /// Commits what a quorum has on disk, if that includes an entry of this term: an older entry could still be
-    /// overwritten although a majority has it (figure 3.7 of the thesis).
+    /// Commits what a quorum has on disk, if that includes an entry of this term: an older entry
+    /// could still be overwritten although a majority has it (figure 3.7 of the thesis).
     pub(super) fn advance_commit(&mut self) {
         let Standing::Leader(lead) = &mut self.standing else {
             return;
@@ -355,7 +357,8 @@ impl Raft {
         let round = lead.rounds.begin(self.now_ns);
         debug_assert!(round.0 <= NUMBER_MAX);
         for peer in &mut lead.peers {
-            // No further than what the follower is known to hold: its log behind that may not be this one.
+            // No further than what the follower is known to hold: its log behind that may not be
+            // this one.
             let commit = self.commit.min(peer.match_index);
             peer.commit_told = peer.commit_told.max(commit);
             let body = Body::Heartbeat { commit, round };

@@ -2,7 +2,8 @@
 //!
 //! Invariants (checked by [`crate::check_basic`] and [`crate::check_delta`]):
 //! - term and commit index never go back; in one term at most one vote is given;
-//! - log anchor <= snapshot index <= applied <= commit <= last entry, and applied <= entries handed out;
+//! - log anchor <= snapshot index <= applied <= commit <= last entry, and applied <= entries handed
+//!   out;
 //! - entries up to the commit index are never cut off;
 //! - there are a leader's books exactly in the leader's role.
 
@@ -11,6 +12,8 @@ mod follower;
 mod leader;
 mod outgoing;
 mod restore;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -19,11 +22,11 @@ use bytes::Bytes;
 use crate::durability::Durability;
 use crate::error::{ProposeError, ReadError, TransferError};
 use crate::ids::{LogIndex, NodeId, PersistSeq, Term};
-use crate::log::Log;
+use crate::log::{Log, release_idle};
 use crate::message::{Body, Config, Entry, EntryKind, HardState, Message, SnapshotMeta};
 use crate::options::Options;
 use crate::output::{ReadReady, Role, Soft};
-use crate::progress::PeerStatus;
+use crate::progress::{PeerStatus, Progress};
 use crate::quorum::Quorum;
 use crate::rng::SplitMix64;
 
@@ -31,15 +34,15 @@ use self::election::Votes;
 use self::leader::Leadership;
 pub use self::restore::Restored;
 
-/// The highest term, index or round that a message may carry. Whatever lies beyond cannot have been reached
-/// by counting and is refused, so that one above it never overflows.
+/// The highest term, index or round that a message may carry. Whatever lies beyond cannot have been
+/// reached by counting and is refused, so that one above it never overflows.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// One replica of one group.
 ///
-/// Each method that takes `now_ns` takes the time on a clock that never goes back, in nanoseconds. For
-/// [`step`](Self::step) it must be read after the message arrived, and messages must be sent after the time given
-/// to [`output`](Self::output): leases are measured between the two.
+/// Each method that takes `now_ns` takes the time on a clock that never goes back, in nanoseconds.
+/// For [`step`](Self::step) it must be read after the message arrived, and messages must be sent
+/// after the time given to [`output`](Self::output): leases are measured between the two.
 #[derive(Debug)]
 pub struct Raft {
     id: NodeId,
@@ -55,7 +58,8 @@ pub struct Raft {
     standing: Standing,
     leader: Option<NodeId>,
     election_deadline_ns: u64,
-    /// Until then no vote and no candidacy: a leader that was heard may hold a lease that rests on this replica.
+    /// Until then no vote and no candidacy: a leader that was heard may hold a lease that rests on
+    /// this replica.
     leader_heard_until_ns: u64,
 
     log: Log,
@@ -99,8 +103,8 @@ struct Install {
 pub struct Counters {
     /// Messages that are damaged, misdirected, or from no member.
     pub refused: u64,
-    /// Messages that a correct peer never sends: a second leader in a term, an append that would cut committed
-    /// entries. Anything above zero is a bug or a lost disk somewhere.
+    /// Messages that a correct peer never sends: a second leader in a term, an append that would
+    /// cut committed entries. Anything above zero is a bug or a lost disk somewhere.
     pub violations: u64,
     /// Appends dropped because the disk does not keep up.
     pub backlogged: u64,
@@ -149,7 +153,7 @@ impl Raft {
     pub fn tick(&mut self, now_ns: u64) {
         self.advance_clock(now_ns);
         self.is_apply_blocked = false;
-        self.log.release();
+        self.release_idle_memory();
         self.must_flush_commit = true;
         if matches!(self.standing, Standing::Leader(_)) {
             self.tick_leader();
@@ -168,11 +172,12 @@ impl Raft {
         }
     }
 
-    /// Appends commands to the log, at consecutive indexes from the one returned, in this replica's present
-    /// [`term`](Self::term).
+    /// Appends commands to the log, at consecutive indexes from the one returned, in this replica's
+    /// present [`term`](Self::term).
     ///
-    /// Success promises nothing yet: the entries are committed when they come out of an output, and may be
-    /// overwritten if leadership is lost first. An error means that none of them entered the log.
+    /// Success promises nothing yet: the entries are committed when they come out of an output, and
+    /// may be overwritten if leadership is lost first. An error means that none of them entered the
+    /// log.
     pub fn propose(
         &mut self,
         now_ns: u64,
@@ -217,10 +222,10 @@ impl Raft {
         Ok(first)
     }
 
-    /// Asks for a linearizable read. It is answered through [`crate::Output::reads`] once a quorum has
-    /// confirmed that this replica still led after the read was asked, or fails through
-    /// [`crate::Output::reads_failed`] when it leads no more. All reads asked between two outputs share one
-    /// round of heartbeats.
+    /// Asks for a linearizable read. It is answered through [`crate::Output::reads`] once a quorum
+    /// has confirmed that this replica still led after the read was asked, or fails through
+    /// [`crate::Output::reads_failed`] when it leads no more. All reads asked between two outputs
+    /// share one round of heartbeats.
     pub fn read(&mut self, now_ns: u64, token: u64) -> Result<(), ReadError> {
         self.advance_clock(now_ns);
         let Standing::Leader(lead) = &mut self.standing else {
@@ -235,11 +240,11 @@ impl Raft {
         Ok(())
     }
 
-    /// Until when this replica may answer linearizable reads from what it has applied, without asking anybody. Check it
-    /// against the clock *after* taking the view to read from.
+    /// Until when this replica may answer linearizable reads from what it has applied, without
+    /// asking anybody. Check it against the clock *after* taking the view to read from.
     ///
-    /// `None` unless it leads, has applied an entry of its own term (so that it has applied all that earlier leaders
-    /// acknowledged), and is not giving its office away.
+    /// `None` unless it leads, has applied an entry of its own term (so that it has applied all
+    /// that earlier leaders acknowledged), and is not giving its office away.
     pub fn lease_until_ns(&self) -> Option<u64> {
         let Standing::Leader(lead) = &self.standing else {
             return None;
@@ -254,15 +259,17 @@ impl Raft {
             .map(|start_ns| start_ns.saturating_add(self.options.lease_ns()))
     }
 
-    /// Hands leadership to `to`, or to the most up-to-date peer that was heard from lately. Proposals are refused and the lease
-    /// is over until the new leader shows up or an election timeout has passed.
+    /// Hands leadership to `to`, or to the most up-to-date peer that was heard from lately.
+    /// Proposals are refused and the lease is over until the new leader shows up or an election
+    /// timeout has passed.
     pub fn transfer(&mut self, now_ns: u64, to: Option<NodeId>) -> Result<(), TransferError> {
         self.advance_clock(now_ns);
         self.begin_transfer(to)
     }
 
-    /// Begins an election now instead of at the election timeout. Ignored if this replica may not lead, or if a leader was
-    /// heard within the election timeout: that leader's lease may rest on this replica.
+    /// Begins an election now instead of at the election timeout. Ignored if this replica may not
+    /// lead, or if a leader was heard within the election timeout: that leader's lease may rest on
+    /// this replica.
     pub fn campaign(&mut self, now_ns: u64) {
         self.advance_clock(now_ns);
         if !self.hears_leader() {
@@ -282,9 +289,9 @@ impl Raft {
         }
     }
 
-    /// The caller saved a durable snapshot of what was applied up to `meta.index`, and cuts its log so that it begins at
-    /// `first_index`, at most one behind the snapshot. A snapshot that is older than the last one, or of what was not
-    /// applied, is ignored.
+    /// The caller saved a durable snapshot of what was applied up to `meta.index`, and cuts its log
+    /// so that it begins at `first_index`, at most one behind the snapshot. A snapshot that is
+    /// older than the last one, or of what was not applied, is ignored.
     pub fn on_snapshot_saved(&mut self, meta: SnapshotMeta, first_index: LogIndex) {
         let is_sound = meta.index > self.snapshot.index
             && meta.index <= self.applied
@@ -328,8 +335,8 @@ impl Raft {
         }
     }
 
-    /// Whether this replica may lead, vote and accept entries. One whose log failed may not: it stops leading at once,
-    /// and makes no promise that needs its disk.
+    /// Whether this replica may lead, vote and accept entries. One whose log failed may not: it
+    /// stops leading at once, and makes no promise that needs its disk.
     pub fn set_can_lead(&mut self, can_lead: bool) {
         self.can_lead = can_lead;
         if !can_lead {
@@ -451,6 +458,16 @@ impl Raft {
     fn advance_clock(&mut self, now_ns: u64) {
         // A caller's clock that goes back must not make leases longer or timers wrong.
         self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// A group at rest keeps no queue that a burst has made long.
+    fn release_idle_memory(&mut self) {
+        self.log.release();
+        release_idle(&mut self.reads_ready);
+        if let Standing::Leader(lead) = &mut self.standing {
+            lead.reads.release();
+            lead.peers.iter_mut().for_each(Progress::release);
+        }
     }
 
     fn is_acceptable(&self, message: &Message) -> bool {

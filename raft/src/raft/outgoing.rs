@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - the leader's appends never wait for its own disk (thesis 10.2.1);
-//! - entries come out committed in order, each once, and only after they were handed out to be written;
+//! - entries come out committed in order, each once, and only after they were handed out to be
+//!   written;
 //! - a read comes out only when what it has to see has come out before or comes out with it.
 
 use super::{Install, Raft, Standing};
@@ -66,8 +67,8 @@ impl Raft {
         }
     }
 
-    /// Whether the commit index is known to include all that was ever acknowledged: only once an entry of this term
-    /// is committed (thesis 6.4, step 1). Until then reads wait.
+    /// Whether the commit index is known to include all that was ever acknowledged: only once an
+    /// entry of this term is committed (thesis 6.4, step 1). Until then reads wait.
     fn may_confirm_reads(&self) -> bool {
         matches!(&self.standing, Standing::Leader(lead) if self.commit >= lead.term_start)
     }
@@ -107,7 +108,8 @@ impl Raft {
         }
     }
 
-    /// Sends one append to a peer if it may get one and there is a reason. Returns whether another may follow.
+    /// Sends one append to a peer if it may get one and there is a reason. Returns whether another
+    /// may follow.
     fn send_append(
         &mut self,
         place: usize,
@@ -258,7 +260,8 @@ impl Raft {
     }
 
     fn take_reads(&mut self, output: &mut Output) {
-        // Their indexes ascend: once leadership is lost and won again, later reads stand at later indexes.
+        // Their indexes ascend: once leadership is lost and won again, later reads stand at later
+        // indexes.
         let ready = self
             .reads_ready
             .iter()
@@ -268,7 +271,8 @@ impl Raft {
         output.reads_failed = std::mem::take(&mut self.reads_failed);
     }
 
-    /// Keeps in memory what peers that follow closely still need, and what is neither durable nor applied.
+    /// Keeps in memory what peers that follow closely still need, and what is neither durable nor
+    /// applied.
     fn trim_cache(&mut self) {
         if self.log.cached() == 0 {
             return;

@@ -29,18 +29,18 @@ pub struct Restored {
     pub first_index: LogIndex,
     /// The last entry of the log; one before the first if there is none.
     pub last_index: LogIndex,
-    /// The first index and the term of each run of entries with the same term, ascending. The first run may
-    /// begin at the entry before `first_index`. If it does not, and that entry is not the snapshot's
-    /// either, then the first entry itself only serves as the known end of what is gone.
+    /// The first index and the term of each run of entries with the same term, ascending. The first
+    /// run may begin at the entry before `first_index`. If it does not, and that entry is not the
+    /// snapshot's either, then the first entry itself only serves as the known end of what is gone.
     pub terms: Vec<(LogIndex, Term)>,
 }
 
 impl Raft {
-    /// A replica that starts from `restored`. What is committed but not in the snapshot comes out of the first
-    /// outputs, to be applied again.
+    /// A replica that starts from `restored`. What is committed but not in the snapshot comes out
+    /// of the first outputs, to be applied again.
     ///
-    /// One that was part of a group before neither votes nor stands for the first election timeout: it cannot know
-    /// whether a lease rests on it.
+    /// One that was part of a group before neither votes nor stands for the first election timeout:
+    /// it cannot know whether a lease rests on it.
     pub fn new(options: Options, restored: Restored, now_ns: u64) -> Result<Self, RestoreError> {
         options.validate()?;
         let Restored {

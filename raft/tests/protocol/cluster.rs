@@ -261,7 +261,8 @@ impl Cluster {
         self.with_raft(id, |raft, now_ns| raft.read(now_ns, token).is_ok())
     }
 
-    /// Saves a snapshot of what is applied, keeping `trailing` entries, if everything it covers is durable.
+    /// Saves a snapshot of what is applied, keeping `trailing` entries, if everything it covers is
+    /// durable.
     pub(crate) fn snapshot(&mut self, id: NodeId, trailing: u64) {
         let config = self.config.clone();
         let node = self.node_mut(id);

@@ -148,7 +148,8 @@ impl Disk {
         self.pending.is_empty()
     }
 
-    /// A snapshot is saved and the log cut; both are durable at once, behind what was submitted before.
+    /// A snapshot is saved and the log cut; both are durable at once, behind what was submitted
+    /// before.
     pub(crate) fn save_snapshot(&mut self, meta: &SnapshotMeta, first_index: LogIndex) {
         for image in [&mut self.durable, &mut self.live] {
             image.snapshot = meta.clone();
@@ -184,7 +185,8 @@ impl Disk {
 }
 
 impl LogReader for Disk {
-    /// Only what is durable may be asked for: a real log may not have the rest anywhere but in its queue.
+    /// Only what is durable may be asked for: a real log may not have the rest anywhere but in its
+    /// queue.
     fn entries(
         &mut self,
         from: LogIndex,

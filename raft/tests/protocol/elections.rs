@@ -288,7 +288,8 @@ fn a_restarted_replica_votes_only_after_an_election_timeout() {
     assert_eq!(solo.sync().len(), 1);
 }
 
-/// The same for a replica whose disk knows nothing yet: it cannot keep the wait, so it must not promise it.
+/// The same for a replica whose disk knows nothing yet: it cannot keep the wait, so it must not
+/// promise it.
 #[test]
 fn the_first_heartbeat_of_all_is_answered_once_the_disk_knows_of_the_group() {
     let mut solo = Solo::new(3);

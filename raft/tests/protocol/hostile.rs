@@ -147,7 +147,8 @@ fn no_message_makes_a_replica_panic_or_breaks_its_invariants() {
                 body: dice.body(),
             };
             solo.raft.step(solo.now_ns, message);
-            // The log reader of a solo replica must not be asked for what snapshots from nowhere cover.
+            // The log reader of a solo replica must not be asked for what snapshots from nowhere
+            // cover.
             let output = solo.output();
             if dice.below(3) > 0 {
                 solo.sync();

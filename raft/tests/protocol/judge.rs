@@ -177,7 +177,8 @@ impl Judge {
         );
     }
 
-    /// Log matching: where two logs have an entry of the same index and term, they are equal up to there.
+    /// Log matching: where two logs have an entry of the same index and term, they are equal up to
+    /// there.
     pub(crate) fn check_logs(all: &[Seen<'_>]) {
         for (place, one) in all.iter().enumerate() {
             for other in &all[place + 1..] {

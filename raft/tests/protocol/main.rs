@@ -1,5 +1,5 @@
-//! Rules of the protocol, each defended by a test that bears its name, on replicas whose network, disks and clocks are
-//! in the test's hands.
+//! Rules of the protocol, each defended by a test that bears its name, on replicas whose network,
+//! disks and clocks are in the test's hands.
 
 mod cluster;
 mod disk;

@@ -206,8 +206,8 @@ impl Storm {
         }
     }
 
-    /// All faults end: the cluster must come together, and every read must have been answered or failed
-    /// where its replica is still up.
+    /// All faults end: the cluster must come together, and every read must have been answered or
+    /// failed where its replica is still up.
     fn calm_down(mut self) -> Marks {
         self.cluster.faults = CALM;
         self.cluster.heal();

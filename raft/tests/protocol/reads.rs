@@ -18,7 +18,8 @@ fn heartbeat_reply(round: u64) -> Body {
     }
 }
 
-/// Row 7, the schedule of etcd #20418: an answer to an earlier round arrives after the read was asked.
+/// Row 7, the schedule of etcd #20418: an answer to an earlier round arrives after the read was
+/// asked.
 #[test]
 fn an_old_reply_never_confirms_a_new_read() {
     let mut solo = Solo::new(3);
@@ -59,7 +60,8 @@ fn no_read_is_answered_before_a_quorum_confirmed_it() {
     assert_eq!(solo.output().reads, [ready(1, 1)]);
 }
 
-/// Rows 6 and 10: the commit index of a new or restarted leader may be behind what was acknowledged.
+/// Rows 6 and 10: the commit index of a new or restarted leader may be behind what was
+/// acknowledged.
 #[test]
 fn a_read_waits_until_the_leader_has_committed_an_entry_of_its_term() {
     let mut solo = Solo::with_log(options(), 3, 1, &[1, 1]);

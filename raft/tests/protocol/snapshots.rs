@@ -20,8 +20,8 @@ fn accepted(match_index: u64) -> Body {
     }
 }
 
-/// A leader in term 2 that has cut its log up to and including 8, of 10 entries; replica 3 owes the answer to
-/// a probe at 5.
+/// A leader in term 2 that has cut its log up to and including 8, of 10 entries; replica 3 owes the
+/// answer to a probe at 5.
 fn leader_behind_a_snapshot() -> Solo {
     let mut solo = Solo::with_log(options(), 3, 1, &[1; 5]);
     solo.lead_committed();
@@ -152,7 +152,8 @@ fn a_snapshot_drops_a_log_that_contradicts_it() {
     assert_eq!(solo.raft.durable_index(), LogIndex(3));
 }
 
-/// Row 22: entries in memory that are not on disk yet cannot be kept there, so they are written anew.
+/// Row 22: entries in memory that are not on disk yet cannot be kept there, so they are written
+/// anew.
 #[test]
 fn entries_behind_a_snapshot_that_are_not_written_yet_are_written_with_it() {
     let mut solo = Solo::with_log(options(), 3, 1, &[1]);

@@ -109,7 +109,8 @@ fn a_transfer_to_nobody_is_refused() {
     );
 }
 
-/// Row 13: transfer bypasses the question beforehand, and only the leader of the term can ask for it.
+/// Row 13: transfer bypasses the question beforehand, and only the leader of the term can ask for
+/// it.
 #[test]
 fn only_the_leader_of_the_term_can_make_a_replica_stand() {
     let mut solo = Solo::new(3);

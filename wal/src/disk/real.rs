@@ -123,13 +123,12 @@ impl DiskFile for RealFile {
     }
 
     fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let map = match self.map.get() {
-            Some(map) => map,
-            None => {
-                let map = map::map_whole(&self.file)?;
-                // Two threads may map at once; one of the maps stays.
-                self.map.get_or_init(|| map)
-            }
+        let map = if let Some(map) = self.map.get() {
+            map
+        } else {
+            let map = map::map_whole(&self.file)?;
+            // Two threads may map at once; one of the maps stays.
+            self.map.get_or_init(|| map)
         };
         let end = usize::try_from(offset)
             .ok()
@@ -200,11 +199,11 @@ mod tests {
     /// Writes `parts` through a system call that writes `step` bytes at a time and is interrupted every other time.
     fn write_in_steps(parts: &[&[u8]], step: usize) -> (Vec<u8>, usize) {
         let file = RefCell::new(Vec::new());
-        let calls = Cell::new(0);
+        let calls = Cell::new(0_usize);
         let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
         write_all(100, &slices, |offset, slices| {
             calls.set(calls.get() + 1);
-            if calls.get() % 2 == 0 {
+            if calls.get().is_multiple_of(2) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let mut file = file.borrow_mut();
@@ -231,7 +230,7 @@ mod tests {
 
     #[test]
     fn more_slices_than_a_call_takes_are_written_in_order() {
-        let bytes: Vec<u8> = (0..3000).map(|number| number as u8).collect();
+        let bytes: Vec<u8> = (0..3000_u32).map(|number| number as u8).collect();
         let parts: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(write_in_steps(&parts, usize::MAX).0, bytes);
     }

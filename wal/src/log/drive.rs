@@ -189,24 +189,18 @@ impl Log {
         let oldest = index.oldest;
         drop(index);
         let needed = BLOCK_BYTES + batch_bytes(checkpoint.len() as u64 + desc, payload);
-        match spare.take_if(|spare| spare.bytes >= needed) {
-            Some(segment) => {
-                drop(spare);
-                self.want_prepare();
-                Some(Rotation {
-                    segment,
-                    oldest,
-                    checkpoint,
-                    records,
-                })
-            }
-            None => {
-                self.queue.lock().blocked_bytes = needed;
-                drop(spare);
-                self.want_prepare();
-                None
-            }
+        let segment = spare.take_if(|spare| spare.bytes >= needed);
+        if segment.is_none() {
+            self.queue.lock().blocked_bytes = needed;
         }
+        drop(spare);
+        self.want_prepare();
+        segment.map(|segment| Rotation {
+            segment,
+            oldest,
+            checkpoint,
+            records,
+        })
     }
 
     /// Takes what is in line as far as it fits behind `checkpoint` bytes of descriptors in `room` bytes.
@@ -230,6 +224,7 @@ impl Log {
         Ok(taken)
     }
 
+    /// Writes a batch, behind the header of its segment if it begins one, and syncs it.
     fn write(
         &self,
         writer: &mut Writer,
@@ -237,27 +232,24 @@ impl Log {
         work: &Work,
     ) -> io::Result<Written> {
         assert!(staging.is_empty());
-        let mut begin = writer.tail;
+        let mut tail = writer.tail;
         if let Some(rotation) = &work.rotation {
             let header = self.segment_header(writer, rotation, work);
             staging.extend_from_slice(&header.encode());
-            begin = Tail {
+            let chain = header.chain_start();
+            tail = Tail {
                 segment: rotation.segment.id,
                 end: BLOCK_BYTES,
-                chain: header.chain_start(),
+                chain,
             };
         }
         let head = staging.len();
         let (parts, mut header) = stage(staging, work);
         header.epoch = writer.epoch;
-        header.segment = begin.segment;
-        header.offset = begin.end;
+        header.segment = tail.segment;
+        header.offset = tail.end;
         header.durable_lsn = self.durable();
-        let desc =
-            head + BATCH_HEADER_BYTES..head + BATCH_HEADER_BYTES + header.desc_bytes as usize;
-        header.desc_crc = desc_crc(header.segment, header.offset, &staging[desc]);
-        let (bytes, crc) = header.encode();
-        staging[head..head + BATCH_HEADER_BYTES].copy_from_slice(&bytes);
+        let crc = finish_header(&mut staging[head..], &mut header);
         let slices: Vec<_> = parts
             .iter()
             .map(|part| match part {
@@ -265,30 +257,32 @@ impl Log {
                 Part::Shared(bytes) => IoSlice::new(bytes),
             })
             .collect();
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        assert_eq!(total as u64, head as u64 + header.batch_bytes());
+        let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        assert_eq!(bytes, head as u64 + header.batch_bytes());
         let segment = match (&work.rotation, &writer.active) {
             (Some(rotation), _) => &rotation.segment,
             (None, Some(active)) => &active.segment,
             (None, None) => unreachable!("without a segment there is a rotation"),
         };
-        let offset = begin.end - head as u64;
-        assert!(offset + total as u64 <= segment.bytes);
+        let offset = tail.end - head as u64;
+        assert!(offset + bytes <= segment.bytes);
         segment.file.write_at(offset, &slices)?;
-        let begun = Instant::now();
+        let sync_begin = Instant::now();
         segment.file.sync_data()?;
-        let sync_ns = begun.elapsed().as_nanos() as u64;
+        let sync_ns = sync_begin.elapsed().as_nanos() as u64;
         self.counters.last_sync_ns.store(sync_ns, Ordering::Relaxed);
-        writer.tail = Tail {
-            end: begin.end + header.batch_bytes(),
-            chain: chain(begin.chain, crc),
-            ..begin
-        };
-        Ok(Written {
-            offset: begin.end,
-            bytes: total as u64,
+        let written = Written {
+            offset: tail.end,
+            bytes,
             desc_bytes: u64::from(header.desc_bytes),
-        })
+        };
+        let end = tail.end + header.batch_bytes();
+        writer.tail = Tail {
+            end,
+            chain: chain(tail.chain, crc),
+            ..tail
+        };
+        Ok(written)
     }
 
     fn segment_header(&self, writer: &Writer, rotation: &Rotation, work: &Work) -> SegmentHeader {
@@ -424,4 +418,13 @@ fn stage<'a>(staging: &mut Vec<u8>, work: &'a Work) -> (Vec<Part<'a>>, BatchHead
     staging.resize(staging.len() + (header.batch_bytes() - used) as usize, 0);
     parts.push(Part::Staged(staged..staging.len()));
     (parts, header)
+}
+
+/// Completes the header of the batch that is staged, now that its place is known. Returns the CRC of the header.
+fn finish_header(staged: &mut [u8], header: &mut BatchHeader) -> u32 {
+    let desc = BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + header.desc_bytes as usize;
+    header.desc_crc = desc_crc(header.segment, header.offset, &staged[desc]);
+    let (bytes, crc) = header.encode();
+    staged[..BATCH_HEADER_BYTES].copy_from_slice(&bytes);
+    crc
 }

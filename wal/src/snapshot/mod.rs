@@ -22,6 +22,7 @@ use format::Identity;
 pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 
+const PUBLISHED: &str = ".snap";
 const TEMPORARY: &str = ".tmp";
 
 /// The snapshot files of a node, a directory for each group. Whoever opens it must hold the directory for itself: by the
@@ -131,7 +132,7 @@ impl Snapshots {
             .collect();
         for name in names
             .iter()
-            .filter(|name| name.ends_with(".snap") && !keep.contains(name))
+            .filter(|name| name.ends_with(PUBLISHED) && !keep.contains(name))
         {
             let path = dir.join(name);
             self.disk

@@ -50,14 +50,31 @@ impl<D: Disk + Clone + 'static> AsDisk for D {
 pub(crate) fn entry(group: u64, index: u64, term: u64, len: usize) -> Entry {
     let seed = format!("{group}/{index}/{term}/");
     let payload: Vec<u8> = seed.bytes().cycle().take(len).collect();
-    Entry { index, term, kind: (index % 3) as u8, payload: Bytes::from(payload) }
+    Entry {
+        index,
+        term,
+        kind: (index % 3) as u8,
+        payload: Bytes::from(payload),
+    }
 }
 
-pub(crate) fn entries(group: u64, indexes: impl Iterator<Item = u64>, term: u64, len: usize) -> Vec<Entry> {
-    indexes.map(|index| entry(group, index, term, len)).collect()
+pub(crate) fn entries(
+    group: u64,
+    indexes: impl Iterator<Item = u64>,
+    term: u64,
+    len: usize,
+) -> Vec<Entry> {
+    indexes
+        .map(|index| entry(group, index, term, len))
+        .collect()
 }
 
-pub(crate) fn appended(group: u64, indexes: impl Iterator<Item = u64>, term: u64, len: usize) -> WriteBatch {
+pub(crate) fn appended(
+    group: u64,
+    indexes: impl Iterator<Item = u64>,
+    term: u64,
+    len: usize,
+) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.append(GroupId(group), entries(group, indexes, term, len));
     batch
@@ -85,8 +102,13 @@ pub(crate) fn commit(log: &Log, batch: WriteBatch) -> Lsn {
 /// The segment files of a log, oldest first, with their content.
 pub(crate) fn segments(disk: &dyn Disk) -> Vec<(PathBuf, Vec<u8>)> {
     let names = disk.list(Path::new(DIR)).expect("the directory is there");
-    let paths = names.iter().filter(|name| name.ends_with(".seg")).map(|name| Path::new(DIR).join(name));
-    paths.map(|path| (path.clone(), read(disk, &path))).collect()
+    let paths = names
+        .iter()
+        .map(|name| Path::new(DIR).join(name))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    paths
+        .map(|path| (path.clone(), read(disk, &path)))
+        .collect()
 }
 
 pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Vec<u8> {
@@ -98,7 +120,8 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Vec<u8> {
 
 pub(crate) fn write(disk: &dyn Disk, path: &Path, offset: usize, bytes: &[u8]) {
     let file = disk.open(path).expect("the file is there");
-    file.write_at(offset as u64, &[IoSlice::new(bytes)]).expect("writes");
+    file.write_at(offset as u64, &[IoSlice::new(bytes)])
+        .expect("writes");
 }
 
 /// Random numbers that depend on the seed alone.
@@ -174,7 +197,10 @@ struct FaultyFile {
 
 impl FaultyDisk {
     fn wrap(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(FaultyFile { inner, faults: Arc::clone(&self.faults) })
+        Arc::new(FaultyFile {
+            inner,
+            faults: Arc::clone(&self.faults),
+        })
     }
 }
 

@@ -1,10 +1,10 @@
 //! The receiving end of a connection: bytes in as they come, frames out.
 //!
 //! Invariants:
-//! - `start <= end <= buffer.len()`; the bytes between `start` and `end` have arrived and are not yet
-//!   used.
-//! - The buffer doubles when it is full, so that its length is bounded by what has arrived and not by
-//!   what a header announces.
+//! - `start <= end <= buffer.len()`; the bytes between `start` and `end` have arrived and are not
+//!   yet used.
+//! - The buffer doubles when it is full, so that its length is bounded by what has arrived and not
+//!   by what a header announces.
 //! - A frame is handed out only if its length is within the limit and its CRC matches.
 
 use thiserror::Error;
@@ -16,12 +16,12 @@ use crate::transport::Frame;
 /// What a connection begins with. Small, for a node may have a thousand clerks that say little.
 const BYTES_MIN: usize = 16 * 1024;
 
-/// Up to here the buffer grows to save system calls, and stays. Beyond, it grows only for a frame that
-/// does not fit, and stays only while such frames keep coming.
+/// Up to here the buffer grows to save system calls, and stays. Beyond, it grows only for a frame
+/// that does not fit, and stays only while such frames keep coming.
 const BYTES_KEPT_MAX: usize = 256 * 1024;
 
-/// After being emptied this often in a row without having been a quarter full, a large buffer is given
-/// back. Keep-alives see to it that an idle connection comes to that, too.
+/// After being emptied this often in a row without having been a quarter full, a large buffer is
+/// given back. Keep-alives see to it that an idle connection comes to that, too.
 const CALM_MAX: u32 = 64;
 
 /// Why the bytes of a connection are of no more use.
@@ -114,8 +114,8 @@ impl FrameBuffer {
         self.filled = self.end == self.buffer.len();
     }
 
-    /// The next whole frame, or `None` until more bytes come. After an error the connection is of no
-    /// more use: where the next frame would begin is not known.
+    /// The next whole frame, or `None` until more bytes come. After an error the connection is of
+    /// no more use: where the next frame would begin is not known.
     pub fn next_frame(&mut self) -> Result<Option<Arrived>, FrameError> {
         let arrived = &self.buffer[self.start..self.end];
         let Some((header, rest)) = arrived.split_first_chunk::<HEADER_BYTES>() else {

@@ -146,8 +146,8 @@ impl<'a> Reader<'a> {
         Ok(Round(self.u64()?))
     }
 
-    /// A count of things of at least `bytes_min` bytes each: no more than the rest can hold, so that
-    /// memory may be reserved for them.
+    /// A count of things of at least `bytes_min` bytes each: no more than the rest can hold, so
+    /// that memory may be reserved for them.
     fn count(&mut self, bytes_min: usize) -> Result<usize, DecodeError> {
         let count = self.u32()? as usize;
         if count > self.0.len() / bytes_min {
@@ -436,6 +436,7 @@ fn read_refusal(tag: u8, reader: &mut Reader<'_>) -> Result<Refusal, DecodeError
         tag::NO_SUCH_GROUP => Refusal::NoSuchGroup,
         tag::STOPPING => Refusal::Stopping,
         tag::LEADERSHIP_LOST => Refusal::LeadershipLost,
+        tag::NOT_UNDERSTOOD => Refusal::NotUnderstood,
         tag => return Err(DecodeError::UnknownTag { what: "reply", tag }),
     })
 }

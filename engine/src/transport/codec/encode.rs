@@ -51,9 +51,9 @@ pub(crate) fn body_bytes(frame: &Frame) -> Result<usize, EncodeError> {
 
 /// Makes of a frame frames that each keep to the limit, with the length of each body.
 ///
-/// Only [`Frame::Raft`] can be taken apart, between messages: these are independent, and a peer that
-/// is far behind in many groups at once would otherwise never be served. `Err` if one piece alone is
-/// too long.
+/// Only [`Frame::Raft`] can be taken apart, between messages: these are independent, and a peer
+/// that is far behind in many groups at once would otherwise never be served. `Err` if one piece
+/// alone is too long.
 pub(crate) fn split(
     frame: Frame,
     body_bytes_max: usize,
@@ -272,8 +272,8 @@ fn write_message(message: &GroupMessage, sink: &mut impl Sink) {
     }
 }
 
-/// Each entry carries its index although it follows from the place: a sender that broke the order is
-/// found out by the receiver instead of filling a log with entries under wrong indexes.
+/// Each entry carries its index although it follows from the place: a sender that broke the order
+/// is found out by the receiver instead of filling a log with entries under wrong indexes.
 fn write_entries(entries: &[Entry], sink: &mut impl Sink) {
     sink.count(entries.len());
     for entry in entries {
@@ -397,5 +397,6 @@ fn write_refusal(refusal: Refusal, sink: &mut impl Sink) {
         Refusal::NoSuchGroup => sink.u8(tag::NO_SUCH_GROUP),
         Refusal::Stopping => sink.u8(tag::STOPPING),
         Refusal::LeadershipLost => sink.u8(tag::LEADERSHIP_LOST),
+        Refusal::NotUnderstood => sink.u8(tag::NOT_UNDERSTOOD),
     }
 }

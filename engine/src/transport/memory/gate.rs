@@ -1,6 +1,7 @@
 //! The door before an inbox.
 //!
-//! Invariant: after [`Gate::close`] has returned, nothing runs in [`Gate::while_open`] or ever will.
+//! Invariant: after [`Gate::close`] has returned, nothing runs in [`Gate::while_open`] or ever
+//! will.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -2,10 +2,10 @@
 //! thread. Nothing is encoded and no payload is copied.
 //!
 //! Invariants:
-//! - A frame is delivered only inside its receiver's gate. So when [`Transport::stop`] (or an attach
-//!   that replaces) has returned, no delivery to that inbox runs or will run.
-//! - No lock of the network but the shared side of gates is held during a delivery, and gates may be
-//!   entered recursively, so an inbox that sends from within `deliver` does not block on itself.
+//! - A frame is delivered only inside its receiver's gate. So when [`Transport::stop`] (or an
+//!   attach that replaces) has returned, no delivery to that inbox runs or will run.
+//! - No lock of the network but the shared side of gates is held during a delivery, and gates may
+//!   be entered recursively, so an inbox that sends from within `deliver` does not block on itself.
 //! - While no fault is set, a send takes no lock that another sender takes exclusively.
 
 mod faults;
@@ -97,7 +97,8 @@ impl MemoryNetwork {
         self.faults.seed(seed);
     }
 
-    /// Loses everything from one end to the other, in this direction, until [`MemoryNetwork::heal`].
+    /// Loses everything from one end to the other, in this direction, until
+    /// [`MemoryNetwork::heal`].
     pub fn cut(&self, from: impl Into<Endpoint>, to: impl Into<Endpoint>) {
         self.faults
             .change(from.into(), to.into(), |link| link.cut = true);
@@ -120,8 +121,8 @@ impl MemoryNetwork {
             .change(from.into(), to.into(), |link| *link = faults);
     }
 
-    /// Loses everything between a node and all other nodes, also those that come later. Clerks still
-    /// reach it.
+    /// Loses everything between a node and all other nodes, also those that come later. Clerks
+    /// still reach it.
     pub fn isolate(&self, node: NodeId) {
         self.faults.isolate(node);
     }
@@ -174,7 +175,8 @@ pub struct MemoryTransport {
 impl Transport for MemoryTransport {
     /// Delivers on the calling thread. Losses through injected faults return `true`, as on a wire.
     fn send(&self, to: NodeId, frame: Frame) -> bool {
-        // The own gate is looked at, not entered: a stopped node's last words may still be on the wire.
+        // The own gate is looked at, not entered: a stopped node's last words may still be on the
+        // wire.
         self.port.gate.is_open()
             && self.network.carry(
                 Endpoint::Node(self.node),

@@ -121,7 +121,8 @@ impl TcpClerkLink {
         Ok(clerk)
     }
 
-    /// A link to nodes that are known, and need not run yet. Nothing is connected before it is used.
+    /// A link to nodes that are known, and need not run yet. Nothing is connected before it is
+    /// used.
     pub fn to_nodes(
         nodes: impl IntoIterator<Item = (NodeId, String)>,
         groups: u32,
@@ -208,7 +209,8 @@ impl Shared {
         })
     }
 
-    /// The link to a node, which may be new, and may be found at this address. `None`: one too many, or stopped.
+    /// The link to a node, which may be new, and may be found at this address. `None`: one too
+    /// many, or stopped.
     fn know(self: &Arc<Self>, node: NodeId, address: &str) -> Option<Arc<NodeLink>> {
         let mut nodes = self.nodes.write();
         if let Some(known) = nodes.links.get(&node) {
@@ -310,7 +312,8 @@ struct Node {
     monitor: Arc<Monitor>,
 }
 
-/// How many addresses are kept for a node: the user's and that of the peer list, and one that changed.
+/// How many addresses are kept for a node: the user's and that of the peer list, and one that
+/// changed.
 const ADDRESSES_MAX: usize = 3;
 
 impl Node {

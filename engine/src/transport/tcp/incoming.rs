@@ -151,7 +151,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Why it ended: for a reason of this side, if there is one, else for the one that its reader saw.
+    /// Why it ended: for a reason of this side, if there is one, else for the one that its reader
+    /// saw.
     pub(super) fn reason(&self, seen: CloseReason) -> CloseReason {
         let state = self.incoming.state.lock();
         state

@@ -3,9 +3,9 @@
 //!
 //! Invariants:
 //! - One thread runs the link and writes; for each connection that stands one more reads.
-//! - Frames wait only from the beginning of an attempt to the end of the connection. Between attempts
-//!   they are refused: messages of a while ago are of no use to Raft, and a clerk had better ask
-//!   another node.
+//! - Frames wait only from the beginning of an attempt to the end of the connection. Between
+//!   attempts they are refused: messages of a while ago are of no use to Raft, and a clerk had
+//!   better ask another node.
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -144,8 +144,8 @@ impl<P: Purpose> Link<P> {
     }
 }
 
-/// Connects to an address and introduces this side. `attach` is given the stream as soon as there is
-/// one, so that it can be shut from elsewhere, and says whether to go on.
+/// Connects to an address and introduces this side. `attach` is given the stream as soon as there
+/// is one, so that it can be shut from elsewhere, and says whether to go on.
 pub(super) fn dial(
     address: &str,
     hello: &Hello,
@@ -180,8 +180,9 @@ fn connect(address: &str, timeout: Duration) -> Result<TcpStream, CloseReason> {
 }
 
 fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
-    // Where nobody listens on a port of the range that outgoing connections are given theirs from, a
-    // connection may meet itself, and would then keep the port from the node that should listen there.
+    // Where nobody listens on a port of the range that outgoing connections are given theirs from,
+    // a connection may meet itself, and would then keep the port from the node that should listen
+    // there.
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }

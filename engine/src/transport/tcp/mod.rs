@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - `send` takes a short lock and never waits for the network.
-//! - A connection that breaks a rule is closed with a [`CloseReason`], counted and reported; no other
-//!   connection notices.
+//! - A connection that breaks a rule is closed with a [`CloseReason`], counted and reported; no
+//!   other connection notices.
 //! - Every queue, connection count and wait has a bound in [`TcpLimits`].
 //! - Threads hold what they need and not the transport itself, so that dropping it stops them.
 
@@ -174,8 +174,8 @@ impl Transport for TcpTransport {
             .is_some_and(|link| link.send(frame))
     }
 
-    /// Waits for its threads: at most for one attempt to connect (`connect_timeout_ms`), and as long
-    /// as the system takes to resolve a name. Called on one of these, it does not wait.
+    /// Waits for its threads: at most for one attempt to connect (`connect_timeout_ms`), and as
+    /// long as the system takes to resolve a name. Called on one of these, it does not wait.
     fn stop(&self) {
         let first = self.incoming.stop();
         for link in self.peers.values() {

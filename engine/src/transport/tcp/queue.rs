@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Frames wait only while the line is open; when it goes down they are dropped and counted.
-//! - `bytes` is the sum of the sizes of the waiting frames. It and their number keep to their bounds,
-//!   unless all that waits was sent at once.
+//! - `bytes` is the sum of the sizes of the waiting frames. It and their number keep to their
+//!   bounds, unless all that waits was sent at once.
 //! - The first reason for a connection's end is kept; later ones are its consequences.
 //! - Once stopped, always stopped.
 
@@ -146,7 +146,8 @@ impl Queue {
         state.phase != Phase::Stopped
     }
 
-    /// Takes the line down until `until`, or until [`Queue::hurry`]; then opens it. `false`: stopped.
+    /// Keeps the line down until `until`, or until [`Queue::hurry`]; then opens it. `false`:
+    /// stopped.
     pub(super) fn wait_down(&self, until: Instant) -> bool {
         let mut state = self.state.lock();
         while state.phase == Phase::Down && !state.hurried {
@@ -190,8 +191,8 @@ impl Queue {
         self.wake(&mut state);
     }
 
-    /// Ends the connection over `stream`, unless another one stands already, and gives the reason for
-    /// its end: `reason`, or an earlier one.
+    /// Ends the connection over `stream`, unless another one stands already, and gives the reason
+    /// for its end: `reason`, or an earlier one.
     pub(super) fn fail(&self, stream: &Arc<TcpStream>, reason: CloseReason) -> CloseReason {
         let mut state = self.state.lock();
         if let Some(earlier) = state.ended() {
@@ -209,7 +210,8 @@ impl Queue {
         reason
     }
 
-    /// Lets go of the connection, if any, and of all that waits. Gives the number of frames dropped.
+    /// Lets go of the connection, if any, and of all that waits. Gives the number of frames
+    /// dropped.
     pub(super) fn down(&self) -> usize {
         let mut state = self.state.lock();
         if state.phase == Phase::Open {
@@ -275,7 +277,70 @@ impl State {
     }
 }
 
-/// Ends a connection under its reader and writer. It may have ended already: nothing to report then.
+/// Ends a connection under its reader and writer. It may have ended already: nothing to report
+/// then.
 pub(super) fn shut(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn stream() -> (Arc<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Arc::new(stream), listener.accept().unwrap().0)
+    }
+
+    fn pop(queue: &Queue) -> Option<CloseReason> {
+        match queue.pop(&mut Vec::new(), 1, Some(Instant::now())) {
+            Popped::Ended(reason) => Some(reason),
+            Popped::Work { .. } | Popped::Idle => None,
+        }
+    }
+
+    #[test]
+    fn the_first_reason_is_kept_and_the_stream_shut() {
+        let queue = Queue::new(&TcpLimits::default());
+        let (stream, mut other_end) = stream();
+        assert!(queue.attach(&stream));
+        assert_eq!(pop(&queue), None);
+        let first = CloseReason::Silent { timeout_ms: 1 };
+        assert_eq!(queue.fail(&stream, first.clone()), first);
+        assert_eq!(other_end.read(&mut [0]).unwrap(), 0);
+        assert_eq!(queue.fail(&stream, CloseReason::PeerClosed), first);
+        assert_eq!(pop(&queue), Some(first));
+    }
+
+    #[test]
+    fn the_end_of_a_former_stream_is_not_that_of_the_present_one() {
+        let queue = Queue::new(&TcpLimits::default());
+        let ((former, _), (present, _other_end)) = (stream(), stream());
+        assert!(queue.attach(&former));
+        queue.down();
+        assert!(queue.attach(&present));
+        queue.fail(&former, CloseReason::PeerClosed);
+        assert_eq!(pop(&queue), None);
+    }
+
+    #[test]
+    fn once_stopped_always_stopped() {
+        let queue = Queue::new(&TcpLimits::default());
+        let (stream, mut other_end) = stream();
+        assert!(queue.attach(&stream));
+        queue.stop();
+        assert_eq!(other_end.read(&mut [0]).unwrap(), 0);
+        assert!(!queue.attach(&stream));
+        assert!(!queue.wait_for_frame());
+        assert!(!queue.wait_down(Instant::now()));
+        assert_eq!(
+            queue.fail(&stream, CloseReason::PeerClosed),
+            CloseReason::Stopped
+        );
+        assert_eq!(pop(&queue), Some(CloseReason::Stopped));
+    }
 }

@@ -1,8 +1,8 @@
 //! The two loops over a connection that stands: one writes what is queued, one reads what comes.
 //!
 //! Invariants:
-//! - A batch is whole frames; it is written before the next is taken, so that at most one batch more
-//!   than the queue's bound is in memory.
+//! - A batch is whole frames; it is written before the next is taken, so that at most one batch
+//!   more than the queue's bound is in memory.
 //! - Either loop ends with a reason, and ending one ends the other through the stream.
 
 use std::io::{self, Read, Write};
@@ -34,8 +34,8 @@ pub(super) fn enqueue(queue: &Queue, frame: Frame, limits: &TcpLimits, monitor: 
     queued
 }
 
-/// Writes what is queued until the connection ends. With `alive`, says so when there is nothing else
-/// to say; without, only when the queue is asked to.
+/// Writes what is queued until the connection ends. With `alive`, says so when there is nothing
+/// else to say; without, only when the queue is asked to.
 pub(super) fn transmit(
     queue: &Queue,
     stream: &Arc<TcpStream>,
@@ -80,7 +80,8 @@ pub(super) fn transmit(
     }
 }
 
-/// Reads frames until the connection ends. `heard` is called after each read, `frame` for each frame.
+/// Reads frames until the connection ends. `heard` is called after each read, `frame` for each
+/// frame.
 pub(super) fn receive(
     stream: &TcpStream,
     limits: &TcpLimits,

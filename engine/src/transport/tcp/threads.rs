@@ -1,7 +1,8 @@
 //! The threads of one transport, so that stopping it can wait for them.
 //!
 //! Invariants:
-//! - `live` holds every thread that was spawned and has not left its body; it leaves under the lock.
+//! - `live` holds every thread that was spawned and has not left its body; it leaves under the
+//!   lock.
 //! - After [`Threads::join`] has begun no thread is spawned. After it has returned on a thread that
 //!   is not one of these, none is live.
 

@@ -1,0 +1,52 @@
+//! A file to write blocks to, like a segment of a log: its extents are written beforehand.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// As large as a segment of the log.
+const FILE_BYTES: usize = 64 << 20;
+
+/// Blocks are a multiple of this.
+pub(crate) const BLOCK_BYTES: usize = 4096;
+
+/// Written from front to back, again and again.
+pub(crate) struct ProbeFile {
+    file: File,
+    offset: usize,
+    syncs: u64,
+}
+
+impl ProbeFile {
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let file = File::create_new(path)?;
+        let zeros = vec![0; 1 << 20];
+        for offset in (0..FILE_BYTES).step_by(zeros.len()) {
+            file.write_all_at(&zeros, offset as u64)?;
+        }
+        file.sync_all()?;
+        Ok(Self {
+            file,
+            offset: 0,
+            syncs: 0,
+        })
+    }
+
+    /// `pwrite` and `fdatasync`.
+    pub(crate) fn append(&mut self, blocks: &[u8]) -> io::Result<()> {
+        assert!(blocks.len() <= FILE_BYTES, "a batch fits the file");
+        if self.offset + blocks.len() > FILE_BYTES {
+            self.offset = 0;
+        }
+        self.file.write_all_at(blocks, self.offset as u64)?;
+        self.offset += blocks.len();
+        self.syncs += 1;
+        self.file.sync_data()
+    }
+
+    /// How often it was synced.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs
+    }
+}

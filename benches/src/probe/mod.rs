@@ -1,0 +1,10 @@
+//! The same work without Quorate: what the disk and the threads of this machine give at best.
+
+mod append;
+mod file;
+mod quorum;
+mod tickets;
+
+pub use append::{GroupCommit, RawAppend};
+pub use quorum::QuorumProbe;
+pub(crate) use tickets::Tickets;
