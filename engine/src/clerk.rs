@@ -62,7 +62,7 @@ pub struct Conflict {
 impl Clerk {
     /// Connects to a cluster over TCP. One reachable node is enough: it names the others.
     ///
-    /// Fails if none of the addresses answers within ten seconds, naming why for each.
+    /// Fails if none of the addresses answers within five seconds, naming why for each.
     pub fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, OpenError> {
         Self::connect_with(addresses, &Options::default())
     }

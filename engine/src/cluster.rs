@@ -1,5 +1,7 @@
 //! A whole cluster in this process: for trying, testing, and for programs that want replicas on several disks.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +62,8 @@ struct Member {
     id: NodeId,
     builder: Builder,
     disk: Arc<dyn Disk>,
+    /// The port that was found free, held until the node's first start takes it over.
+    socket: Mutex<Option<TcpListener>>,
     db: Mutex<Option<Db>>,
 }
 
@@ -170,7 +174,11 @@ impl Cluster {
             Net::Memory(network) => Ok(network.attach(member.id, inbox) as Arc<dyn Transport>),
             Net::Tcp(_) => {
                 let options = member.builder.tcp_options(&setup.identity);
-                Ok(TcpTransport::bind(options, inbox)? as Arc<dyn Transport>)
+                let transport = match member.socket.lock().take() {
+                    Some(socket) => TcpTransport::bind_socket(options, socket, inbox)?,
+                    None => TcpTransport::bind(options, inbox)?,
+                };
+                Ok(transport as Arc<dyn Transport>)
             }
         })
     }
@@ -246,7 +254,11 @@ impl ClusterBuilder {
             return Err(OpenError::Options { reason });
         }
         self.options.validate()?;
-        let addresses = self.addresses()?;
+        let sockets = self.sockets()?;
+        let addresses: Vec<(u64, String)> = sockets
+            .iter()
+            .map(|(id, socket)| Ok((*id, address_of(*id, socket.as_ref())?)))
+            .collect::<Result<_, OpenError>>()?;
         let net = match self.transport {
             TransportKind::Memory => Net::Memory(MemoryNetwork::new()),
             TransportKind::Tcp => Net::Tcp(
@@ -255,7 +267,8 @@ impl ClusterBuilder {
         };
         let runtime = Runtime::start(self.options.workers, self.options.queue_max)
             .map_err(OpenError::Thread)?;
-        let members = addresses.iter().map(|&(id, _)| self.member(id, &addresses)).collect();
+        let members =
+            sockets.into_iter().map(|(id, socket)| self.member(id, socket, &addresses)).collect();
         let cluster = Cluster { runtime, net, members, groups: self.groups, options: self.options };
         for member in &cluster.members {
             *member.db.lock() = Some(cluster.open(member)?);
@@ -264,7 +277,7 @@ impl ClusterBuilder {
         Ok(cluster)
     }
 
-    fn member(&self, id: u64, addresses: &[(u64, String)]) -> Member {
+    fn member(&self, id: u64, socket: Option<TcpListener>, addresses: &[(u64, String)]) -> Member {
         let node = NodeId(id);
         let (dir, disk): (PathBuf, Arc<dyn Disk>) = match &self.dir {
             Some(dir) => (dir.join(id.to_string()), Arc::new(RealDisk)),
@@ -276,28 +289,29 @@ impl ClusterBuilder {
             .cluster_id(LOCAL_CLUSTER_ID)
             .groups(self.groups)
             .options(self.options.clone());
-        Member { id: node, builder, disk, db: Mutex::new(None) }
+        Member { id: node, builder, disk, socket: Mutex::new(socket), db: Mutex::new(None) }
     }
 
-    /// Every node's address: a free port of the loopback interface, or just a name.
-    fn addresses(&self) -> Result<Vec<(u64, String)>, OpenError> {
-        if self.transport == TransportKind::Memory {
-            return Ok((1..=self.nodes).map(|id| (id, format!("memory:{id}"))).collect());
-        }
-        let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let bind = |_| std::net::TcpListener::bind(loopback);
-        // All are held until all are known, so that no two get the same port.
-        let held: Vec<std::net::TcpListener> = (1..=self.nodes)
-            .map(bind)
-            .collect::<Result<_, _>>()
-            .map_err(|source| OpenError::Bind { address: loopback, source })?;
-        let address = |listener: &std::net::TcpListener| listener.local_addr().map(|address| address.to_string());
-        let addresses: Vec<String> = held
-            .iter()
-            .map(address)
-            .collect::<Result<_, _>>()
-            .map_err(|source| OpenError::Bind { address: loopback, source })?;
-        Ok((1..=self.nodes).zip(addresses).collect())
+    /// Every node's id, and over TCP a free port of the loopback interface. All are held until their nodes take them, so
+    /// that nobody else gets one in between.
+    fn sockets(&self) -> Result<Vec<(u64, Option<TcpListener>)>, OpenError> {
+        let is_tcp = self.transport == TransportKind::Tcp;
+        let socket = || is_tcp.then(|| TcpListener::bind(LOOPBACK)).transpose();
+        (1..=self.nodes).map(|id| Ok((id, socket().map_err(bind_error)?))).collect()
+    }
+}
+
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn bind_error(source: io::Error) -> OpenError {
+    OpenError::Bind { address: LOOPBACK, source }
+}
+
+/// Where a node listens; without a socket it has just a name.
+fn address_of(id: u64, socket: Option<&TcpListener>) -> Result<String, OpenError> {
+    match socket {
+        None => Ok(format!("memory:{id}")),
+        Some(socket) => Ok(socket.local_addr().map_err(bind_error)?.to_string()),
     }
 }
 

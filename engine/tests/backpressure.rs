@@ -81,7 +81,8 @@ fn a_write_that_nobody_waits_for_takes_effect_once_and_in_order() {
     }
     // The session keeps the order of its calls, so that this one stands behind all of them.
     clerk.append("log", "end").expect("a majority lives");
-    let expected: String = (0..100).map(|number| format!("{number};")).chain(["end".to_owned()]).collect();
+    let mut expected: Vec<u8> = (0..100).flat_map(|number| format!("{number};").into_bytes()).collect();
+    expected.extend_from_slice(b"end");
     assert_eq!(clerk.get("log"), Ok(Some(expected.into())));
 }
 

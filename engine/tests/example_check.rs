@@ -1,7 +1,8 @@
 //! The checks of `examples/cluster` find what they are there to find.
 //!
-//! The example prints `ok` after comparing what a cluster holds with what its clerks were told. That word is worth
-//! something only if the comparison can fail: each kind of difference is planted here and must be reported.
+//! The example prints `ok` after comparing what a cluster holds with what its clerks were told.
+//! That word is worth something only if the comparison can fail: each kind of difference is planted
+//! here and must be reported.
 
 use std::num::NonZeroU32;
 

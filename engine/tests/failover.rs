@@ -79,8 +79,8 @@ fn calls_without_a_majority_end_at_their_deadline_and_work_again_afterwards() {
         for &node in &down {
             assert!(cluster.crash(node));
         }
+        let timeout = options.call_timeout;
         std::thread::scope(|scope| {
-            let timeout = options.call_timeout;
             scope.spawn(|| ends_in_time(timeout, || clerk.put("k", "during")));
             scope.spawn(|| ends_in_time(timeout, || clerk.get("k")));
             scope.spawn(|| ends_in_time(timeout, || clerk.count()));

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use common::{DEADLINE, TRANSPORTS, eventually, quick};
 use quorate::{Bytes, Clerk, Cluster, Consistency, Db, Error, GroupId, TransportKind, WriteBatch};
@@ -109,21 +110,24 @@ fn readers_never_see_half_a_batch() {
     clerk.write_batch(WriteBatch::new().put("a", "0").put(&near, "0")).expect("majorities live").expect("no condition");
     let dbs: Vec<Db> = cluster.nodes().into_iter().filter_map(|node| cluster.db(node)).collect();
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for number in 1..=300 {
-                let number = number.to_string();
-                let batch = WriteBatch::new().put("a", &number).put(&near, &number);
-                clerk.write_batch(batch).expect("majorities live").expect("no condition");
-            }
-        });
         for db in &dbs {
-            let (writer, near) = (&writer, &near);
+            let near = &near;
             scope.spawn(move || {
-                while !writer.is_finished() {
+                let began = Instant::now();
+                while began.elapsed() < DEADLINE {
                     let view = db.view(home, Consistency::Stale).expect("readable");
                     assert_eq!(view.get(b"a"), view.get(near.as_bytes()), "node {}", db.node());
+                    if view.get(b"a").as_deref() == Some(b"300") {
+                        return;
+                    }
                 }
+                panic!("node {} never saw the last batch", db.node());
             });
+        }
+        for number in 1..=300 {
+            let number = number.to_string();
+            let batch = WriteBatch::new().put("a", &number).put(&near, &number);
+            clerk.write_batch(batch).expect("majorities live").expect("no condition");
         }
     });
     assert_eq!(clerk.get(&near).expect("readable").as_deref(), Some(&b"300"[..]));

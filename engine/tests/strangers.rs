@@ -258,10 +258,10 @@ impl Writer {
     fn finish(self, cluster: &Served) {
         self.stop.store(true, Ordering::Release);
         let count = self.thread.join().expect("every call succeeded");
-        let expected: String = (0..count).map(|number| format!("{number};")).collect();
+        let expected: Vec<u8> = (0..count).flat_map(|number| format!("{number};").into_bytes()).collect();
         for db in &cluster.dbs {
             let value = db.get("log").expect("readable").expect("it was written");
-            assert!(value[..] == *expected.as_bytes(), "node {} holds another value", db.node());
+            assert!(value[..] == expected[..], "node {} holds another value", db.node());
         }
     }
 }

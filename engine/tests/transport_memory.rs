@@ -9,6 +9,7 @@
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::transport::memory::{Endpoint, LinkFaults, MemoryNetwork, MemoryTransport};
@@ -233,14 +234,22 @@ fn stop_returns_after_the_delivery_that_runs() {
     let two = network.attach(TWO, Arc::clone(&inbox) as Arc<dyn Inbox>);
     let sender = thread::spawn(move || one.send(TWO, numbered(1)));
     has_entered.recv().unwrap();
+    let (returned, has_returned) = mpsc::channel();
     let stopper = thread::spawn(move || {
         two.stop();
-        has_left
-            .try_recv()
-            .expect("the delivery has ended before stop returns");
+        returned.send(has_left.try_recv()).unwrap();
     });
-    // Whether or not the stopper waits by now, it must not return before this.
+    // As long as the delivery runs, stop does not return.
+    assert!(
+        has_returned
+            .recv_timeout(Duration::from_millis(100))
+            .is_err()
+    );
     inbox.leave.wait();
+    has_returned
+        .recv()
+        .unwrap()
+        .expect("the delivery has ended before stop returns");
     stopper.join().unwrap();
     assert!(sender.join().unwrap());
 }

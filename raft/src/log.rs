@@ -229,8 +229,8 @@ impl Log {
     }
 }
 
-/// Gives the memory of an empty queue back, unless it is too small to matter. Called at timers, not in
-/// the hot path: a queue in use is rarely empty there, and if it is, filling it again is cheap.
+/// Gives the memory of an empty queue back, unless it is too small to matter. Called at timers, not
+/// in the hot path: a queue in use is rarely empty there, and if it is, filling it again is cheap.
 pub(crate) fn release_idle<T>(queue: &mut VecDeque<T>) {
     const CAPACITY_KEPT: usize = 4;
     if queue.is_empty() && queue.capacity() > CAPACITY_KEPT {

@@ -51,6 +51,14 @@ impl RoundClock {
         }
     }
 
+    /// Gives back the memory of a time when many rounds were under way.
+    pub(crate) fn release(&mut self) {
+        const IDLE_CAPACITY: usize = 8;
+        if self.sent_ns.len() <= IDLE_CAPACITY / 2 && self.sent_ns.capacity() > IDLE_CAPACITY {
+            self.sent_ns.shrink_to(IDLE_CAPACITY);
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.sent_ns.capacity()

@@ -1,9 +1,11 @@
-//! What a caller hands to the log: entries and the states of groups, encoded on the caller's thread.
+//! What a caller hands to the log: entries and the states of groups, encoded on the caller's
+//! thread.
 //!
 //! Invariants:
-//! - The descriptors are complete when the batch is submitted; only the header of the batch that it becomes a part of
-//!   depends on where it will stand.
-//! - The payloads stand in the payload area in the order of the slots, each on a multiple of 8 bytes.
+//! - The descriptors are complete when the batch is submitted; only the header of the batch that it
+//!   becomes a part of depends on where it will stand.
+//! - The payloads stand in the payload area in the order of the slots, each on a multiple of 8
+//!   bytes.
 
 use bytes::Bytes;
 
@@ -11,7 +13,8 @@ use crate::format::{UNIT_BYTES, batch_bytes, entry_crc, padded};
 use crate::ids::{GroupId, SegmentId};
 use crate::record::{self, Keep, Slot};
 
-/// Payloads up to this size are copied into one buffer; larger ones are written from where they are.
+/// Payloads up to this size are copied into one buffer; larger ones are written from where they
+/// are.
 pub(crate) const COPY_BYTES_MAX: usize = 2048;
 
 /// One entry of the log of a group.
@@ -23,7 +26,8 @@ pub struct Entry {
     pub term: u64,
     /// What the caller uses it for; the log only stores it.
     pub kind: u8,
-    /// What it says. Read from a real disk, it is a view of the mapped segment, which stays on disk while it lives.
+    /// What it says. Read from a real disk, it is a view of the mapped segment, which stays on disk
+    /// while it lives.
     pub payload: Bytes,
 }
 
@@ -79,7 +83,8 @@ pub(crate) enum Chunk {
     Shared(Bytes),
 }
 
-/// What a batch does to the bounds of a group's log, to be checked against those when it is submitted.
+/// What a batch does to the bounds of a group's log, to be checked against those when it is
+/// submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     Append {
@@ -107,9 +112,10 @@ impl WriteBatch {
         Self::default()
     }
 
-    /// Adds entries with consecutive indexes to the log of a group. If the first index is not behind the last one of
-    /// the log, the log is cut there first. The CRCs of the payloads are computed here. Entries that do not fit
-    /// together, or to the log, are refused when the batch is submitted.
+    /// Adds entries with consecutive indexes to the log of a group. If the first index is not
+    /// behind the last one of the log, the log is cut there first. The CRCs of the payloads are
+    /// computed here. Entries that do not fit together, or to the log, are refused when the batch
+    /// is submitted.
     pub fn append(&mut self, group: GroupId, entries: Vec<Entry>) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
@@ -145,17 +151,17 @@ impl WriteBatch {
         self.count_record(0);
     }
 
-    /// Drops the entries of a group below `first_index`, which may be at most one behind the last entry.
-    /// Does nothing if the log begins there or later.
+    /// Drops the entries of a group below `first_index`, which may be at most one behind the last
+    /// entry. Does nothing if the log begins there or later.
     pub fn compact(&mut self, group: GroupId, first_index: u64) {
         record::put_compact(&mut self.desc, group, first_index);
         self.count_record(0);
         self.ops.push(Op::Compact { group, first_index });
     }
 
-    /// Replaces the snapshot of a group by one that came from elsewhere. With `keep_from`, entries from there on stay,
-    /// and it may be at most one behind the snapshot and one behind the last entry; without, the whole log goes and
-    /// continues behind the snapshot.
+    /// Replaces the snapshot of a group by one that came from elsewhere. With `keep_from`, entries
+    /// from there on stay, and it may be at most one behind the snapshot and one behind the last
+    /// entry; without, the whole log goes and continues behind the snapshot.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a reference is made to be handed over here"
@@ -239,7 +245,8 @@ impl WriteBatch {
         } else if len > 0 {
             let packed = self.packed();
             packed.extend_from_slice(&payload);
-            // The chunk began on a unit or with the padding that leads to one, so the payload is padded by its length.
+            // The chunk began on a unit or with the padding that leads to one, so the payload is
+            // padded by its length.
             packed.resize(packed.len() + len.next_multiple_of(UNIT_BYTES) - len, 0);
         }
     }

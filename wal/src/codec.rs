@@ -1,8 +1,10 @@
 //! Fixed-width little-endian numbers and the CRC of the format.
 //!
-//! Everything in the log is made of these, in multiples of 8 bytes, so that fields stand on their natural boundary.
+//! Everything in the log is made of these, in multiples of 8 bytes, so that fields stand on their
+//! natural boundary.
 
-/// Takes numbers off the front of bytes that may be damaged: what is not there is `None`, never a panic.
+/// Takes numbers off the front of bytes that may be damaged: what is not there is `None`, never a
+/// panic.
 pub(crate) struct Take<'a> {
     bytes: &'a [u8],
 }
@@ -77,8 +79,8 @@ impl Put for Vec<u8> {
     }
 }
 
-/// The CRC of `numbers`, as little-endian 64-bit words, followed by `bytes`. The numbers say where the bytes
-/// belong, so that bytes that are whole but stand in the wrong place do not pass.
+/// The CRC of `numbers`, as little-endian 64-bit words, followed by `bytes`. The numbers say where
+/// the bytes belong, so that bytes that are whole but stand in the wrong place do not pass.
 pub(crate) fn crc_bound(numbers: &[u64], bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for number in numbers {

@@ -23,14 +23,18 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The path names something that is not a directory.
-    #[error("{path} is not a directory: give the log a directory of its own", path = .path.display())]
+    #[error(
+        "{path} is not a directory: give the log a directory of its own",
+        path = .path.display()
+    )]
     NotADirectory {
         /// What stands there.
         path: PathBuf,
     },
     /// A file was written in a format that this build does not read.
     #[error(
-        "{path} has format version {found}, but this build reads up to {supported}: use a newer build",
+        "{path} has format version {found}, but this build reads up to {supported}: \
+         use a newer build",
         path = .path.display()
     )]
     Version {
@@ -43,7 +47,8 @@ pub enum OpenError {
     },
     /// A segment belongs to the log of another node.
     #[error(
-        "{path} belongs to the log with identity {found:#x}, not {expected:#x}: open the directory of this node",
+        "{path} belongs to the log with identity {found:#x}, not {expected:#x}: \
+         open the directory of this node",
         path = .path.display()
     )]
     Identity {
@@ -55,7 +60,10 @@ pub enum OpenError {
         expected: u64,
     },
     /// A segment that the log still needs is not there.
-    #[error("{path} is missing, and the log needs it: put the file back from where it went", path = .path.display())]
+    #[error(
+        "{path} is missing, and the log needs it: put the file back from where it went",
+        path = .path.display()
+    )]
     MissingSegment {
         /// The file that should be there.
         path: PathBuf,
@@ -64,7 +72,8 @@ pub enum OpenError {
     },
     /// Acknowledged data was damaged. Nothing was changed on disk.
     #[error(
-        "the log holds {count} damaged parts, first {first}: restore the files, or rebuild this node from its peers",
+        "the log holds {count} damaged parts, first {first}: \
+         restore the files, or rebuild this node from its peers",
         count = .damage.len(),
         first = .damage.first().map(ToString::to_string).unwrap_or_default()
     )]
@@ -180,8 +189,11 @@ pub enum ReadError {
         last_index: u64,
     },
     /// The bytes on disk are not those that were written. They were not returned.
-    #[error("entry {index} of {group} is damaged ({kind}) in {file} at {offset}: fetch it from a peer",
-        file = .file.display())]
+    #[error(
+        "entry {index} of {group} is damaged ({kind}) in {file} at {offset}: \
+         fetch it from a peer",
+        file = .file.display()
+    )]
     Corrupt {
         /// The file.
         file: PathBuf,
@@ -290,7 +302,10 @@ pub enum SnapshotError {
         path: PathBuf,
     },
     /// The file is not what the reference names, or its bytes are not those that were written.
-    #[error("{path} is damaged at {offset} ({what}): fetch the snapshot from a peer", path = .path.display())]
+    #[error(
+        "{path} is damaged at {offset} ({what}): fetch the snapshot from a peer",
+        path = .path.display()
+    )]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -301,7 +316,8 @@ pub enum SnapshotError {
     },
     /// The file was written in a format that this build does not read.
     #[error(
-        "{path} has format version {found}, but this build reads up to {supported}: use a newer build",
+        "{path} has format version {found}, but this build reads up to {supported}: \
+         use a newer build",
         path = .path.display()
     )]
     Version {

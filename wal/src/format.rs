@@ -8,7 +8,8 @@
 use crate::codec::{Put, Take, crc_bound};
 use crate::ids::{Lsn, SegmentId};
 
-/// Batches begin and end on a multiple of this, so that no write touches a page that holds acknowledged data.
+/// Batches begin and end on a multiple of this, so that no write touches a page that holds
+/// acknowledged data.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 
 /// Entries are located by offsets in units of 8 bytes that take 24 bits.
@@ -38,7 +39,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) segment: SegmentId,
     /// Which log the segment belongs to, see [`crate::LogOptions::identity`].
     pub(crate) identity: u64,
-    /// Grows with each recovery, so that nothing written before it can be taken for something written after it.
+    /// Grows with each recovery, so that nothing written before it can be taken for something
+    /// written after it.
     pub(crate) epoch: u32,
     pub(crate) segment_bytes: u64,
     /// The segment before this one; zero if this one begins the log.
@@ -266,8 +268,8 @@ pub(crate) fn desc_crc(segment: SegmentId, offset: u64, desc: &[u8]) -> u32 {
     crc_bound(&[segment.0, offset], desc)
 }
 
-/// The CRC of an entry. It covers which entry of which group this is, so that a wrong location never passes for
-/// the right entry; it does not cover the position, so that an entry may be moved.
+/// The CRC of an entry. It covers which entry of which group this is, so that a wrong location
+/// never passes for the right entry; it does not cover the position, so that an entry may be moved.
 pub(crate) fn entry_crc(group: u64, index: u64, term: u64, kind: u8, payload: &[u8]) -> u32 {
     crc_bound(&[group, index, term, u64::from(kind)], payload)
 }

@@ -2,8 +2,10 @@
 //!
 //! Invariants:
 //! - Entries `first_index..=last_index` are in the log, without a gap; `first_index` is at least 1.
-//! - `runs` is ordered by index, starts at `first_index` if there are entries, and is empty if there are none.
-//! - `previous_term` is the term of the entry before `first_index`, or zero if that is not known or there is none.
+//! - `runs` is ordered by index, starts at `first_index` if there are entries, and is empty if
+//!   there are none.
+//! - `previous_term` is the term of the entry before `first_index`, or zero if that is not known or
+//!   there is none.
 
 use std::collections::VecDeque;
 
@@ -241,8 +243,8 @@ impl GroupLog {
         self.previous_term = previous_term;
     }
 
-    /// Brings a group up to what a checkpoint says after records were lost. Keeps the entries that are where they were;
-    /// those that were lost are nowhere.
+    /// Brings a group up to what a checkpoint says after records were lost. Keeps the entries that
+    /// are where they were; those that were lost are nowhere.
     pub(crate) fn reconcile(&mut self, meta: GroupMeta, mut dropped: impl FnMut(Location)) {
         if self.first_index < meta.first_index {
             self.compact(meta.first_index, &mut dropped);

@@ -1,7 +1,7 @@
 //! All groups of a log and all its segments, as the durable records say.
 //!
-//! The log applies what it wrote through the same function by which recovery applies what it read, so that a recovered
-//! index is the one that was lost.
+//! The log applies what it wrote through the same function by which recovery applies what it read,
+//! so that a recovered index is the one that was lost.
 //!
 //! Invariants:
 //! - `live` of a segment is the number of locations in all groups that name its slot.
@@ -67,7 +67,8 @@ pub(crate) enum Fault {
     },
     /// The checkpoint says something else of a group than the log before it.
     Checkpoint { group: GroupId },
-    /// A record does not decode, at this offset of the descriptors; the rest of the batch was not applied.
+    /// A record does not decode, at this offset of the descriptors; the rest of the batch was not
+    /// applied.
     Record { offset: u64 },
 }
 
@@ -78,7 +79,8 @@ struct PendingCheckpoint {
 }
 
 impl Index {
-    /// Applies the records of a batch, or of one submission, that stand at `place`. Returns the end of the payloads.
+    /// Applies the records of a batch, or of one submission, that stand at `place`. Returns the end
+    /// of the payloads.
     pub(crate) fn apply(&mut self, place: Place, desc: &[u8], faults: &mut Vec<Fault>) -> u64 {
         let mut payload_offset = place.payload_offset;
         let mut pending: Option<PendingCheckpoint> = None;
@@ -245,7 +247,8 @@ impl Index {
         }
     }
 
-    /// The first checkpoint that is read begins the log; each later one must say what the log before it said.
+    /// The first checkpoint that is read begins the log; each later one must say what the log
+    /// before it said.
     fn adopt_checkpoint(&mut self, metas: Vec<GroupMeta>, faults: &mut Vec<Fault>) {
         let begins = !std::mem::replace(&mut self.begun, true);
         let unnamed = |group: &GroupId| {
@@ -345,8 +348,8 @@ impl Segments {
         })
     }
 
-    /// The oldest segment that is needed: what is before it holds no live entry, and a later one holds the
-    /// checkpoint.
+    /// The oldest segment that is needed: what is before it holds no live entry, and a later one
+    /// holds the checkpoint.
     pub(crate) fn oldest_needed(&self) -> Option<SegmentId> {
         let newest = self.by_id.keys().next_back().copied();
         let needed = |counted: &&Counted| counted.live > 0 || Some(counted.segment.id) == newest;

@@ -1,16 +1,19 @@
 //! Where the entries of a group are, in 8 bytes each.
 //!
 //! Invariants:
-//! - The first `absent` entries are nowhere: they were in segments that are deleted, and a later record drops them.
-//! - All chunks but the first and the last are full; no chunk is empty; the last grows by doubling, so that a group with
-//!   few entries takes little, and one with many wastes at most one chunk at each end.
+//! - The first `absent` entries are nowhere: they were in segments that are deleted, and a later
+//!   record drops them.
+//! - All chunks but the first and the last are full; no chunk is empty; the last grows by doubling,
+//!   so that a group with few entries takes little, and one with many wastes at most one chunk at
+//!   each end.
 
 use std::collections::VecDeque;
 
 /// Entries in a full chunk.
 const CHUNK_ENTRIES: usize = 512;
 
-/// Entries that are nowhere but stand between entries that are somewhere take a location each; at most so many.
+/// Entries that are nowhere but stand between entries that are somewhere take a location each; at
+/// most so many.
 const GAP_MAX: u64 = 1 << 20;
 
 const SLOT_BITS: u32 = 16;
@@ -25,8 +28,8 @@ pub(crate) struct SegmentSlot(pub(crate) u16);
 /// Slots beyond this one are none.
 pub(crate) const SEGMENT_SLOTS_MAX: usize = u16::MAX as usize;
 
-/// Where an entry is: its segment, where its slot is in the descriptors, and where its payload is, both from the start
-/// of the segment and in units of 8 bytes.
+/// Where an entry is: its segment, where its slot is in the descriptors, and where its payload is,
+/// both from the start of the segment and in units of 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location(u64);
 

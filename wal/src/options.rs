@@ -10,20 +10,23 @@ pub struct LogOptions {
     /// Size of the first segment after each open; each following one is twice as large, up to
     /// `segment_bytes_max`. A multiple of 4 KiB, at least 16 KiB. Default 1 MiB.
     pub segment_bytes_min: u64,
-    /// Size of a segment at most, unless one submission needs a larger one. A multiple of 4 KiB, at most 128 MiB.
-    /// Default 64 MiB.
+    /// Size of a segment at most, unless one submission needs a larger one. A multiple of 4 KiB, at
+    /// most 128 MiB. Default 64 MiB.
     pub segment_bytes_max: u64,
     /// Size of the payload of one entry at most. Default 16 MiB.
     pub entry_bytes_max: u64,
     /// Size of one submission at most, and of what one sync covers. At most 64 MiB, and at least
     /// `entry_bytes_max` and 4 KiB. Default 32 MiB.
     pub batch_bytes_max: u64,
-    /// Bytes of submissions that wait to be written at most; at least `batch_bytes_max`. Default 64 MiB.
+    /// Bytes of submissions that wait to be written at most; at least `batch_bytes_max`. Default 64
+    /// MiB.
     pub queue_bytes_max: u64,
-    /// Names the log that the directory belongs to, so that the directory of another node is refused. Default 0.
+    /// Names the log that the directory belongs to, so that the directory of another node is
+    /// refused. Default 0.
     pub identity: u64,
-    /// Opens a log whose acknowledged data is damaged, without what was lost. The terms and votes in it may be
-    /// older than those that were promised: only for getting data out, never for a voting member. Default false.
+    /// Opens a log whose acknowledged data is damaged, without what was lost. The terms and votes
+    /// in it may be older than those that were promised: only for getting data out, never for a
+    /// voting member. Default false.
     pub accept_damage: bool,
 }
 

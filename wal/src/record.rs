@@ -1,8 +1,8 @@
 //! The descriptors of a batch: what happened to which group. See `docs/format.md`.
 //!
 //! Invariants:
-//! - Every record is a multiple of 8 bytes and says its own length, so that a reader can pass over one that it does
-//!   not know if that one says that it may.
+//! - Every record is a multiple of 8 bytes and says its own length, so that a reader can pass over
+//!   one that it does not know if that one says that it may.
 //! - The number of elements of a record is checked against its length before anything is allocated.
 
 use bytes::Bytes;
@@ -244,8 +244,8 @@ fn put_snapshot_body(out: &mut Vec<u8>, snapshot: &SnapshotRef) {
     out.pad_to(UNIT_BYTES);
 }
 
-/// Reads the records of a batch one after the other, each with its offset from the start of the descriptors.
-/// Ends with `Err` at the first that does not decode.
+/// Reads the records of a batch one after the other, each with its offset from the start of the
+/// descriptors. Ends with `Err` at the first that does not decode.
 pub(crate) struct Records<'a> {
     bytes: &'a [u8],
     offset: usize,

@@ -19,7 +19,8 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Creates a segment of zeros that is durable under its name. Leaves nothing behind if it fails.
+    /// Creates a segment of zeros that is durable under its name. Leaves nothing behind if it
+    /// fails.
     pub(crate) fn prepare(
         disk: &dyn Disk,
         dir: &Path,

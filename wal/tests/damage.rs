@@ -10,8 +10,14 @@ use std::sync::atomic::Ordering;
 use common::*;
 use quorate_wal::*;
 
-/// Four batches in a first segment and two in a second, the last of which nothing proves.
+/// Three batches in a first segment and two in a second, the last of which nothing proves.
 fn sample() -> (MemoryDisk, Recovered) {
+    let (disk, _, whole) = sample_and_before();
+    (disk, whole)
+}
+
+/// The sample, what it held before its last batch, and what it holds.
+fn sample_and_before() -> (MemoryDisk, Recovered, Recovered) {
     let disk = MemoryDisk::new();
     let (log, _) = open(&disk);
     let mut batch = appended(1, 1..=2, 1, 60);
@@ -27,14 +33,25 @@ fn sample() -> (MemoryDisk, Recovered) {
     commit(&log, appended(2, 1..=2, 1, 90));
     commit(&log, appended(1, 3..=3, 1, 30));
     commit(&log, appended(1, 4..=4, 2, 2500));
-    commit(&log, appended(1, 5..=5, 2, 10));
+    let before = open(&disk.deep_clone()).1;
+    let mut batch = appended(1, 5..=5, 2, 10);
+    batch.set_state(
+        GroupId(2),
+        GroupState {
+            term: 2,
+            vote: 1,
+            commit: 2,
+        },
+    );
+    commit(&log, batch);
     drop(log);
     let recovered = open(&disk.deep_clone()).1;
     assert_eq!(recovered.report.segments, 2);
-    (disk, recovered)
+    (disk, before, recovered)
 }
 
-/// Opens a damaged log. Everything that it returns must be right; says whether it refused or hid something.
+/// Opens a damaged log. Everything that it returns must be right; says whether it refused or hid
+/// something.
 fn check(disk: &MemoryDisk, whole: &Recovered, what: &str) -> Outcome {
     let (log, recovered) = match try_open(disk) {
         Ok(opened) => opened,
@@ -81,7 +98,7 @@ enum Outcome {
 
 #[test]
 fn a_flipped_bit_is_found_or_harmless_wherever_it_is() {
-    let (disk, whole) = sample();
+    let (disk, before, whole) = sample_and_before();
     let files = segments(&disk);
     let (last_path, last_bytes) = &files[1];
     let last_batch = last_bytes
@@ -114,6 +131,7 @@ fn a_flipped_bit_is_found_or_harmless_wherever_it_is() {
                     Outcome::Refused => refused += 1,
                     Outcome::Cut => {
                         assert!(is_unproven, "{what}: acknowledged data was cut silently");
+                        assert_eq!(open(&damaged).1.groups, before.groups, "{what}: cut whole");
                     }
                 }
             }
@@ -317,6 +335,25 @@ fn an_error_while_reading_is_not_the_end_of_the_log() {
         log.read(GroupId(1), 1, 2, 0),
         Err(ReadError::Io { .. })
     ));
+}
+
+#[test]
+fn the_tail_is_made_durable_before_it_is_believed() {
+    let (inner, whole) = sample();
+    let disk = FaultyDisk {
+        inner,
+        ..FaultyDisk::default()
+    };
+    // The newest segment in service was written by a process that may have died before its sync.
+    disk.faults.fail_sync.store(true, Ordering::SeqCst);
+    let error = try_open(&disk).unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Io { action: "sync", path, .. }
+        if *path == Path::new(DIR).join("0000000000000002.seg")),
+        "{error}"
+    );
+    disk.faults.fail_sync.store(false, Ordering::SeqCst);
+    assert_eq!(open(&disk).1.groups, whole.groups);
 }
 
 #[test]

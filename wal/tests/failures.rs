@@ -11,6 +11,15 @@ use std::sync::atomic::Ordering;
 use common::*;
 use quorate_wal::*;
 
+struct Notify(std::sync::mpsc::Sender<()>);
+
+impl Observer for Notify {
+    fn log_moved(&self) {
+        // The receiver may be gone at the end of a test.
+        let _ = self.0.send(());
+    }
+}
+
 #[test]
 fn a_failed_sync_or_write_ends_the_log_for_good() {
     for fault in ["sync", "write"] {
@@ -57,12 +66,6 @@ fn a_failed_sync_or_write_ends_the_log_for_good() {
 
 #[test]
 fn a_failed_sync_ends_the_threads_and_tells_the_observers() {
-    struct Notify(std::sync::mpsc::Sender<()>);
-    impl Observer for Notify {
-        fn log_moved(&self) {
-            let _ = self.0.send(());
-        }
-    }
     let disk = FaultyDisk::default();
     let (log, _) = open(&disk);
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -82,9 +85,13 @@ fn a_full_disk_refuses_entries_serves_reads_and_recovers_by_itself() {
     let disk = FaultyDisk::default();
     let (log, _) = open(&disk);
     commit(&log, appended(1, 1..=5, 1, 500));
+    let (sender, told) = std::sync::mpsc::channel();
+    log.add_observer(Arc::new(Notify(sender)));
     disk.faults.full.store(true, Ordering::SeqCst);
     assert!(!log.prepare().unwrap().segment_ready);
     assert_eq!(log.status(), LogStatus::Full);
+    told.try_recv()
+        .expect("the observers are told that it is full");
     let error = log.submit(appended(1, 6..=6, 1, 10)).unwrap_err();
     assert!(error == SubmitError::Full && error.is_retryable());
     assert_eq!(log.read(GroupId(1), 1, 6, usize::MAX).unwrap().len(), 5);
@@ -94,8 +101,15 @@ fn a_full_disk_refuses_entries_serves_reads_and_recovers_by_itself() {
     commit(&log, batch);
     assert!(!log.prepare().unwrap().segment_ready, "still full");
     disk.faults.full.store(false, Ordering::SeqCst);
+    assert_eq!(
+        told.try_iter().count(),
+        1,
+        "the compaction was synced, nothing else changed"
+    );
     assert!(log.prepare().unwrap().segment_ready);
     assert_eq!(log.status(), LogStatus::Healthy);
+    told.try_recv()
+        .expect("the observers are told that it is not full any more");
     commit(&log, appended(1, 6..=40, 1, 1000));
     drop(log);
     let (log, _) = open(&disk);

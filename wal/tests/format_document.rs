@@ -14,7 +14,8 @@ use quorate_wal::*;
 const DOCUMENT: &str = include_str!("../../docs/format.md");
 const SEGMENT_BYTES: usize = 16 << 10;
 
-/// The segment that the lines of hexadecimal digits in the document describe; what they leave out is zero.
+/// The segment that the lines of hexadecimal digits in the document describe; what they leave out
+/// is zero.
 fn documented() -> Vec<u8> {
     let mut segment = vec![0; SEGMENT_BYTES];
     for line in DOCUMENT.lines() {

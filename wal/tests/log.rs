@@ -1,4 +1,5 @@
-//! What the log promises while nothing is broken: what was made durable is there, in order, after every reopen.
+//! What the log promises while nothing is broken: what was made durable is there, in order, after
+//! every reopen.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 

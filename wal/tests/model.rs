@@ -1,5 +1,5 @@
-//! Random work on several groups beside a model in memory, with reopens and crashes. The seed is in every message; set
-//! `QUORATE_SEED` to run one again.
+//! Random work on several groups beside a model in memory, with reopens and crashes. The seed is in
+//! every message; set `QUORATE_SEED` to run one again.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 

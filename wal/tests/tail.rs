@@ -1,4 +1,5 @@
-//! The end of the log after a crash: what was not acknowledged is kept whole or cut whole, and what was cut stays dead.
+//! The end of the log after a crash: what was not acknowledged is kept whole or cut whole, and what
+//! was cut stays dead.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 

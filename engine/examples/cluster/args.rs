@@ -10,18 +10,22 @@ use crate::text::Input;
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
-Builds an inverted index of a text in a replicated cluster whose leaders crash all the time, and checks every word of it.
+Builds an inverted index of a text in a replicated cluster whose leaders crash all the time,
+and checks every word of it.
 
 Usage: cargo run --release --example cluster -- [OPTIONS]
 
 Options:
-  --input PATH              index this file, or all text files below this folder [default: this repository's sources]
-  --transport tcp|memory    how the nodes reach each other [default: tcp]
-  --nodes N                 1 to 15 [default: 3]
-  --groups N                1 to 65536 [default: 1]
-  --seconds N               keep crashing leaders for at least so long, and for one whole pass over the text [default: 10]
-  --dir PATH                keep the nodes' files in this folder, new or empty [default: a temporary one, removed at the end]
-  --help                    print this
+  --input PATH            index this file, or all text files below this folder
+                          [default: this repository's sources]
+  --transport tcp|memory  how the nodes reach each other [default: tcp]
+  --nodes N               1 to 15 [default: 3]
+  --groups N              1 to 65536 [default: 1]
+  --seconds N             keep crashing leaders for at least so long, and for one whole pass
+                          over the text [default: 10]
+  --dir PATH              keep the nodes' files in this folder, new or empty
+                          [default: a temporary one, removed at the end of a good run]
+  --help                  print this
 ";
 
 const SECONDS_MAX: u32 = 24 * 60 * 60;
@@ -70,7 +74,8 @@ pub(crate) enum ArgsError {
 }
 
 impl Args {
-    /// Parses what follows the program's name; `None` if help is asked for. `--option value` and `--option=value` are the same.
+    /// Parses what follows the program's name; `None` if help is asked for. `--option value` and
+    /// `--option=value` are the same.
     pub(crate) fn parse(
         words: impl IntoIterator<Item = String>,
     ) -> Result<Option<Self>, ArgsError> {

@@ -22,7 +22,8 @@ pub(crate) enum ChaosError {
     Restart { node: NodeId, source: OpenError },
 }
 
-/// Crashes the leaders of the groups in turn until the other end of `stop` is dropped; then every node is up.
+/// Crashes the leaders of the groups in turn until the other end of `stop` is dropped; then every
+/// node is up.
 pub(crate) fn run(cluster: &Cluster, meter: &Meter, stop: &Receiver<()>) -> Result<(), ChaosError> {
     let mut groups = (0..u64::from(cluster.groups())).map(GroupId).cycle();
     while !is_stopped_within(stop, UP_FOR) {

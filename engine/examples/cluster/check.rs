@@ -1,4 +1,5 @@
-//! Whether the replicated index is the one that the clerks built, and whether all replicas hold the same.
+//! Whether the replicated index is the one that the clerks built, and whether all replicas hold the
+//! same.
 //!
 //! What must hold, for each key and each clerk:
 //! - an append that was acknowledged stands there once, at the place that its answer named;
@@ -228,7 +229,8 @@ fn check_key(locals: &[LocalIndex], key: &Bytes, found: &[Position], report: &mu
     }
 }
 
-/// A clerk's positions stand in the order of issue. Equal ones side by side are [`check_known`]'s business.
+/// A clerk's positions stand in the order of issue. Equal ones side by side are [`check_known`]'s
+/// business.
 fn check_order(key: &Bytes, of_clerk: &[Position], report: &mut Report) {
     for pair in of_clerk.windows(2) {
         if pair[0].sequence > pair[1].sequence {
@@ -261,7 +263,8 @@ fn check_known(key: &Bytes, appends: &[Append], of_clerk: &[Position], report: &
     }
 }
 
-/// What was acknowledged stands there, where the answer said. `of_clerk` is sorted by sequence; `found` is the whole value.
+/// What was acknowledged stands there, where the answer said. `of_clerk` is sorted by sequence;
+/// `found` is the whole value.
 fn check_present(
     key: &Bytes,
     appends: &[Append],

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A clerk never uses a sequence number twice, so no two positions are equal.
 //! - A clerk remembers the positions of a key in the order in which it issued them.
-//! - No value outgrows the store's limit, however long a run: a list of positions that has become long goes on
-//!   under another key.
+//! - No value outgrows the store's limit, however long a run: a list of positions that has become
+//!   long goes on under another key.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -23,7 +23,7 @@ const _: () = assert!(
     "a key to which all clerks append all that they may stays within the limit of a value"
 );
 
-/// One occurrence of a word, and who appended it in which order. Files and lines count from 0 and 1.
+/// One occurrence of a word, and who appended it in which order. Files count from 0, lines from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) clerk: u32,
@@ -82,8 +82,8 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// The key under which a clerk's `count`th position of a word (from 0) is appended. A word holds no slash, so
-/// that the keys of different words differ.
+/// The key under which a clerk's `count`th position of a word (from 0) is appended. A word holds no
+/// slash, so that the keys of different words differ.
 pub(crate) fn key_of(word: &str, count: u32) -> Vec<u8> {
     match count / PART_POSITIONS_MAX {
         0 => word.as_bytes().to_vec(),
@@ -101,8 +101,8 @@ pub(crate) struct LocalIndex {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Append {
     pub(crate) position: Position,
-    /// The length of the value with this append, as answered. `None`: the answer was lost for good, and the append
-    /// took effect once or not at all.
+    /// The length of the value with this append, as answered. `None`: the answer was lost for good,
+    /// and the append took effect once or not at all.
     pub(crate) end_bytes: Option<NonZeroU32>,
 }
 

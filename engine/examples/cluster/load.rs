@@ -213,7 +213,8 @@ impl Writer<'_> {
             Err(source) if self.succeeded_at.elapsed() >= STALL_MAX => {
                 Err(LoadError::Stalled { clerk, source })
             }
-            // It had no effect. Issued again it is behind those that were issued since, and so is its new number.
+            // It had no effect. Issued again it is behind those that were issued since, and so is
+            // its new number.
             Err(error) if error.is_retryable() => self.issue(key, position),
             Err(Error::Timeout { .. } | Error::SessionExpired) => {
                 self.loaded.unanswered += 1;

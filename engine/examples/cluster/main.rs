@@ -1,8 +1,10 @@
-//! The main job: an inverted index of a real text, built in a durable cluster whose leaders crash every two seconds.
+//! The main job: an inverted index of a real text, built in a durable cluster whose leaders crash
+//! every two seconds.
 //!
-//! Several clerks append the position of each word to the word's key, many at once. Meanwhile the leader crashes
-//! again and again and comes back from its files, and snapshots cut the log. At the end the replicated index must be the one that the
-//! clerks built beside it: nothing lost, nothing twice, each clerk's appends in order; and all replicas must be equal, byte for byte.
+//! Several clerks append the position of each word to the word's key, many at once. Meanwhile the
+//! leader crashes again and again and comes back from its files, and snapshots cut the log. At the
+//! end the replicated index must be the one that the clerks built beside it: nothing lost, nothing
+//! twice, each clerk's appends in order; and all replicas must be equal, byte for byte.
 //!
 //! ```text
 //! cargo run --release --example cluster
@@ -59,7 +61,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does the whole job; returns whether everything is as it must be. Files of a run that went wrong are kept.
+/// Does the whole job; returns whether everything is as it must be. Files of a run that went wrong
+/// are kept.
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     let text = Text::read(&args.input)?;
     let dir = Dir::make(args.dir.as_deref())?;
@@ -110,7 +113,8 @@ struct Tally {
     elapsed: Duration,
 }
 
-/// Builds the index under chaos, with a thread for each clerk, one for the chaos and one that shows how it goes.
+/// Builds the index under chaos, with a thread for each clerk, one for the chaos and one that shows
+/// how it goes.
 fn build(cluster: &Cluster, text: &Text, duration: Duration) -> Result<Tally, Box<dyn Error>> {
     let meter = Meter::new();
     let load = Load::new(text, duration, &meter);
@@ -129,7 +133,8 @@ fn build(cluster: &Cluster, text: &Text, duration: Duration) -> Result<Tally, Bo
             .zip(&clerks)
             .map(|(number, clerk)| scope.spawn(move || load.run(number, clerk)))
             .collect();
-        // All are joined before any error is looked at, so that the threads that wait for a word to stop get it.
+        // All are joined before any error is looked at, so that the threads that wait for a word to
+        // stop get it.
         let loaded: Vec<_> = writers.into_iter().map(join).collect();
         let elapsed = began.elapsed();
         drop(stop_chaos);
@@ -205,7 +210,8 @@ enum Dir {
 }
 
 impl Dir {
-    /// Uses the folder asked for if it is empty, since the words of an earlier run would be taken for errors of this one.
+    /// Uses the folder asked for if it is empty, since the words of an earlier run would be taken
+    /// for errors of this one.
     fn make(given: Option<&Path>) -> Result<Self, Box<dyn Error>> {
         let Some(given) = given else {
             let temporary = tempfile::Builder::new()

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use quorate::{Cluster, GroupId, NodeId, Role, Term};
 
-/// How often the nodes are asked who leads. Far below an election timeout, so that few leaders go unseen.
+/// How often the nodes are asked who leads. Far below an election timeout, so that few leaders go
+/// unseen.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often a line appears where lines stay.
@@ -19,7 +20,8 @@ const REWRITE_EVERY: Duration = Duration::from_millis(250);
 /// More groups than this are not listed one by one.
 const GROUPS_LISTED_MAX: usize = 4;
 
-/// Each power of two of microseconds has this many buckets, so that a quantile is at most an eighth too high.
+/// Each power of two of microseconds has this many buckets, so that a quantile is at most an eighth
+/// too high.
 const BUCKETS_PER_DOUBLING: usize = 8;
 
 /// Covers latencies up to 2^32 us, which is over an hour; longer ones count as that.
@@ -78,7 +80,8 @@ struct Interval {
     p99_us: u64,
 }
 
-/// Shows progress on standard error until the other end of `stop` is dropped. Returns how many times a new leader took over.
+/// Shows progress on standard error until the other end of `stop` is dropped. Returns how many
+/// times a new leader took over.
 pub(crate) fn watch(cluster: &Cluster, meter: &Meter, stop: &Receiver<()>) -> io::Result<u64> {
     let is_rewritten = io::stderr().is_terminal();
     let every = if is_rewritten {
@@ -127,7 +130,8 @@ pub(crate) fn thousands(number: u64) -> String {
     grouped
 }
 
-/// A rate, rounded down. `elapsed` is not zero in any sensible use, and counts as a nanosecond at least.
+/// A rate, rounded down. `elapsed` is not zero in any sensible use, and counts as a nanosecond at
+/// least.
 pub(crate) fn per_second(count: u64, elapsed: Duration) -> u64 {
     let rate = u128::from(count) * 1_000_000_000 / elapsed.as_nanos().max(1);
     u64::try_from(rate).unwrap_or(u64::MAX)
@@ -174,7 +178,8 @@ impl Offices {
         }
     }
 
-    /// A term has one leader, so a later term is a new office; an earlier one is a leader that has not heard yet.
+    /// A term has one leader, so a later term is a new office; an earlier one is a leader that has
+    /// not heard yet.
     fn saw(&mut self, group: GroupId, term: Term, leader: NodeId) {
         let last = &mut self.last[group.0 as usize];
         match last {

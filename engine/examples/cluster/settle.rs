@@ -45,9 +45,11 @@ pub(crate) fn restart_all(cluster: &Cluster) -> Result<Vec<Db>, SettleError> {
         .collect())
 }
 
-/// What each node holds of a group, all at the same index, which includes all that was ever acknowledged.
+/// What each node holds of a group, all at the same index, which includes all that was ever
+/// acknowledged.
 pub(crate) fn read_replicas(nodes: &[Db], group: GroupId) -> Result<Vec<Replica>, SettleError> {
-    // A linearizable read on each node waits until the node has applied all that was acknowledged before.
+    // A linearizable read on each node waits until the node has applied all that was acknowledged
+    // before.
     for db in nodes {
         view(db, group, Consistency::Linearizable)?;
     }

@@ -5,7 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// A section ends with the first line that ends beyond this, so that clerks share even one large file.
+/// A section ends with the first line that ends beyond this, so that clerks share even one large
+/// file.
 const SECTION_BYTES: usize = 32 * 1024;
 
 /// A longer word is indexed by its beginning.
@@ -100,7 +101,8 @@ impl Text {
         self.files.iter().map(|file| file.len() as u64).sum()
     }
 
-    /// Takes in a file; `None` if there are more files, or lines in it, than their numbers can count.
+    /// Takes in a file; `None` if there are more files, or lines in it, than their numbers can
+    /// count.
     fn add(&mut self, content: String) -> Option<()> {
         let file = u32::try_from(self.files.len()).ok()?;
         let (mut begin, mut end) = (0, 0);
@@ -141,7 +143,8 @@ fn words_of_line(line: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// A file itself, or all files below a folder, sorted. Links are not followed, so that the walk ends.
+/// A file itself, or all files below a folder, sorted. Links are not followed, so that the walk
+/// ends.
 fn files_below(root: &Path, is_own: bool) -> Result<Vec<PathBuf>, TextError> {
     let unreadable = |path: &Path, source| TextError::Unreadable {
         path: path.to_path_buf(),

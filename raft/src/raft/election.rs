@@ -219,7 +219,7 @@ impl Raft {
         }
     }
 
-    fn other_voters(&self) -> Vec<NodeId> {
+    pub(super) fn other_voters(&self) -> Vec<NodeId> {
         debug_assert!(self.term.0 <= NUMBER_MAX);
         self.quorum
             .voters()

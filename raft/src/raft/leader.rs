@@ -91,14 +91,10 @@ impl Raft {
             "a leader's own vote is durable"
         );
         let term_start = self.log.last().next();
-        let others = self
-            .quorum
-            .voters()
-            .iter()
-            .filter(|&&voter| voter != self.id);
+        let others = self.other_voters().into_iter();
         let mut lead = Leadership {
             peers: others
-                .map(|&voter| Progress::new(voter, term_start, self.now_ns))
+                .map(|voter| Progress::new(voter, term_start, self.now_ns))
                 .collect(),
             rounds: RoundClock::default(),
             reads: Reads::default(),

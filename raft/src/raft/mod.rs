@@ -466,6 +466,7 @@ impl Raft {
         release_idle(&mut self.reads_ready);
         if let Standing::Leader(lead) = &mut self.standing {
             lead.reads.release();
+            lead.rounds.release();
             lead.peers.iter_mut().for_each(Progress::release);
         }
     }

@@ -108,7 +108,5 @@ fn a_leader_at_rest_after_a_burst_takes_less_than_two_kibibytes() {
         }
     }
     assert_eq!(raft.role(), Role::Leader);
-    let Standing::Leader(lead) = &raft.standing else { panic!("it leads") };
-    eprintln!("raft {} lead {} progress {} peers {} cap {} rounds {} log {} out {} ready {} failed {} infl {:?}", size_of::<Raft>(), size_of::<Leadership>(), size_of::<Progress>(), lead.peers.len(), lead.peers.capacity(), lead.rounds.capacity(), raft.log.capacity(), raft.outbox.capacity(), raft.reads_ready.capacity(), raft.reads_failed.capacity(), lead.peers.iter().map(Progress::inflight_capacity).collect::<Vec<_>>());
     assert!(raft.memory_bytes() < 2048, "{}", raft.memory_bytes());
 }

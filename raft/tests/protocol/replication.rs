@@ -132,8 +132,8 @@ fn an_entry_of_an_earlier_term_is_never_committed_by_counting() {
     );
 }
 
-/// End of section 5.3: whole terms are skipped, those that the follower lacks by the leader, those that
-/// the leader lacks by the follower.
+/// End of section 5.3: whole terms are skipped, those that the follower lacks by the leader, those
+/// that the leader lacks by the follower.
 #[test]
 fn a_log_that_differs_in_hundreds_of_entries_is_brought_back_in_a_few_round_trips() {
     let leaders_term_is_later = [vec![1; 10], vec![4; 300]].concat();
@@ -144,19 +144,25 @@ fn a_log_that_differs_in_hundreds_of_entries_is_brought_back_in_a_few_round_trip
     assert!(round_trips(&leaders_term_is_earlier, &followers_term) <= 3);
 }
 
-/// How many round trips it takes until a follower with the log `theirs` has that of a leader with `mine`.
+/// How many round trips it takes until a follower with the log `theirs` has that of a leader with
+/// `mine`.
 fn round_trips(mine: &[u64], theirs: &[u64]) -> usize {
     let mut leader = Solo::with_log(options(), 3, 4, mine);
     leader.lead();
     let mut follower = Solo::with_log(options(), 3, 3, theirs);
     for trip in 1..=1000 {
-        for message in leader.messages().into_iter().filter(|message| message.to == NodeId(3)) {
+        for message in leader
+            .messages()
+            .into_iter()
+            .filter(|message| message.to == NodeId(3))
+        {
             follower.hears(2, 5, message.body);
         }
         for message in [follower.messages(), follower.sync()].concat() {
             leader.hears(3, 5, message.body);
         }
-        let terms = (1..=follower.raft.last_index().0).map(|at| follower.raft.term_at(LogIndex(at)));
+        let terms =
+            (1..=follower.raft.last_index().0).map(|at| follower.raft.term_at(LogIndex(at)));
         let terms: Vec<u64> = terms.map(|term| term.expect("in the log").0).collect();
         if terms == [mine, &[5]].concat() {
             return trip;

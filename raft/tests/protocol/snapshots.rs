@@ -244,6 +244,33 @@ fn the_answer_to_a_snapshot_may_come_before_the_end_of_its_transfer() {
     );
 }
 
+/// The peer came on by itself while a snapshot was on its way, and fell behind again.
+#[test]
+fn no_second_transfer_begins_while_the_first_is_under_way() {
+    let mut solo = leader_behind_a_snapshot();
+    third_has_nothing(&mut solo);
+    assert_eq!(solo.output().snapshots, [NodeId(3)]);
+    solo.accepted(3, 8, 1);
+    solo.output();
+    solo.propose("eleven");
+    solo.output();
+    solo.sync();
+    solo.accepted(2, 11, 1);
+    solo.output();
+    solo.disk.save_snapshot(&meta(11, 2), LogIndex(12));
+    solo.raft.on_snapshot_saved(meta(11, 2), LogIndex(12));
+    solo.raft.on_unreachable(NodeId(3));
+    assert!(solo.output().snapshots.is_empty());
+    solo.raft.on_snapshot_sent(solo.now_ns, NodeId(3), true);
+    solo.wait(options().heartbeat_interval_ns);
+    solo.hears(3, 2, Body::HeartbeatReply { round: Round(2) });
+    assert_eq!(
+        solo.output().snapshots,
+        [NodeId(3)],
+        "the next one begins when it ended"
+    );
+}
+
 /// Published bug: a peer stays paused for good after a snapshot that did not arrive.
 #[test]
 fn a_snapshot_that_did_not_arrive_is_sent_again_when_the_peer_lives() {

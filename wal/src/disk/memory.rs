@@ -10,8 +10,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{DirLock, Disk, DiskFile};
 
-/// Files in memory. Clones share them, and they live as long as one clone does: a node that is dropped finds its data
-/// when it is opened again on a clone.
+/// Files in memory. Clones share them, and they live as long as one clone does: a node that is
+/// dropped finds its data when it is opened again on a clone.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDisk {
     shared: Arc<Mutex<Names>>,

@@ -1,10 +1,12 @@
-//! The file operations that the log needs, as a trait, so that they can be real, in memory, or made to fail.
+//! The file operations that the log needs, as a trait, so that they can be real, in memory, or made
+//! to fail.
 //!
 //! What an implementation promises, and the log relies on:
 //! - Written bytes are read back by every handle at once, durable or not.
-//! - After [`DiskFile::sync_data`], what was written to the file before is durable. Until then any subset of its
-//!   blocks may be.
-//! - After [`Disk::sync_dir`], the names in the directory are durable. Until then any of them may be missing or old.
+//! - After [`DiskFile::sync_data`], what was written to the file before is durable. Until then any
+//!   subset of its blocks may be.
+//! - After [`Disk::sync_dir`], the names in the directory are durable. Until then any of them may
+//!   be missing or old.
 //! - A failed sync makes nothing durable, and says nothing about a later one.
 
 mod memory;
@@ -29,7 +31,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens a file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file another name, in place of what had it. Durable after [`Disk::sync_dir`] of the directory.
+    /// Gives a file another name, in place of what had it. Durable after [`Disk::sync_dir`] of the
+    /// directory.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a name. Open handles and mapped bytes stay valid.
@@ -38,15 +41,16 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// The names in a directory, in order. Names that are not UTF-8 are left out.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Creates a directory and those above it. No error if it exists; [`io::ErrorKind::NotADirectory`] or
-    /// [`io::ErrorKind::AlreadyExists`] if something else has the name. The names of new directories are durable.
+    /// Creates a directory and those above it. No error if it exists;
+    /// [`io::ErrorKind::NotADirectory`] or [`io::ErrorKind::AlreadyExists`] if something else has
+    /// the name. The names of new directories are durable.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Locks a directory against every other opener, in this process or another, until the result is dropped or the
-    /// process ends. Fails with [`io::ErrorKind::WouldBlock`] if it is locked.
+    /// Locks a directory against every other opener, in this process or another, until the result
+    /// is dropped or the process ends. Fails with [`io::ErrorKind::WouldBlock`] if it is locked.
     fn lock(&self, dir: &Path) -> io::Result<DirLock>;
 }
 
@@ -63,16 +67,18 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Fills the buffer, or fails with [`io::ErrorKind::UnexpectedEof`].
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Bytes of the file, without a copy where that is possible. The caller may only ask for bytes that are never
-    /// written again. The bytes stay valid when the file is removed, and then hold its space until they are dropped.
+    /// Bytes of the file, without a copy where that is possible. The caller may only ask for bytes
+    /// that are never written again. The bytes stay valid when the file is removed, and then hold
+    /// its space until they are dropped.
     fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes>;
 
-    /// Writes all bytes, one slice behind the other. After an error any part of them may have been written.
+    /// Writes all bytes, one slice behind the other. After an error any part of them may have been
+    /// written.
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()>;
 
-    /// Makes the file `bytes` long and all of it zeros, in blocks that are written and not only reserved, so that
-    /// overwriting them later needs neither space nor a change of metadata. Fails with
-    /// [`io::ErrorKind::StorageFull`] if there is no space.
+    /// Makes the file `bytes` long and all of it zeros, in blocks that are written and not only
+    /// reserved, so that overwriting them later needs neither space nor a change of metadata. Fails
+    /// with [`io::ErrorKind::StorageFull`] if there is no space.
     fn zero_fill(&self, bytes: u64) -> io::Result<()>;
 
     /// Makes everything written so far durable.
@@ -102,8 +108,9 @@ impl fmt::Debug for DirLock {
     }
 }
 
-/// Writes a small file so that after a crash there is the old content or the new one, whole. The content is durable
-/// when this returns. Uses the name with `.tmp` added for a moment; whatever has that name is lost.
+/// Writes a small file so that after a crash there is the old content or the new one, whole. The
+/// content is durable when this returns. Uses the name with `.tmp` added for a moment; whatever has
+/// that name is lost.
 pub fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(
@@ -125,7 +132,8 @@ pub fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Resul
     disk.sync_dir(dir)
 }
 
-/// Whether an error says that space or handles ran out, which passes, and not that the device is broken.
+/// Whether an error says that space or handles ran out, which passes, and not that the device is
+/// broken.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [

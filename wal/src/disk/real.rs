@@ -15,22 +15,23 @@ use crate::map;
 /// Slices that one system call takes at most (`IOV_MAX` of Linux).
 const SLICES_MAX: usize = 1024;
 
-/// Zeros are written in pieces of this size: the page cache then keeps small folios, and a segment that is being
-/// prepared takes little memory.
+/// Zeros are written in pieces of this size: the page cache then keeps small folios, and a segment
+/// that is being prepared takes little memory.
 const ZERO_BYTES: usize = 64 << 10;
 
 /// The name of the file in a directory that carries its lock.
 const LOCK_NAME: &str = "LOCK";
 
-/// The files of the operating system. Reads go through a shared read-only map, writes through `pwritev`.
+/// The files of the operating system. Reads go through a shared read-only map, writes through
+/// `pwritev`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
 #[derive(Debug)]
 struct RealFile {
     file: File,
-    /// The whole file, mapped by the first read. Only files that never shrink while the directory is locked are read
-    /// this way.
+    /// The whole file, mapped by the first read. Only files that never shrink while the directory
+    /// is locked are read this way.
     map: OnceLock<Bytes>,
 }
 
@@ -106,8 +107,8 @@ impl Disk for RealDisk {
             .create(true)
             .truncate(false)
             .open(path)?;
-        // The lock belongs to the open file, so that it holds against other opens in this process too, and the kernel
-        // releases it when the process dies.
+        // The lock belongs to the open file, so that it holds against other opens in this process
+        // too, and the kernel releases it when the process dies.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(DirLock::new(file))
     }
@@ -146,7 +147,8 @@ impl DiskFile for RealFile {
     }
 
     fn zero_fill(&self, bytes: u64) -> io::Result<()> {
-        // The file grows with what is written, so that one that was left half filled is never taken for a whole one.
+        // The file grows with what is written, so that one that was left half filled is never taken
+        // for a whole one.
         let zeros = vec![0; ZERO_BYTES];
         let mut offset = 0;
         while offset < bytes {
@@ -166,7 +168,8 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Calls `write` until all slices are written: a system call may write less than it was given, and may be interrupted.
+/// Calls `write` until all slices are written: a system call may write less than it was given, and
+/// may be interrupted.
 fn write_all(
     mut offset: u64,
     slices: &[IoSlice<'_>],
@@ -196,7 +199,8 @@ mod tests {
 
     use super::*;
 
-    /// Writes `parts` through a system call that writes `step` bytes at a time and is interrupted every other time.
+    /// Writes `parts` through a system call that writes `step` bytes at a time and is interrupted
+    /// every other time.
     fn write_in_steps(parts: &[&[u8]], step: usize) -> (Vec<u8>, usize) {
         let file = RefCell::new(Vec::new());
         let calls = Cell::new(0_usize);

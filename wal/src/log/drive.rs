@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - A batch begins where the one before it ended, on a block boundary.
-//! - The header of a segment is written together with its first batch, which begins with the checkpoint. So a segment
-//!   whose header is missing holds nothing that was acknowledged, and every segment tells the whole state of all groups.
+//! - The header of a segment is written together with its first batch, which begins with the
+//!   checkpoint. So a segment whose header is missing holds nothing that was acknowledged, and
+//!   every segment tells the whole state of all groups.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -126,8 +127,9 @@ impl Writer {
 }
 
 impl Log {
-    /// Writes everything in line that fits one batch and the segment, syncs it, and tells the observers. Returns at once
-    /// if another thread is at it. A write or sync that fails stops the log for good.
+    /// Writes everything in line that fits one batch and the segment, syncs it, and tells the
+    /// observers. Returns at once if another thread is at it. A write or sync that fails stops the
+    /// log for good.
     pub fn drive(&self) -> Result<Drove, LogError> {
         let Some(mut writer) = self.writer.try_lock() else {
             return Ok(Drove::Busy);
@@ -179,8 +181,8 @@ impl Log {
         Ok(self.publish(writer, work, &written))
     }
 
-    /// Takes the prepared segment, if it has room for the checkpoint and a submission of this size. If not, leaves word
-    /// of what is needed.
+    /// Takes the prepared segment, if it has room for the checkpoint and a submission of this size.
+    /// If not, leaves word of what is needed.
     fn take_spare(&self, desc: u64, payload: u64) -> Option<Rotation> {
         let mut spare = self.spare.lock();
         let index = self.index.read();
@@ -203,7 +205,8 @@ impl Log {
         })
     }
 
-    /// Takes what is in line as far as it fits behind `checkpoint` bytes of descriptors in `room` bytes.
+    /// Takes what is in line as far as it fits behind `checkpoint` bytes of descriptors in `room`
+    /// bytes.
     fn take_submissions(&self, checkpoint: u64, room: u64) -> Result<Vec<Submission>, LogError> {
         let mut queue = self.queue.lock();
         if let Some(error) = queue.failure() {
@@ -371,8 +374,8 @@ impl Log {
     }
 }
 
-/// Puts a batch together behind what is staged: room for its header, all descriptors, all payloads, and the padding.
-/// The header that is returned lacks what depends on the place.
+/// Puts a batch together behind what is staged: room for its header, all descriptors, all payloads,
+/// and the padding. The header that is returned lacks what depends on the place.
 fn stage<'a>(staging: &mut Vec<u8>, work: &'a Work) -> (Vec<Part<'a>>, BatchHeader) {
     let head = staging.len();
     staging.resize(head + BATCH_HEADER_BYTES, 0);
@@ -420,7 +423,8 @@ fn stage<'a>(staging: &mut Vec<u8>, work: &'a Work) -> (Vec<Part<'a>>, BatchHead
     (parts, header)
 }
 
-/// Completes the header of the batch that is staged, now that its place is known. Returns the CRC of the header.
+/// Completes the header of the batch that is staged, now that its place is known. Returns the CRC
+/// of the header.
 fn finish_header(staged: &mut [u8], header: &mut BatchHeader) -> u32 {
     let desc = BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + header.desc_bytes as usize;
     header.desc_crc = desc_crc(header.segment, header.offset, &staged[desc]);

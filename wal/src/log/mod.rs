@@ -1,15 +1,15 @@
 //! The log of a node: all groups, one file at a time, one sync for all that waits.
 //!
 //! Invariants:
-//! - Submissions become durable in the order of their lsns. `durable` never decreases, and covers only what a sync that
-//!   succeeded covered.
-//! - A batch is never written where something that was acknowledged stands, and never into a segment whose space is not
-//!   durable yet.
+//! - Submissions become durable in the order of their lsns. `durable` never decreases, and covers
+//!   only what a sync that succeeded covered.
+//! - A batch is never written where something that was acknowledged stands, and never into a
+//!   segment whose space is not durable yet.
 //! - After the first failed write or sync nothing is acknowledged any more.
 //! - What [`Log::read`] returns is durable.
 //!
-//! Locks, each taken after those before it: `preparer` or `writer`, `spare`, `index`, `queue`. Observers are called
-//! outside of all of them.
+//! Locks, each taken after those before it: `preparer` or `writer`, `spare`, `index`, `queue`.
+//! Observers are called outside of all of them.
 
 mod drive;
 mod prepare;
@@ -40,13 +40,15 @@ pub use drive::Drove;
 pub use prepare::Prepared;
 pub use thread::LogThread;
 
-/// A log that many groups share. See the [crate documentation](crate) for how its steps fit together.
+/// A log that many groups share. See the [crate documentation](crate) for how its steps fit
+/// together.
 pub struct Log {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     options: LogOptions,
     queue: Mutex<queue::Queue>,
-    /// Signalled when there is work for the log thread: submissions, a segment that it waited for, or the end.
+    /// Signalled when there is work for the log thread: submissions, a segment that it waited for,
+    /// or the end.
     work: Condvar,
     writer: Mutex<drive::Writer>,
     index: RwLock<Index>,
@@ -64,8 +66,8 @@ pub struct Log {
 
 /// Is told when a log moved.
 pub trait Observer: Send + Sync {
-    /// The durable lsn or the status of the log changed. Called by the thread that drove the log, outside of its locks:
-    /// must return soon, and must not drive.
+    /// The durable lsn or the status of the log changed. Called by the thread that drove the log,
+    /// outside of its locks: must return soon, and must not drive.
     fn log_moved(&self);
 }
 
@@ -75,8 +77,8 @@ pub trait Observer: Send + Sync {
 pub enum LogStatus {
     /// It takes writes.
     Healthy,
-    /// There is no space for the next segment. Entries are refused, reads and compaction go on; it takes writes again
-    /// by itself after a preparation that succeeds.
+    /// There is no space for the next segment. Entries are refused, reads and compaction go on; it
+    /// takes writes again by itself after a preparation that succeeds.
     Full,
     /// A write or a sync failed. Nothing more is acknowledged; reads of what was durable go on.
     Failed {
@@ -131,7 +133,8 @@ pub struct RecoveredGroup {
     pub last_index: u64,
     /// The term of the entry before `first_index`; zero if there was none.
     pub previous_term: u64,
-    /// First index and term of each run of entries of one term. The first run starts at `first_index`.
+    /// First index and term of each run of entries of one term. The first run starts at
+    /// `first_index`.
     pub terms: Vec<(u64, u64)>,
     /// Its last snapshot.
     pub snapshot: Option<SnapshotRef>,
@@ -160,9 +163,10 @@ struct Counters {
 }
 
 impl Log {
-    /// Opens the log in a directory, which is created if there is none, and says what it holds. What was durable is
-    /// there; what was not acknowledged may be. Takes the lock of the directory until the log is dropped. Repairs
-    /// nothing in place, so that a crash while it runs is harmless.
+    /// Opens the log in a directory, which is created if there is none, and says what it holds.
+    /// What was durable is there; what was not acknowledged may be. Takes the lock of the directory
+    /// until the log is dropped. Repairs nothing in place, so that a crash while it runs is
+    /// harmless.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -186,8 +190,8 @@ impl Log {
         self.observers.write().push(observer);
     }
 
-    /// First and last index of the durable entries of a group; none if the log does not know the group. The last is one
-    /// before the first if there are no entries.
+    /// First and last index of the durable entries of a group; none if the log does not know the
+    /// group. The last is one before the first if there are no entries.
     pub fn bounds(&self, group: GroupId) -> Option<(u64, u64)> {
         let index = self.index.read();
         index

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A segment is handed to the writer only when its space and its name are durable.
-//! - A dead segment is deleted only when a durable record says that the log does without it, so that a missing file is
-//!   never mistaken for a deleted one.
+//! - A dead segment is deleted only when a durable record says that the log does without it, so
+//!   that a missing file is never mistaken for a deleted one.
 //! - Running out of space is met here and nowhere else.
 
 use std::path::PathBuf;
@@ -58,11 +58,13 @@ impl Preparer {
 }
 
 impl Log {
-    /// Makes the next segment ready if there is none, and deletes segments that nothing needs any more. Called off the
-    /// commit path, from any thread, as often as one likes. Without space the status becomes [`LogStatus::Full`] until
-    /// a later call succeeds; any other failure to make a segment stops the log for good.
+    /// Makes the next segment ready if there is none, and deletes segments that nothing needs any
+    /// more. Called off the commit path, from any thread, as often as one likes. Without space the
+    /// status becomes [`LogStatus::Full`] until a later call succeeds; any other failure to make a
+    /// segment stops the log for good.
     pub fn prepare(&self) -> Result<Prepared, LogError> {
         let mut preparer = self.preparer.lock();
+        let status = self.status();
         if let Some(error) = self.queue.lock().failure() {
             return Err(error);
         }
@@ -70,13 +72,13 @@ impl Log {
         let deleted = self.delete_dead(&mut preparer);
         let segment_ready = self.prepare_segment(&mut preparer);
         drop(preparer);
-        match (segment_ready, deleted) {
-            (Ok(segment_ready), Ok(deleted)) => Ok(Prepared {
-                segment_ready,
-                deleted,
-            }),
-            (Err(error), _) | (_, Err(error)) => Err(error),
+        if self.status() != status {
+            self.tell_observers();
         }
+        Ok(Prepared {
+            segment_ready: segment_ready?,
+            deleted: deleted?,
+        })
     }
 
     pub(super) fn prepare_segment(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
@@ -106,30 +108,23 @@ impl Log {
                 self.set_full();
                 Ok(false)
             }
-            Err(error) => {
-                let error = self.fail(format!("cannot prepare the next segment: {error}"));
-                self.tell_observers();
-                Err(error)
-            }
+            Err(error) => Err(self.fail(format!("cannot prepare the next segment: {error}"))),
         }
     }
 
-    /// Hands a segment to the writer. One that was ready but too small is deleted: it was never in service.
+    /// Hands a segment to the writer. One that was ready but too small is deleted: it was never in
+    /// service.
     fn segment_is_ready(&self, segment: Option<Segment>) {
         let mut spare = self.spare.lock();
         let small = segment.and_then(|segment| spare.replace(segment));
         let mut queue = self.queue.lock();
         queue.blocked_bytes = 0;
-        let was_full = queue.status == LogStatus::Full;
-        if was_full {
+        if queue.status == LogStatus::Full {
             queue.status = LogStatus::Healthy;
         }
         drop(queue);
         drop(spare);
         self.work.notify_all();
-        if was_full {
-            self.tell_observers();
-        }
         if let Some(small) = small {
             // If this fails, the next open finds a file without a header and removes it.
             let _ = self.disk.remove(&small.path);
@@ -138,17 +133,13 @@ impl Log {
 
     fn set_full(&self) {
         let mut queue = self.queue.lock();
-        let changed = queue.status == LogStatus::Healthy;
-        if changed {
+        if queue.status == LogStatus::Healthy {
             queue.status = LogStatus::Full;
-        }
-        drop(queue);
-        if changed {
-            self.tell_observers();
         }
     }
 
-    /// Deletes what a durable record gave up; else writes such a record if there is something to give up.
+    /// Deletes what a durable record gave up; else writes such a record if there is something to
+    /// give up.
     fn delete_dead(&self, preparer: &mut Preparer) -> Result<usize, LogError> {
         let mut deleted = 0;
         if let Some((lsn, oldest)) = preparer.trim {
@@ -163,7 +154,8 @@ impl Log {
             && index.has_dead_segments()
         {
             drop(index);
-            // A refusal passes: the queue empties, and a full disk leaves what remains of the segment for this.
+            // A refusal passes: the queue empties, and a full disk leaves what remains of the
+            // segment for this.
             preparer.trim = self
                 .submit(WriteBatch::trim(oldest))
                 .ok()

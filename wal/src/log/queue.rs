@@ -1,8 +1,8 @@
 //! What was submitted and waits to be written.
 //!
 //! Invariants:
-//! - What is in the queue fits what was submitted before it: indexes follow each other, so writing it in order always
-//!   gives a log without gaps.
+//! - What is in the queue fits what was submitted before it: indexes follow each other, so writing
+//!   it in order always gives a log without gaps.
 //! - The queue holds at most `queue_bytes_max` bytes.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,7 +17,8 @@ use crate::record::Keep;
 use super::thread::Stop;
 use super::{Drove, Log, LogStatus};
 
-/// A sync that takes less is done by the thread that submits: about what it takes to wake another one.
+/// A sync that takes less is done by the thread that submits: about what it takes to wake another
+/// one.
 const INLINE_SYNC_NS_MAX: u64 = 20_000;
 
 /// One submission, in line.
@@ -32,7 +33,8 @@ pub(crate) struct Submission {
 pub(crate) struct Queue {
     pub(crate) status: LogStatus,
     pub(crate) waiting: VecDeque<Submission>,
-    /// A segment of at least so many bytes is needed before the first in line can be written; zero if not.
+    /// A segment of at least so many bytes is needed before the first in line can be written; zero
+    /// if not.
     pub(crate) blocked_bytes: u64,
     /// Bytes left in the segment that is written to.
     pub(crate) room_bytes: u64,
@@ -54,23 +56,25 @@ pub(crate) struct Bounds {
 }
 
 impl Log {
-    /// Puts a batch in line, from any thread. It is durable when [`Log::durable`] reaches the lsn that is returned.
-    /// Batches of one group must come in order; an error means that nothing of the batch was taken.
+    /// Puts a batch in line, from any thread. It is durable when [`Log::durable`] reaches the lsn
+    /// that is returned. Batches of one group must come in order; an error means that nothing of
+    /// the batch was taken.
     pub fn submit(&self, mut batch: WriteBatch) -> Result<Lsn, SubmitError> {
         let lsn = self.enqueue(&mut batch)?;
         self.work.notify_one();
         Ok(lsn)
     }
 
-    /// Like [`submit`](Self::submit), but wakes nobody: call [`nudge`](Self::nudge) after the last of several. A batch that
-    /// is refused stays as it was, so that it can be handed in again; one that is taken is empty afterwards.
+    /// Like [`submit`](Self::submit), but wakes nobody: call [`nudge`](Self::nudge) after the last
+    /// of several. A batch that is refused stays as it was, so that it can be handed in again; one
+    /// that is taken is empty afterwards.
     pub fn enqueue(&self, batch: &mut WriteBatch) -> Result<Lsn, SubmitError> {
         self.queue.lock().push(batch, &self.options)
     }
 
-    /// Has written what was enqueued. Where a sync takes less time than waking a thread does, this thread writes it here and
-    /// now; else the log thread is woken. (Handing a 30 µs sync to another thread costs more than it saves:
-    /// cockroach#96800.)
+    /// Has written what was enqueued. Where a sync takes less time than waking a thread does, this
+    /// thread writes it here and now; else the log thread is woken. (Handing a 30 µs sync to
+    /// another thread costs more than it saves: cockroach#96800.)
     pub fn nudge(&self) {
         if self.counters.last_sync_ns.load(Ordering::Relaxed) < INLINE_SYNC_NS_MAX {
             // A failure reaches everybody through the status and the observers.
@@ -146,7 +150,8 @@ impl Queue {
         Ok(lsn)
     }
 
-    /// On a full disk, records that free space may still take what is left of the segment, and entries may not.
+    /// On a full disk, records that free space may still take what is left of the segment, and
+    /// entries may not.
     fn check_room(&self, batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitError> {
         let bytes = self.bytes + batch.bytes_alone();
         if bytes > options.queue_bytes_max {
@@ -163,7 +168,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Checks that the batch continues the logs of its groups, and moves their ends. Moves nothing on an error.
+    /// Checks that the batch continues the logs of its groups, and moves their ends. Moves nothing
+    /// on an error.
     fn check_order(&mut self, ops: &[Op]) -> Result<(), SubmitError> {
         let mut undo: Vec<(GroupId, Option<Bounds>)> = Vec::new();
         for op in ops {

@@ -1,7 +1,8 @@
 //! Reading entries back.
 //!
 //! Invariants:
-//! - Nothing is returned whose CRC was not checked on this read, and the CRC covers which entry it is.
+//! - Nothing is returned whose CRC was not checked on this read, and the CRC covers which entry it
+//!   is.
 //! - No lock is held while the disk is asked.
 
 use std::io;
@@ -30,9 +31,9 @@ struct Plan {
 }
 
 impl Log {
-    /// The durable entries of a group from `from` up to but without `to`. At least one, and no more than fit in
-    /// `bytes_max` bytes of payload or 16,384; so there may be fewer than asked for. Empty if `from` is not below `to`.
-    /// On a real disk payloads are views of the mapped segment.
+    /// The durable entries of a group from `from` up to but without `to`. At least one, and no more
+    /// than fit in `bytes_max` bytes of payload or 16,384; so there may be fewer than asked for.
+    /// Empty if `from` is not below `to`. On a real disk payloads are views of the mapped segment.
     pub fn read(
         &self,
         group: GroupId,
@@ -144,7 +145,8 @@ impl Plan {
         let slot = segment.file.read_bytes(slot_offset, SLOT_BYTES);
         let slot = slot.map_err(|error| failed(slot_offset, error))?;
         let slot = Slot::decode(&slot).expect("as many bytes as a slot has were read");
-        // The slot is read again from the disk: its length is trusted no further than the segment goes.
+        // The slot is read again from the disk: its length is trusted no further than the segment
+        // goes.
         let payload = match slot.len {
             0 => Bytes::new(),
             len if payload_offset + u64::from(len) > segment.bytes => {

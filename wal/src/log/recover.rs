@@ -1,12 +1,13 @@
 //! Opening a log: what is on disk, what of it counts, and what is damaged.
 //!
 //! Invariants:
-//! - Nothing on disk is changed before the whole log was read and accepted, and nothing in service is ever changed: the
-//!   next segment names where the log ends, and what stands behind is dead.
+//! - Nothing on disk is changed before the whole log was read and accepted, and nothing in service
+//!   is ever changed: the next segment names where the log ends, and what stands behind is dead.
 //! - What was acknowledged is returned or reported as damage. What was not may be returned or cut.
 //! - An error while reading is an error, never the end of the log.
-//! - The disk is believed, not the cache: the tail is synced, and read again without the cache (a process may have died
-//!   between a write and its sync, and a failed sync leaves pages in the cache that the disk does not have).
+//! - The disk is believed, not the cache: the tail is synced, and read again without the cache (a
+//!   process may have died between a write and its sync, and a failed sync leaves pages in the
+//!   cache that the disk does not have).
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -95,7 +96,8 @@ pub(crate) fn open(
 }
 
 impl Log {
-    /// Makes the first segment ready. A full disk is no error here: the log can be read, and resumes by itself.
+    /// Makes the first segment ready. A full disk is no error here: the log can be read, and
+    /// resumes by itself.
     fn prepare_first(&self) -> Result<(), OpenError> {
         let prepared = self.prepare_segment(&mut self.preparer.lock());
         prepared.map(drop).map_err(|error| OpenError::Io {
@@ -129,8 +131,8 @@ fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<DirLock, OpenError> {
     })
 }
 
-/// Opens every segment file and reads its first block. The files from the newest to the newest in service are synced
-/// and read from the disk: the log may end in any of them.
+/// Opens every segment file and reads its first block. The files from the newest to the newest in
+/// service are synced and read from the disk: the log may end in any of them.
 fn read_candidates(
     disk: &dyn Disk,
     dir: &Path,
@@ -213,7 +215,8 @@ fn read_candidate(
     })
 }
 
-/// Deletes the segments that a durable record gave up: a crash came before they were, or before that was durable.
+/// Deletes the segments that a durable record gave up: a crash came before they were, or before
+/// that was durable.
 fn remove_dead(disk: &dyn Disk, index: &mut Index) -> Result<(), OpenError> {
     let dead: Vec<_> = index
         .segments
@@ -229,8 +232,9 @@ fn remove_dead(disk: &dyn Disk, index: &mut Index) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Keeps the newest of the files that are not in service as the next segment, and deletes the others, so that opening
-/// again and again takes no space. It gets a name that was never used: nothing in it passes for a batch any more.
+/// Keeps the newest of the files that are not in service as the next segment, and deletes the
+/// others, so that opening again and again takes no space. It gets a name that was never used:
+/// nothing in it passes for a batch any more.
 fn keep_one(
     disk: &dyn Disk,
     dir: &Path,

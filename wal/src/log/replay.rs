@@ -1,8 +1,9 @@
 //! Reads a log from its oldest segment to its end, and tells a torn tail from damage.
 //!
-//! The rule: a place where no batch is ends the log, unless something proves that a batch there was acknowledged. Proof
-//! is the header of the next segment, which says where this one ended; or a later batch of this segment, which says up
-//! to which lsn everything was durable when it was written.
+//! The rule: a place where no batch is ends the log, unless something proves that a batch there was
+//! acknowledged. Proof is the header of the next segment, which says where this one ended; or a
+//! later batch of this segment, which says up to which lsn everything was durable when it was
+//! written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,7 +37,8 @@ pub(crate) struct InService {
 pub(crate) struct Sorted {
     /// The segments of the log, oldest first.
     pub(crate) chain: Vec<InService>,
-    /// The segment before the first of the chain that is not there; zero if the chain begins the log.
+    /// The segment before the first of the chain that is not there; zero if the chain begins the
+    /// log.
     before: SegmentId,
     /// Files that were never in service, or are dead.
     pub(crate) others: Vec<Candidate>,
@@ -67,7 +69,8 @@ struct Reading<'a> {
     segment: &'a Segment,
     slot: SegmentSlot,
     header: Option<&'a SegmentHeader>,
-    /// Where it ends and with which chain, as its successor says. The last segment has no successor.
+    /// Where it ends and with which chain, as its successor says. The last segment has no
+    /// successor.
     sealed: Option<(u64, u32)>,
     /// Where it ends at the latest.
     end: u64,
@@ -96,7 +99,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Finds the segments that were in service: the newest that was, and from there each predecessor.
+    /// Finds the segments that were in service: the newest that was, and from there each
+    /// predecessor.
     pub(crate) fn sort(
         &mut self,
         mut candidates: BTreeMap<SegmentId, Candidate>,
@@ -259,7 +263,8 @@ impl<'a> Replay<'a> {
         };
         let lsn = self.lsn;
         let from = reading.offset + BLOCK_BYTES;
-        // In a sealed segment every batch up to the end was acknowledged; in the last one those before the watermark.
+        // In a sealed segment every batch up to the end was acknowledged; in the last one those
+        // before the watermark.
         let is_sealed = reading.sealed.is_some();
         let wanted = |header: &BatchHeader| is_sealed || header.durable_lsn > lsn;
         let ahead = reading.scanner.look_ahead(from, reading.end, wanted)?;
@@ -272,7 +277,8 @@ impl<'a> Replay<'a> {
         self.end_log(reading, ahead.used_end)
     }
 
-    /// Whether a whole batch is the one that must follow. Behind damage, what was lost may stand between.
+    /// Whether a whole batch is the one that must follow. Behind damage, what was lost may stand
+    /// between.
     fn continues(&self, header: &BatchHeader, reading: &Reading<'_>) -> bool {
         reading.is_of_epoch(header)
             && header.lsn > self.lsn
@@ -364,8 +370,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Gaps are reported at the end, if a later compaction has not closed them. A checkpoint that disagrees with a log
-    /// in which something is damaged says nothing new.
+    /// Gaps are reported at the end, if a later compaction has not closed them. A checkpoint that
+    /// disagrees with a log in which something is damaged says nothing new.
     fn report_faults(&mut self, reading: &Reading<'_>, faults: Vec<Fault>) {
         let was_damaged = self.is_damaged();
         for fault in faults {
@@ -401,8 +407,8 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Whether a segment without a header was in service nevertheless. A batch in it that is not its first was written after
-/// the first was durable, and the header became durable with that one.
+/// Whether a segment without a header was in service nevertheless. A batch in it that is not its
+/// first was written after the first was durable, and the header became durable with that one.
 fn holds_acknowledged(candidate: &Candidate) -> Result<bool, OpenError> {
     let mut scanner = Scanner::new(&candidate.segment);
     let first = scanner.bytes(BLOCK_BYTES, BLOCK_BYTES)?;

@@ -10,8 +10,9 @@ use super::{Drove, Log, LogStatus};
 /// How often the preparer looks whether space returned.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// The threads of one log. They wait without a timer while there is nothing to do, and batch what arrives while one sync
-/// runs into the next. They end when this is dropped, without writing what still waits.
+/// The threads of one log. They wait without a timer while there is nothing to do, and batch what
+/// arrives while one sync runs into the next. They end when this is dropped, without writing what
+/// still waits.
 #[derive(Debug)]
 pub struct LogThread {
     log: Arc<Log>,
@@ -20,8 +21,8 @@ pub struct LogThread {
 }
 
 impl LogThread {
-    /// Starts the threads, named `name` and `name-prepare`. Fails if the system gives none. A log is driven by one
-    /// `LogThread` at a time.
+    /// Starts the threads, named `name` and `name-prepare`. Fails if the system gives none. A log
+    /// is driven by one `LogThread` at a time.
     pub fn spawn(log: Arc<Log>, name: &str) -> io::Result<Self> {
         log.queue.lock().stopping = None;
         let mut threads = Self {
@@ -41,8 +42,8 @@ impl LogThread {
         Ok(threads)
     }
 
-    /// Ends the threads and waits for them. With `flush`, what was submitted before is written first, as far as there is
-    /// space.
+    /// Ends the threads and waits for them. With `flush`, what was submitted before is written
+    /// first, as far as there is space.
     pub fn stop(mut self, flush: bool) {
         self.join(flush);
     }
@@ -55,7 +56,8 @@ impl LogThread {
             .into_iter()
             .flatten()
         {
-            // A panic of the thread was reported when it happened; a drop must not panic on top of it.
+            // A panic of the thread was reported when it happened; a drop must not panic on top of
+            // it.
             let _ = thread.join();
         }
     }
@@ -126,7 +128,8 @@ impl Log {
             }
             *wanted = false;
             drop(wanted);
-            // A shortage shows in the status, a failure ends the log, and what could not be deleted is tried again.
+            // A shortage shows in the status, a failure ends the log, and what could not be deleted
+            // is tried again.
             if self.prepare().is_err() && self.queue.lock().failure().is_some() {
                 return;
             }

@@ -1,8 +1,8 @@
 //! The fixed parts of a snapshot file: header, chunk frames, footer. See `docs/format.md`.
 //!
 //! Invariants:
-//! - Every part is bound to the snapshot it belongs to, and a chunk to its number: chunks of other snapshots, or in
-//!   another order, do not pass.
+//! - Every part is bound to the snapshot it belongs to, and a chunk to its number: chunks of other
+//!   snapshots, or in another order, do not pass.
 
 use crate::codec::{Put, Take, crc_bound};
 use crate::ids::GroupId;

@@ -1,4 +1,5 @@
-//! Snapshot files: written under a temporary name, synced, read back and verified, and only then given their name.
+//! Snapshot files: written under a temporary name, synced, read back and verified, and only then
+//! given their name.
 //!
 //! Invariants:
 //! - A file with its final name was whole and durable when it got it. It is never written again.
@@ -25,8 +26,8 @@ pub use writer::SnapshotWriter;
 const PUBLISHED: &str = ".snap";
 const TEMPORARY: &str = ".tmp";
 
-/// The snapshot files of a node, a directory for each group. Whoever opens it must hold the directory for itself: by the
-/// lock of the log that names the snapshots.
+/// The snapshot files of a node, a directory for each group. Whoever opens it must hold the
+/// directory for itself: by the lock of the log that names the snapshots.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
@@ -34,8 +35,8 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Opens the snapshots in a directory, which is created if there is none, and deletes files that were being written
-    /// when a process died.
+    /// Opens the snapshots in a directory, which is created if there is none, and deletes files
+    /// that were being written when a process died.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
         let failed = |action, path: &Path, source: io::Error| match source.kind() {
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
@@ -69,8 +70,9 @@ impl Snapshots {
         })
     }
 
-    /// Begins a snapshot of a group that covers the log up to `index`, whose entry has `term`. `id` tells it from others
-    /// of the same index. There is one writer for the same four numbers at a time.
+    /// Begins a snapshot of a group that covers the log up to `index`, whose entry has `term`. `id`
+    /// tells it from others of the same index. There is one writer for the same four numbers at a
+    /// time.
     pub fn create(
         &self,
         group: GroupId,
@@ -91,7 +93,8 @@ impl Snapshots {
         SnapshotWriter::create(Arc::clone(&self.disk), dir, identity)
     }
 
-    /// Opens a snapshot and checks that it is the one that the reference names. Chunks are checked as they are read.
+    /// Opens a snapshot and checks that it is the one that the reference names. Chunks are checked
+    /// as they are read.
     pub fn open_reader(
         &self,
         group: GroupId,
@@ -108,7 +111,8 @@ impl Snapshots {
         )
     }
 
-    /// Whether there is a file for the reference, with a header and footer that fit it. Its content is not read.
+    /// Whether there is a file for the reference, with a header and footer that fit it. Its content
+    /// is not read.
     pub fn exists(&self, group: GroupId, snapshot: &SnapshotRef) -> bool {
         self.open_reader(group, snapshot).is_ok()
     }
@@ -118,8 +122,8 @@ impl Snapshots {
         self.open_reader(group, snapshot)?.verify()
     }
 
-    /// Deletes the snapshots of a group except these. Snapshots that are being written stay, and so do the bytes that
-    /// open readers hold.
+    /// Deletes the snapshots of a group except these. Snapshots that are being written stay, and so
+    /// do the bytes that open readers hold.
     pub fn retain(&self, group: GroupId, keep: &[SnapshotRef]) -> Result<(), SnapshotError> {
         let dir = self.group_dir(group);
         let names = match self.disk.list(&dir) {

@@ -15,9 +15,11 @@ use super::format::{
     VERSION_MAJOR, footer_offset, frame_offset,
 };
 
-/// An open snapshot. Nothing that it returns was not checked. It can be read to its end even if the file is deleted.
+/// An open snapshot. Nothing that it returns was not checked. It can be read to its end even if the
+/// file is deleted.
 ///
-/// As [`io::Read`] it gives the content in order; a damaged chunk is an error of kind [`io::ErrorKind::InvalidData`].
+/// As [`io::Read`] it gives the content in order; a damaged chunk is an error of kind
+/// [`io::ErrorKind::InvalidData`].
 #[derive(Debug)]
 pub struct SnapshotReader {
     path: PathBuf,
@@ -89,7 +91,8 @@ impl SnapshotReader {
         self.footer.bytes
     }
 
-    /// `len` bytes of the content. Within one chunk of 256 KiB they are not copied if the disk can do without.
+    /// `len` bytes of the content. Within one chunk of 256 KiB they are not copied if the disk can
+    /// do without.
     pub fn read_at(&mut self, offset: u64, len: usize) -> Result<Bytes, SnapshotError> {
         let end = offset.saturating_add(len as u64);
         if end > self.footer.bytes {

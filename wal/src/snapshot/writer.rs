@@ -76,8 +76,9 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Makes the snapshot durable, reads it back from the disk and verifies it, and gives it its name. What is returned
-    /// has no context: that is the caller's to add before it is put in the log.
+    /// Makes the snapshot durable, reads it back from the disk and verifies it, and gives it its
+    /// name. What is returned has no context: that is the caller's to add before it is put in the
+    /// log.
     pub fn finish(mut self) -> Result<SnapshotRef, SnapshotError> {
         let bytes = self.bytes();
         if !self.chunk.is_empty() {

@@ -127,7 +127,7 @@ impl Default for TcpLimits {
     fn default() -> Self {
         Self {
             frame_bytes_max: 64 << 20,
-            queue_frames_max: 4096,
+            queue_frames_max: 65_536,
             queue_bytes_max: 64 << 20,
             batch_bytes_max: 1 << 20,
             handshakes_max: 64,
