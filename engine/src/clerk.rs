@@ -63,7 +63,9 @@ impl Clerk {
     /// Connects to a cluster over TCP. One reachable node is enough: it names the others.
     ///
     /// Fails if none of the addresses answers within five seconds, naming why for each.
-    pub fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, OpenError> {
+    pub fn connect<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+    ) -> Result<Self, OpenError> {
         Self::connect_with(addresses, &Options::default())
     }
 
@@ -105,7 +107,13 @@ impl Clerk {
         local: Option<Vec<Arc<Published<MapView>>>>,
         timer: Arc<Timer>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { client, local, _timer: timer }) }
+        Self {
+            inner: Arc::new(Inner {
+                client,
+                local,
+                _timer: timer,
+            }),
+        }
     }
 
     /// Sets a key's value. When this returns, the write is on the disks of a majority.
@@ -127,7 +135,11 @@ impl Clerk {
     /// [`append`](Self::append) without waiting.
     pub fn append_async(&self, key: impl AsRef<[u8]>, suffix: impl AsRef<[u8]>) -> Pending<u64> {
         let key = key.as_ref();
-        self.write(key, CommandBuffer::append(key, suffix.as_ref()), finish_length)
+        self.write(
+            key,
+            CommandBuffer::append(key, suffix.as_ref()),
+            finish_length,
+        )
     }
 
     /// Removes a key. Returns whether it was there.
@@ -160,7 +172,11 @@ impl Clerk {
     ) -> Pending<Result<(), Conflict>> {
         let key = key.as_ref();
         let expected = expected.as_ref().map(AsRef::as_ref);
-        self.write(key, CommandBuffer::compare_and_swap(key, expected, value.as_ref()), finish_conditional)
+        self.write(
+            key,
+            CommandBuffer::compare_and_swap(key, expected, value.as_ref()),
+            finish_conditional,
+        )
     }
 
     /// Applies all steps of a batch or none of them. All keys must belong to one group.
@@ -171,7 +187,10 @@ impl Clerk {
     /// [`write_batch`](Self::write_batch) without waiting.
     pub fn write_batch_async(&self, batch: WriteBatch) -> Pending<Result<(), Conflict>> {
         let partitioner = self.inner.client.partitioner();
-        let mut groups = batch.hashes.iter().map(|&hash| partitioner.group_of_hash(hash));
+        let mut groups = batch
+            .hashes
+            .iter()
+            .map(|&hash| partitioner.group_of_hash(hash));
         let group = groups.next().unwrap_or_default();
         if !groups.all(|other| other == group) {
             return Pending::ready(Err(Error::BatchSpansGroups));
@@ -199,7 +218,11 @@ impl Clerk {
     }
 
     /// [`get_with`](Self::get_with) without waiting.
-    pub fn get_async(&self, key: impl AsRef<[u8]>, consistency: Consistency) -> Pending<Option<Bytes>> {
+    pub fn get_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        consistency: Consistency,
+    ) -> Pending<Option<Bytes>> {
         let key = key.as_ref();
         let group = self.group_of(key);
         if self.inner.local.is_some() {
@@ -224,14 +247,21 @@ impl Clerk {
     }
 
     /// The entries whose keys begin with `prefix`, in key order, `limit` at most. As consistent as [`scan`](Self::scan).
-    pub fn prefix(&self, prefix: impl AsRef<[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+    pub fn prefix(
+        &self,
+        prefix: impl AsRef<[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, Error> {
         self.scan_all(&Scan::prefix(prefix.as_ref()), limit)
     }
 
     /// How many keys there are.
     pub fn count(&self) -> Result<u64, Error> {
         let groups: Vec<GroupId> = self.inner.client.partitioner().groups().collect();
-        let counts: Vec<Pending<u64>> = groups.into_iter().map(|group| self.count_in(group)).collect();
+        let counts: Vec<Pending<u64>> = groups
+            .into_iter()
+            .map(|group| self.count_in(group))
+            .collect();
         counts.into_iter().map(Pending::wait).sum()
     }
 
@@ -295,11 +325,15 @@ impl Clerk {
         if let Some(view) = self.view_now(group, consistency) {
             return Pending::ready(Ok(read(&view)));
         }
-        let Some(local) = &self.inner.local else { return Pending::ready(Err(Error::Closed)) };
+        let Some(local) = &self.inner.local else {
+            return Pending::ready(Err(Error::Closed));
+        };
         let published = Arc::clone(&local[group.0 as usize]);
         let (pending, completer) =
             Pending::new(move |answer| answer.map(|_fresh_enough| read(&published.load().view)));
-        self.inner.client.read(group, ReadWants::LocalIndex, completer);
+        self.inner
+            .client
+            .read(group, ReadWants::LocalIndex, completer);
         pending
     }
 
@@ -321,7 +355,9 @@ impl Clerk {
                 .into_iter()
                 .map(|group| {
                     let scan = scan.clone();
-                    self.read_local(group, Consistency::Linearizable, move |view| scan_view(view, &scan, limit))
+                    self.read_local(group, Consistency::Linearizable, move |view| {
+                        scan_view(view, &scan, limit)
+                    })
                 })
                 .collect();
             for part in parts {
@@ -354,7 +390,9 @@ impl Clerk {
             let wants = ReadWants::Answer(Consistency::Linearizable, Query::scan(&scan));
             self.inner.client.read(group, wants, completer);
             let (page, has_more) = pending.wait()?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
             scan.start = std::ops::Bound::Excluded(last.clone());
             left -= page.len().min(left);
             entries.extend(page);
@@ -374,7 +412,9 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Clerk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clerk").field("groups", &self.groups()).finish_non_exhaustive()
+        f.debug_struct("Clerk")
+            .field("groups", &self.groups())
+            .finish_non_exhaustive()
     }
 }
 
@@ -395,7 +435,9 @@ impl WriteBatch {
     /// Lets the batch take effect only if the key has this value before it; `None`: only if it is absent.
     pub fn expect(self, key: impl AsRef<[u8]>, value: Option<impl AsRef<[u8]>>) -> Self {
         let key = key.as_ref();
-        self.step(key, |batch| batch.expect(key, value.as_ref().map(AsRef::as_ref)))
+        self.step(key, |batch| {
+            batch.expect(key, value.as_ref().map(AsRef::as_ref))
+        })
     }
 
     /// Sets a key's value.
@@ -418,13 +460,19 @@ impl WriteBatch {
 
     fn step(mut self, key: &[u8], add: impl FnOnce(Batch) -> Batch) -> Self {
         self.hashes.push(hash(key));
-        Self { batch: add(self.batch), hashes: self.hashes }
+        Self {
+            batch: add(self.batch),
+            hashes: self.hashes,
+        }
     }
 }
 
 fn scan_view(view: &MapView, scan: &Scan, limit: usize) -> Vec<(Bytes, Bytes)> {
     let range = view.range((scan.start.clone(), scan.end.clone()));
-    range.take(limit).map(|(key, value)| (Bytes::copy_from_slice(key), value)).collect()
+    range
+        .take(limit)
+        .map(|(key, value)| (Bytes::copy_from_slice(key), value))
+        .collect()
 }
 
 fn decode(answer: Answer) -> Result<MapAnswer, Error> {
@@ -485,6 +533,10 @@ fn finish_count(answer: Answer) -> Result<u64, Error> {
 
 fn value_too_large(len_bytes: u64) -> Error {
     let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
-    let error = quorate_kv::TooLarge { what: "value bytes", len, limit: quorate_kv::VALUE_BYTES_MAX };
+    let error = quorate_kv::TooLarge {
+        what: "value bytes",
+        len,
+        limit: quorate_kv::VALUE_BYTES_MAX,
+    };
     Error::TooLarge(error)
 }

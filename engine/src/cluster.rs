@@ -84,11 +84,21 @@ impl Cluster {
         let inbox = Arc::clone(&port) as Arc<dyn ClerkInbox>;
         let link: Arc<dyn ClerkLink> = match &self.net {
             Net::Memory(network) => network.clerk(inbox),
-            Net::Tcp(nodes) => {
-                TcpClerkLink::to_nodes(nodes.clone(), self.groups, TcpClerkOptions::default(), inbox)
-            }
+            Net::Tcp(nodes) => TcpClerkLink::to_nodes(
+                nodes.clone(),
+                self.groups,
+                TcpClerkOptions::default(),
+                inbox,
+            ),
         };
-        Clerk::over(link, &port, self.groups, &self.options, self.runtime.clock, &self.runtime.timer)
+        Clerk::over(
+            link,
+            &port,
+            self.groups,
+            &self.options,
+            self.runtime.clock,
+            &self.runtime.timer,
+        )
     }
 
     /// A running node, for calls that only a node has; `None` if it is down or there is none of this id.
@@ -116,11 +126,18 @@ impl Cluster {
         let timeout = self.options.call_timeout;
         let began = Instant::now();
         loop {
-            let leaders = self.members.iter().filter(|member| {
-                member.db.lock().as_ref().is_some_and(|db| db.leads(group))
-            });
+            let leaders = self
+                .members
+                .iter()
+                .filter(|member| member.db.lock().as_ref().is_some_and(|db| db.leads(group)));
             // A deposed leader that has not heard yet has the lower term.
-            let term = |member: &&Member| member.db.lock().as_ref().map(|db| db.status()[group.0 as usize].term);
+            let term = |member: &&Member| {
+                member
+                    .db
+                    .lock()
+                    .as_ref()
+                    .map(|db| db.status()[group.0 as usize].term)
+            };
             if let Some(leader) = leaders.max_by_key(term) {
                 return Ok(leader.id);
             }
@@ -138,7 +155,9 @@ impl Cluster {
 
     /// Stops a node as a crash would: at once, without writing anything more. Returns whether it ran.
     pub fn crash(&self, node: NodeId) -> bool {
-        let Some(db) = self.member(node).and_then(|member| member.db.lock().take()) else { return false };
+        let Some(db) = self.member(node).and_then(|member| member.db.lock().take()) else {
+            return false;
+        };
         db.crash();
         true
     }
@@ -168,7 +187,9 @@ impl Cluster {
     }
 
     fn open(&self, member: &Member) -> Result<Db, OpenError> {
-        let setup = member.builder.setup(Arc::clone(&member.disk), random_seed())?;
+        let setup = member
+            .builder
+            .setup(Arc::clone(&member.disk), random_seed())?;
         let members = self.nodes();
         Db::start(&setup, &members, &self.runtime, |inbox| match &self.net {
             Net::Memory(network) => Ok(network.attach(member.id, inbox) as Arc<dyn Transport>),
@@ -186,7 +207,10 @@ impl Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("nodes", &self.nodes()).field("groups", &self.groups).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("nodes", &self.nodes())
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
     }
 }
 
@@ -250,7 +274,10 @@ impl ClusterBuilder {
     /// Starts all nodes.
     pub fn start(self) -> Result<Cluster, OpenError> {
         if self.nodes == 0 || self.nodes > NODES_MAX {
-            let reason = format!("{} nodes asked for; choose from 1 to {NODES_MAX}", self.nodes);
+            let reason = format!(
+                "{} nodes asked for; choose from 1 to {NODES_MAX}",
+                self.nodes
+            );
             return Err(OpenError::Options { reason });
         }
         self.options.validate()?;
@@ -262,14 +289,25 @@ impl ClusterBuilder {
         let net = match self.transport {
             TransportKind::Memory => Net::Memory(MemoryNetwork::new()),
             TransportKind::Tcp => Net::Tcp(
-                addresses.iter().map(|(id, address)| (NodeId(*id), address.clone())).collect(),
+                addresses
+                    .iter()
+                    .map(|(id, address)| (NodeId(*id), address.clone()))
+                    .collect(),
             ),
         };
         let runtime = Runtime::start(self.options.workers, self.options.queue_max)
             .map_err(OpenError::Thread)?;
-        let members =
-            sockets.into_iter().map(|(id, socket)| self.member(id, socket, &addresses)).collect();
-        let cluster = Cluster { runtime, net, members, groups: self.groups, options: self.options };
+        let members = sockets
+            .into_iter()
+            .map(|(id, socket)| self.member(id, socket, &addresses))
+            .collect();
+        let cluster = Cluster {
+            runtime,
+            net,
+            members,
+            groups: self.groups,
+            options: self.options,
+        };
         for member in &cluster.members {
             *member.db.lock() = Some(cluster.open(member)?);
         }
@@ -289,7 +327,13 @@ impl ClusterBuilder {
             .cluster_id(LOCAL_CLUSTER_ID)
             .groups(self.groups)
             .options(self.options.clone());
-        Member { id: node, builder, disk, socket: Mutex::new(socket), db: Mutex::new(None) }
+        Member {
+            id: node,
+            builder,
+            disk,
+            socket: Mutex::new(socket),
+            db: Mutex::new(None),
+        }
     }
 
     /// Every node's id, and over TCP a free port of the loopback interface. All are held until their nodes take them, so
@@ -297,14 +341,19 @@ impl ClusterBuilder {
     fn sockets(&self) -> Result<Vec<(u64, Option<TcpListener>)>, OpenError> {
         let is_tcp = self.transport == TransportKind::Tcp;
         let socket = || is_tcp.then(|| TcpListener::bind(LOOPBACK)).transpose();
-        (1..=self.nodes).map(|id| Ok((id, socket().map_err(bind_error)?))).collect()
+        (1..=self.nodes)
+            .map(|id| Ok((id, socket().map_err(bind_error)?)))
+            .collect()
     }
 }
 
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 fn bind_error(source: io::Error) -> OpenError {
-    OpenError::Bind { address: LOOPBACK, source }
+    OpenError::Bind {
+        address: LOOPBACK,
+        source,
+    }
 }
 
 /// Where a node listens; without a socket it has just a name.

@@ -18,7 +18,8 @@ use crate::partition::{GROUPS_MAX, Partitioner};
 use crate::runtime::{Node, NodeSetup, Runtime};
 use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
-    ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId, Transport,
+    ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,
+    Transport,
 };
 
 /// A node of a replicated store, in this process.
@@ -118,7 +119,10 @@ impl Db {
 
     /// Figures of this node's log.
     pub fn stats(&self) -> Stats {
-        Stats { log: self.inner.node.log.stats(), log_status: self.inner.node.log.status() }
+        Stats {
+            log: self.inner.node.log.stats(),
+            log_status: self.inner.node.log.status(),
+        }
     }
 
     /// An immutable view of one group's keys, as fresh as asked for. It holds its keys and values as they were, whatever is
@@ -127,7 +131,9 @@ impl Db {
         if group.0 >= u64::from(self.groups()) {
             return Err(Error::NoSuchGroup { group });
         }
-        self.clerk.read_local(group, consistency, MapView::clone).wait()
+        self.clerk
+            .read_local(group, consistency, MapView::clone)
+            .wait()
     }
 
     /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
@@ -157,7 +163,10 @@ impl Db {
         let with = Box::new(move |replica: &Replica<Map>| {
             let _gave_up = give.send(look(replica));
         });
-        self.inner.node.inbox.push(group, Event::Inspect { group, with });
+        self.inner
+            .node
+            .inbox
+            .push(group, Event::Inspect { group, with });
         // A stopped node drops the question, and with it the sender.
         take.recv().map_err(|_| Error::Closed)
     }
@@ -165,7 +174,10 @@ impl Db {
     /// Asks a group's leader, if it is this node, to hand its office to another node, or to the one that is furthest.
     /// Returns at once; [`status`](Self::status) tells.
     pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) {
-        self.inner.node.inbox.push(group, Event::Transfer { group, to });
+        self.inner
+            .node
+            .inbox
+            .push(group, Event::Transfer { group, to });
     }
 
     /// Starts a snapshot of a group now, which lets its log be cut. Returns at once.
@@ -205,14 +217,26 @@ impl Db {
         // The own node first: it knows who leads.
         let others = members.iter().copied().filter(|&member| member != id);
         let nodes: Vec<NodeId> = std::iter::once(id).chain(others).collect();
-        let link = Arc::new(LocalLink { node: Arc::clone(&node), port: Arc::clone(&port) });
+        let link = Arc::new(LocalLink {
+            node: Arc::clone(&node),
+            port: Arc::clone(&port),
+        });
         let timer = Arc::clone(&runtime.timer);
         let partitioner = Partitioner::hashed(setup.identity.groups);
-        let client =
-            Client::new(link, &nodes, partitioner, &setup.options, runtime.clock, Arc::clone(&timer));
+        let client = Client::new(
+            link,
+            &nodes,
+            partitioner,
+            &setup.options,
+            runtime.clock,
+            Arc::clone(&timer),
+        );
         port.bind(&client);
         let clerk = Clerk::new(Arc::clone(&client), Some(node.published.clone()), timer);
-        let db = Self { clerk, inner: Arc::new(Inner { node, client }) };
+        let db = Self {
+            clerk,
+            inner: Arc::new(Inner { node, client }),
+        };
         if members.len() == 1 {
             for group in partitioner.groups() {
                 db.campaign(group);
@@ -232,7 +256,10 @@ impl Deref for Db {
 
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Db").field("node", &self.node()).field("groups", &self.groups()).finish()
+        f.debug_struct("Db")
+            .field("node", &self.node())
+            .field("groups", &self.groups())
+            .finish()
     }
 }
 
@@ -260,7 +287,10 @@ impl Link for LocalLink {
         if to == self.node.id {
             let origin = Origin::Clerk(Arc::clone(&self.port) as Arc<dyn ReplySink>);
             let shard = self.node.inbox.shard_of(request.group);
-            self.node.is_running() && shard.offer(Event::Frame(origin, Frame::Request(request))).is_ok()
+            self.node.is_running()
+                && shard
+                    .offer(Event::Frame(origin, Frame::Request(request)))
+                    .is_ok()
         } else {
             self.node.transport.send(to, Frame::Request(request))
         }
@@ -268,7 +298,14 @@ impl Link for LocalLink {
 
     fn wait_applied(&self, group: GroupId, index: LogIndex, id: RequestId) {
         let outlet = Outlet::sink(id, Arc::clone(&self.port) as Arc<dyn ReplySink>);
-        self.node.inbox.push(group, Event::WaitApplied { group, index, outlet });
+        self.node.inbox.push(
+            group,
+            Event::WaitApplied {
+                group,
+                index,
+                outlet,
+            },
+        );
     }
 
     fn stop(&self) {}
@@ -323,7 +360,10 @@ impl Builder {
     /// All nodes of the cluster with the addresses on which they listen, this one included; the same list on
     /// every node. Without it the node is alone and listens nowhere.
     pub fn cluster<A: Into<String>>(mut self, nodes: impl IntoIterator<Item = (u64, A)>) -> Self {
-        self.members = nodes.into_iter().map(|(id, address)| (NodeId(id), address.into())).collect();
+        self.members = nodes
+            .into_iter()
+            .map(|(id, address)| (NodeId(id), address.into()))
+            .collect();
         self
     }
 
@@ -358,7 +398,9 @@ impl Builder {
         let runtime = Runtime::start(setup.options.workers, setup.options.queue_max)
             .map_err(OpenError::Thread)?;
         if self.members.is_empty() {
-            return Db::start(&setup, &members, &runtime, |_inbox| Ok(Arc::new(NoTransport)));
+            return Db::start(&setup, &members, &runtime, |_inbox| {
+                Ok(Arc::new(NoTransport))
+            });
         }
         let options = self.tcp_options(&setup.identity);
         Db::start(&setup, &members, &runtime, |inbox| {
@@ -369,7 +411,8 @@ impl Builder {
     pub(crate) fn tcp_options(&self, identity: &Identity) -> TcpOptions {
         let own = self.members.iter().find(|(id, _)| *id == self.node);
         let listen = own.map(|(_, address)| address.clone()).unwrap_or_default();
-        let mut options = TcpOptions::new(self.node, identity.cluster_id, listen, self.members.clone());
+        let mut options =
+            TcpOptions::new(self.node, identity.cluster_id, listen, self.members.clone());
         options.groups = identity.groups;
         options.observer = self.observer.clone();
         options
@@ -379,7 +422,10 @@ impl Builder {
     pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
         self.options.validate()?;
         if self.groups == 0 || self.groups > GROUPS_MAX {
-            return Err(OpenError::Groups { groups: self.groups, limit: GROUPS_MAX });
+            return Err(OpenError::Groups {
+                groups: self.groups,
+                limit: GROUPS_MAX,
+            });
         }
         let mut members: Vec<u64> = self.members.iter().map(|(id, _)| id.0).collect();
         if members.is_empty() {
@@ -387,17 +433,32 @@ impl Builder {
         }
         members.sort_unstable();
         if let Some(twice) = members.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(OpenError::DuplicateNode { id: NodeId(twice[0]) });
+            return Err(OpenError::DuplicateNode {
+                id: NodeId(twice[0]),
+            });
         }
         if members[0] == 0 {
-            return Err(OpenError::Options { reason: "node ids must be above zero".to_owned() });
+            return Err(OpenError::Options {
+                reason: "node ids must be above zero".to_owned(),
+            });
         }
         if !members.contains(&self.node.0) {
             return Err(OpenError::OwnIdMissing { id: self.node });
         }
         let cluster_id = self.cluster_id.unwrap_or_else(|| self.derived_cluster_id());
-        let identity = Identity { cluster_id, node: self.node.0, groups: self.groups, members };
-        Ok(NodeSetup { dir: self.dir.clone(), disk, identity, options: self.options.clone(), seed })
+        let identity = Identity {
+            cluster_id,
+            node: self.node.0,
+            groups: self.groups,
+            members,
+        };
+        Ok(NodeSetup {
+            dir: self.dir.clone(),
+            disk,
+            identity,
+            options: self.options.clone(),
+            seed,
+        })
     }
 
     /// The same list gives the same id on every node, in whatever order it is written.
@@ -431,5 +492,7 @@ impl std::fmt::Debug for Builder {
 /// A seed that differs between nodes and runs; only election jitter and names depend on it.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }

@@ -27,7 +27,9 @@ pub enum Error {
         leader: Option<NodeId>,
     },
     /// Too many calls are outstanding. Nothing was done; wait for some of them.
-    #[error("{outstanding} writes of this client are outstanding, the most allowed; wait for some of them")]
+    #[error(
+        "{outstanding} writes of this client are outstanding, the most allowed; wait for some of them"
+    )]
     Busy {
         /// How many are.
         outstanding: usize,
@@ -37,13 +39,17 @@ pub enum Error {
     TooLarge(#[from] TooLarge),
     /// The session was unused for so long that others took its place, and this write was sent before
     /// that was known. It took effect once or not at all; later calls use a new session.
-    #[error("the session expired while this write was on its way; it took effect once or not at all: read before you repeat it")]
+    #[error(
+        "the session expired while this write was on its way; it took effect once or not at all: read before you repeat it"
+    )]
     SessionExpired,
     /// The keys of a batch belong to different groups. Nothing was done.
-    #[error("the keys of one batch belong to different groups; batches are atomic within one group")]
+    #[error(
+        "the keys of one batch belong to different groups; batches are atomic within one group"
+    )]
     BatchSpansGroups,
     /// The cluster has no such group. Nothing was done.
-    #[error("there is no group {group}; the cluster has fewer")]
+    #[error("there is no group {}; the cluster has fewer", group.0)]
     NoSuchGroup {
         /// The group asked for.
         group: quorate_wal::GroupId,
@@ -60,7 +66,13 @@ impl Error {
     /// Whether the same call may succeed if made again, without harm: the failed one had no effect.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Timeout { maybe_applied: false, .. } | Self::Busy { .. })
+        matches!(
+            self,
+            Self::Timeout {
+                maybe_applied: false,
+                ..
+            } | Self::Busy { .. }
+        )
     }
 
     /// Who led the group when the call failed, as far as known.
@@ -111,13 +123,13 @@ pub enum OpenError {
         reason: String,
     },
     /// Two members of the list have the same id.
-    #[error("node {id} is listed twice; every node needs an id of its own")]
+    #[error("node {} is listed twice; every node needs an id of its own", id.0)]
     DuplicateNode {
         /// The id.
         id: NodeId,
     },
     /// The node that is being opened is not in its own list.
-    #[error("node {id} is not in the list of nodes; add it with its own address")]
+    #[error("node {} is not in the list of nodes; add it with its own address", id.0)]
     OwnIdMissing {
         /// The id.
         id: NodeId,
@@ -131,7 +143,7 @@ pub enum OpenError {
         limit: u32,
     },
     /// The directory belongs to another node.
-    #[error("{} belongs to node {found}, not to node {expected}; open it under its own id or choose another directory", path.display())]
+    #[error("{} belongs to node {}, not to node {}; open it under its own id or choose another directory", path.display(), found.0, expected.0)]
     WrongNode {
         /// The directory.
         path: PathBuf,

@@ -34,14 +34,25 @@ impl Identity {
     /// Reads the identity of a directory and compares it with `self`, or writes `self` into a fresh one.
     pub(crate) fn claim(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), OpenError> {
         let path = dir.join(FILE_NAME);
-        let io = |source| OpenError::Io { path: path.clone(), source };
-        disk.create_dir_all(dir).map_err(|source| OpenError::Io { path: dir.to_path_buf(), source })?;
+        let io = |source| OpenError::Io {
+            path: path.clone(),
+            source,
+        };
+        disk.create_dir_all(dir).map_err(|source| OpenError::Io {
+            path: dir.to_path_buf(),
+            source,
+        })?;
         let names = disk.list(dir).map_err(io)?;
         if names.iter().any(|name| name == FILE_NAME) {
             return self.compare(dir, &read(disk.as_ref(), &path)?);
         }
-        if names.iter().any(|name| name == LOG_DIR || name == SNAPSHOT_DIR) {
-            return Err(OpenError::Foreign { path: dir.to_path_buf() });
+        if names
+            .iter()
+            .any(|name| name == LOG_DIR || name == SNAPSHOT_DIR)
+        {
+            return Err(OpenError::Foreign {
+                path: dir.to_path_buf(),
+            });
         }
         write_atomically(disk.as_ref(), &path, &self.encode()).map_err(io)
     }
@@ -63,7 +74,11 @@ impl Identity {
             });
         }
         if found.groups != self.groups || found.members != self.members {
-            return Err(OpenError::WrongShape { path, found: found.shape(), expected: self.shape() });
+            return Err(OpenError::WrongShape {
+                path,
+                found: found.shape(),
+                expected: self.shape(),
+            });
         }
         Ok(())
     }
@@ -91,7 +106,10 @@ pub(crate) const LOG_DIR: &str = "wal";
 pub(crate) const SNAPSHOT_DIR: &str = "snap";
 
 fn read(disk: &dyn Disk, path: &Path) -> Result<Identity, OpenError> {
-    let io = |source| OpenError::Io { path: path.to_path_buf(), source };
+    let io = |source| OpenError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
     let file = disk.open(path).map_err(io)?;
     let len = file.len().map_err(io)?.min(BYTES_MAX);
     let mut bytes = vec![0; len as usize];
@@ -100,9 +118,13 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Identity, OpenError> {
 }
 
 fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, OpenError> {
-    let damaged = |what: &str| OpenError::Damaged { path: PathBuf::from(path), what: what.to_owned() };
-    let (header, body) =
-        bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("the identity file is too short"))?;
+    let damaged = |what: &str| OpenError::Damaged {
+        path: PathBuf::from(path),
+        what: what.to_owned(),
+    };
+    let (header, body) = bytes
+        .split_at_checked(HEADER_BYTES)
+        .ok_or_else(|| damaged("the identity file is too short"))?;
     if header[..8] != MAGIC {
         return Err(damaged("this is no identity file"));
     }
@@ -131,7 +153,12 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { cluster_id: 7, node: 2, groups: 4, members: vec![1, 2, 3] }
+        Identity {
+            cluster_id: 7,
+            node: 2,
+            groups: 4,
+            members: vec![1, 2, 3],
+        }
     }
 
     fn disk() -> Arc<dyn Disk> {
@@ -143,12 +170,30 @@ mod tests {
         let (disk, dir) = (disk(), Path::new("/n"));
         identity().claim(&disk, dir).expect("fresh");
         identity().claim(&disk, dir).expect("the same");
-        let other = Identity { node: 3, ..identity() };
-        assert!(matches!(other.claim(&disk, dir), Err(OpenError::WrongNode { .. })));
-        let other = Identity { cluster_id: 8, ..identity() };
-        assert!(matches!(other.claim(&disk, dir), Err(OpenError::WrongCluster { found: 7, .. })));
-        let other = Identity { groups: 5, ..identity() };
-        assert!(matches!(other.claim(&disk, dir), Err(OpenError::WrongShape { .. })));
+        let other = Identity {
+            node: 3,
+            ..identity()
+        };
+        assert!(matches!(
+            other.claim(&disk, dir),
+            Err(OpenError::WrongNode { .. })
+        ));
+        let other = Identity {
+            cluster_id: 8,
+            ..identity()
+        };
+        assert!(matches!(
+            other.claim(&disk, dir),
+            Err(OpenError::WrongCluster { found: 7, .. })
+        ));
+        let other = Identity {
+            groups: 5,
+            ..identity()
+        };
+        assert!(matches!(
+            other.claim(&disk, dir),
+            Err(OpenError::WrongShape { .. })
+        ));
     }
 
     #[test]
@@ -170,14 +215,22 @@ mod tests {
     fn data_without_an_identity_is_not_claimed() {
         let (disk, dir) = (disk(), Path::new("/n"));
         disk.create_dir_all(&dir.join(LOG_DIR)).expect("memory");
-        assert!(matches!(identity().claim(&disk, dir), Err(OpenError::Foreign { .. })));
+        assert!(matches!(
+            identity().claim(&disk, dir),
+            Err(OpenError::Foreign { .. })
+        ));
     }
 
     #[test]
     fn a_newer_version_is_named() {
         let mut bytes = identity().encode();
         bytes[8] = 9;
-        let error = decode(Path::new("/n/IDENTITY"), &bytes).expect_err("newer").to_string();
-        assert!(error.contains("version 9") && error.contains("up to 1"), "{error}");
+        let error = decode(Path::new("/n/IDENTITY"), &bytes)
+            .expect_err("newer")
+            .to_string();
+        assert!(
+            error.contains("version 9") && error.contains("up to 1"),
+            "{error}"
+        );
     }
 }

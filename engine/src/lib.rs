@@ -21,7 +21,10 @@
 //! What survives what is in `docs/guarantees.md` of the repository, how it is put together in `ARCHITECTURE.md`.
 #![forbid(unsafe_code)]
 
-const _: () = assert!(usize::BITS == 64, "lengths and counts cross between usize and u64");
+const _: () = assert!(
+    usize::BITS == 64,
+    "lengths and counts cross between usize and u64"
+);
 
 mod clerk;
 mod client;

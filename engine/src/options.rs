@@ -78,9 +78,16 @@ impl Default for Options {
 impl Options {
     /// Checks that the values fit together; every way to open a node calls it.
     pub fn validate(&self) -> Result<(), OpenError> {
-        let refuse = |what: &str| Err(OpenError::Options { reason: what.to_owned() });
-        if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 3 > self.election_timeout {
-            return refuse("heartbeat_interval must be above zero and at most a third of election_timeout");
+        let refuse = |what: &str| {
+            Err(OpenError::Options {
+                reason: what.to_owned(),
+            })
+        };
+        if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 3 > self.election_timeout
+        {
+            return refuse(
+                "heartbeat_interval must be above zero and at most a third of election_timeout",
+            );
         }
         if !(1..=90).contains(&self.clock_drift_percent) {
             return refuse("clock_drift_percent must be from 1 to 90");
@@ -88,13 +95,20 @@ impl Options {
         if self.workers == 0 || self.workers > 256 {
             return refuse("workers must be from 1 to 256");
         }
-        if self.outstanding_max == 0 || self.outstanding_max as u64 > quorate_kv::SESSION_WINDOW_MAX / 2 {
-            return refuse("outstanding_max must be above zero and at most half of what a session keeps");
+        if self.outstanding_max == 0
+            || self.outstanding_max as u64 > quorate_kv::SESSION_WINDOW_MAX / 2
+        {
+            return refuse(
+                "outstanding_max must be above zero and at most half of what a session keeps",
+            );
         }
         if self.sessions_max == 0 || self.queue_max == 0 || self.inflight_messages_max == 0 {
             return refuse("sessions_max, queue_max and inflight_messages_max must be above zero");
         }
-        if self.append_bytes_max == 0 || self.uncommitted_bytes_max == 0 || self.inflight_bytes_max == 0 {
+        if self.append_bytes_max == 0
+            || self.uncommitted_bytes_max == 0
+            || self.inflight_bytes_max == 0
+        {
             return refuse("the byte windows must be above zero");
         }
         Ok(())

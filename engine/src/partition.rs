@@ -29,7 +29,11 @@ impl Partitioner {
 
     /// The group of a key.
     pub(crate) fn group(self, key: &[u8]) -> GroupId {
-        if self.groups == 1 { GroupId(0) } else { self.group_of_hash(hash(key)) }
+        if self.groups == 1 {
+            GroupId(0)
+        } else {
+            self.group_of_hash(hash(key))
+        }
     }
 
     /// The group of a key whose [`hash`] is known.
@@ -71,7 +75,10 @@ mod tests {
     #[test]
     fn the_mapping_is_part_of_the_format() {
         let partitioner = Partitioner::hashed(16);
-        let groups: Vec<u64> = ["", "a", "b", "quorate"].iter().map(|k| partitioner.group(k.as_bytes()).0).collect();
+        let groups: Vec<u64> = ["", "a", "b", "quorate"]
+            .iter()
+            .map(|k| partitioner.group(k.as_bytes()).0)
+            .collect();
         assert_eq!(groups, GOLDEN);
     }
 

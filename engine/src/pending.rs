@@ -33,7 +33,10 @@ pub struct Pending<T> {
 
 enum Waiting<T> {
     Ready(Option<Result<T, Error>>),
-    Slot { slot: Arc<Slot<Answer>>, finish: Option<Finish<T>> },
+    Slot {
+        slot: Arc<Slot<Answer>>,
+        finish: Option<Finish<T>>,
+    },
 }
 
 type Finish<T> = Box<dyn FnOnce(Answer) -> Result<T, Error> + Send>;
@@ -58,7 +61,9 @@ impl<T> Pending<T> {
         match &mut self.state {
             Waiting::Ready(result) => Ok(result.take().unwrap_or(Err(Error::Closed))),
             Waiting::Slot { slot, finish } => match slot.wait(Some(Instant::now() + timeout)) {
-                Some(answer) => Ok(finish.take().map_or(Err(Error::Closed), |finish| finish(answer))),
+                Some(answer) => Ok(finish
+                    .take()
+                    .map_or(Err(Error::Closed), |finish| finish(answer))),
                 None => Err(self),
             },
         }
@@ -73,7 +78,9 @@ impl<T> Pending<T> {
     }
 
     pub(crate) fn ready(result: Result<T, Error>) -> Self {
-        Self { state: Waiting::Ready(Some(result)) }
+        Self {
+            state: Waiting::Ready(Some(result)),
+        }
     }
 
     /// A pending answer and the end through which it is given; `finish` runs on the waiter's thread.
@@ -81,8 +88,18 @@ impl<T> Pending<T> {
         finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> (Self, Completer) {
         let slot = Arc::new(Slot::default());
-        let completer = Completer { slot: Some(Arc::clone(&slot)) };
-        (Self { state: Waiting::Slot { slot, finish: Some(Box::new(finish)) } }, completer)
+        let completer = Completer {
+            slot: Some(Arc::clone(&slot)),
+        };
+        (
+            Self {
+                state: Waiting::Slot {
+                    slot,
+                    finish: Some(Box::new(finish)),
+                },
+            },
+            completer,
+        )
     }
 }
 
@@ -96,9 +113,11 @@ impl<T> Future for Pending<T> {
             Waiting::Ready(result) => Poll::Ready(result.take().unwrap_or(Err(Error::Closed))),
             Waiting::Slot { slot, finish } => match slot.poll(context.waker()) {
                 None => Poll::Pending,
-                Some(answer) => {
-                    Poll::Ready(finish.take().map_or(Err(Error::Closed), |finish| finish(answer)))
-                }
+                Some(answer) => Poll::Ready(
+                    finish
+                        .take()
+                        .map_or(Err(Error::Closed), |finish| finish(answer)),
+                ),
             },
         }
     }
@@ -106,7 +125,9 @@ impl<T> Future for Pending<T> {
 
 impl<T> std::fmt::Debug for Pending<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pending").field("ready", &self.is_ready()).finish()
+        f.debug_struct("Pending")
+            .field("ready", &self.is_ready())
+            .finish()
     }
 }
 
@@ -146,7 +167,13 @@ struct SlotInner<V> {
 
 impl<V> Default for Slot<V> {
     fn default() -> Self {
-        Self { inner: Mutex::new(SlotInner { value: None, waker: None }), filled: Condvar::new() }
+        Self {
+            inner: Mutex::new(SlotInner {
+                value: None,
+                waker: None,
+            }),
+            filled: Condvar::new(),
+        }
     }
 }
 
@@ -217,9 +244,14 @@ mod tests {
     #[test]
     fn wait_timeout_gives_the_call_back() {
         let (pending, completer) = Pending::new(|answer| answer);
-        let pending = pending.wait_timeout(Duration::from_millis(1)).expect_err("nobody answered yet");
+        let pending = pending
+            .wait_timeout(Duration::from_millis(1))
+            .expect_err("nobody answered yet");
         completer.complete(Ok(Bytes::new()));
-        assert_eq!(pending.wait_timeout(Duration::ZERO).expect("answered"), Ok(Bytes::new()));
+        assert_eq!(
+            pending.wait_timeout(Duration::ZERO).expect("answered"),
+            Ok(Bytes::new())
+        );
     }
 
     #[test]

@@ -38,28 +38,41 @@ const IMPURE_PATHS: [&str; 4] = ["std::net", "std::fs", "std::thread", "std::pro
 #[test]
 fn the_log_the_protocol_and_the_machine_do_not_know_each_other() {
     for name in ["wal", "raft", "kv"] {
-        let others: Vec<String> =
-            dependencies(name).into_iter().filter(|name| name.starts_with("quorate")).collect();
+        let others: Vec<String> = dependencies(name)
+            .into_iter()
+            .filter(|name| name.starts_with("quorate"))
+            .collect();
         assert!(others.is_empty(), "{name}/Cargo.toml names {others:?}");
     }
 }
 
 #[test]
 fn the_engine_joins_the_three_and_knows_nothing_above_itself() {
-    let ours: BTreeSet<String> =
-        dependencies("engine").into_iter().filter(|name| name.starts_with("quorate")).collect();
+    let ours: BTreeSet<String> = dependencies("engine")
+        .into_iter()
+        .filter(|name| name.starts_with("quorate"))
+        .collect();
     let expected = ["quorate-kv", "quorate-raft", "quorate-wal"].map(str::to_owned);
     assert_eq!(ours, BTreeSet::from(expected));
 }
 
 #[test]
 fn unsafe_code_is_forbidden_everywhere_but_in_the_log() {
-    let roots =
-        ["raft/src/lib.rs", "kv/src/lib.rs", "engine/src/lib.rs", "sim/src/lib.rs", "cli/src/main.rs"];
+    let roots = [
+        "raft/src/lib.rs",
+        "kv/src/lib.rs",
+        "engine/src/lib.rs",
+        "sim/src/lib.rs",
+        "cli/src/main.rs",
+    ];
     for root in roots {
-        let code = code_of(&fs::read_to_string(workspace().join(root)).expect("a crate has a root"));
+        let code =
+            code_of(&fs::read_to_string(workspace().join(root)).expect("a crate has a root"));
         let dense: String = code.split_whitespace().collect();
-        assert!(dense.contains("#![forbid(unsafe_code)]"), "{root} does not forbid unsafe code");
+        assert!(
+            dense.contains("#![forbid(unsafe_code)]"),
+            "{root} does not forbid unsafe code"
+        );
     }
 }
 
@@ -96,8 +109,17 @@ fn the_scan_sees_code_and_not_what_is_written_about_it() {
         let a = "unsafe \" unsafe"; let b = r#"unsafe " unsafe"#; let c = b"unsafe"; let d = '"';
         fn not_unsafe<'a>(x: &'a str) { unsafe_code(); }
     "##;
-    assert!(!words(&code_of(text)).contains("unsafe"), "{}", code_of(text));
-    for text in ["unsafe {}", "let c = '\\''; unsafe {}", "let q = '\"'; unsafe {}", "'a: loop { unsafe {} }"] {
+    assert!(
+        !words(&code_of(text)).contains("unsafe"),
+        "{}",
+        code_of(text)
+    );
+    for text in [
+        "unsafe {}",
+        "let c = '\\''; unsafe {}",
+        "let q = '\"'; unsafe {}",
+        "'a: loop { unsafe {} }",
+    ] {
         assert!(words(&code_of(text)).contains("unsafe"), "{text}");
     }
 }
@@ -106,16 +128,25 @@ fn assert_pure(files: &[PathBuf]) {
     for path in files {
         let code = read_code(path);
         let words = words(&code);
-        let impure: Vec<&str> = IMPURE.into_iter().filter(|word| words.contains(word)).collect();
+        let impure: Vec<&str> = IMPURE
+            .into_iter()
+            .filter(|word| words.contains(word))
+            .collect();
         assert!(impure.is_empty(), "{} uses {impure:?}", path.display());
         let dense: String = code.split_whitespace().collect();
-        let paths: Vec<&str> = IMPURE_PATHS.into_iter().filter(|path| dense.contains(path)).collect();
+        let paths: Vec<&str> = IMPURE_PATHS
+            .into_iter()
+            .filter(|path| dense.contains(path))
+            .collect();
         assert!(paths.is_empty(), "{} uses {paths:?}", path.display());
     }
 }
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate stands in the workspace").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a crate stands in the workspace")
+        .to_path_buf()
 }
 
 /// The names of all crates that a manifest depends on, for whatever purpose.
@@ -124,7 +155,11 @@ fn dependencies(name: &str) -> BTreeSet<String> {
     let manifest = fs::read_to_string(&path).expect("a crate has a manifest");
     let mut is_dependencies = false;
     let mut names = BTreeSet::new();
-    for line in manifest.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+    for line in manifest
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+    {
         if let Some(header) = line.strip_prefix('[') {
             let header = header.trim_end_matches(']');
             is_dependencies = header.ends_with("dependencies");
@@ -168,7 +203,9 @@ fn read_code(path: &Path) -> String {
 }
 
 fn words(code: &str) -> BTreeSet<&str> {
-    code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).collect()
+    code.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
 /// The text with comments and the insides of literals left out.
@@ -220,13 +257,20 @@ fn comment_bytes(rest: &str) -> Option<usize> {
 /// that ends in `r`.
 fn literal_bytes(rest: &str, before: &str) -> Option<usize> {
     let in_word = before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-    let marked = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r')).filter(|_| !in_word);
+    let marked = rest
+        .strip_prefix("br")
+        .or_else(|| rest.strip_prefix('r'))
+        .filter(|_| !in_word);
     if let Some(marked) = marked {
         let hashes = marked.len() - marked.trim_start_matches('#').len();
         if marked[hashes..].starts_with('"') {
             let head = rest.len() - marked.len() + hashes + 1;
             let end = format!("\"{}", "#".repeat(hashes));
-            return Some(rest[head..].find(&end).map_or(rest.len(), |at| head + at + end.len()));
+            return Some(
+                rest[head..]
+                    .find(&end)
+                    .map_or(rest.len(), |at| head + at + end.len()),
+            );
         }
     }
     match rest.as_bytes()[0] {

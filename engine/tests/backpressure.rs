@@ -33,13 +33,17 @@ fn a_full_window_refuses_without_effect_and_opens_again() {
             assert_eq!(error, Error::Busy { outstanding: 8 });
             assert!(error.is_retryable());
         }
-        let reads: Vec<Pending<Option<Bytes>>> =
-            (0..8).map(|_| clerk.get_async("log", Consistency::Linearizable)).collect();
+        let reads: Vec<Pending<Option<Bytes>>> = (0..8)
+            .map(|_| clerk.get_async("log", Consistency::Linearizable))
+            .collect();
         assert_eq!(clerk.get("log"), Err(Error::Busy { outstanding: 8 }));
         for node in down {
             cluster.restart(node).expect("it restarts");
         }
-        let lengths: Vec<u64> = within.into_iter().map(|append| append.wait().expect("it was taken")).collect();
+        let lengths: Vec<u64> = within
+            .into_iter()
+            .map(|append| append.wait().expect("it was taken"))
+            .collect();
         assert_eq!(lengths, [1, 2, 3, 4, 5, 6, 7, 8]);
         for read in reads {
             let value = read.wait().expect("it was taken");
@@ -55,20 +59,28 @@ fn one_thread_has_thousands_of_calls_on_their_way() {
     for transport in TRANSPORTS {
         let cluster = in_memory(transport, quick());
         let clerk = cluster.clerk();
-        let appends: Vec<Pending<u64>> = (0..4096).map(|_| clerk.append_async("log", "x")).collect();
-        let reads: Vec<Pending<Option<Bytes>>> =
-            (0..4096).map(|_| clerk.get_async("log", Consistency::Linearizable)).collect();
+        let appends: Vec<Pending<u64>> =
+            (0..4096).map(|_| clerk.append_async("log", "x")).collect();
+        let reads: Vec<Pending<Option<Bytes>>> = (0..4096)
+            .map(|_| clerk.get_async("log", Consistency::Linearizable))
+            .collect();
         for (before, append) in (0_u64..).zip(appends) {
             assert_eq!(append.wait(), Ok(before + 1), "in the order of their calls");
         }
         let mut seen = 0;
         for read in reads {
-            let len = read.wait().expect("it is answered").map_or(0, |value| value.len());
+            let len = read
+                .wait()
+                .expect("it is answered")
+                .map_or(0, |value| value.len());
             seen = seen.max(len);
             assert!(len <= 4096);
         }
         assert!(seen <= 4096);
-        assert_eq!(clerk.get("log").map(|value| value.map(|value| value.len())), Ok(Some(4096)));
+        assert_eq!(
+            clerk.get("log").map(|value| value.map(|value| value.len())),
+            Ok(Some(4096))
+        );
     }
 }
 
@@ -81,7 +93,9 @@ fn a_write_that_nobody_waits_for_takes_effect_once_and_in_order() {
     }
     // The session keeps the order of its calls, so that this one stands behind all of them.
     clerk.append("log", "end").expect("a majority lives");
-    let mut expected: Vec<u8> = (0..100).flat_map(|number| format!("{number};").into_bytes()).collect();
+    let mut expected: Vec<u8> = (0..100)
+        .flat_map(|number| format!("{number};").into_bytes())
+        .collect();
     expected.extend_from_slice(b"end");
     assert_eq!(clerk.get("log"), Ok(Some(expected.into())));
 }
@@ -99,7 +113,11 @@ fn a_write_whose_clerk_is_dropped_fails_and_is_there_at_most_once() {
             Ok(_) | Err(Error::Closed) => {}
             Err(error) => panic!("{error}"),
         }
-        let len = other.get("k").expect("readable").expect("it was written").len() as u64;
+        let len = other
+            .get("k")
+            .expect("readable")
+            .expect("it was written")
+            .len() as u64;
         assert!(len <= number, "{len} appends after {number} calls");
     }
 }
@@ -121,7 +139,10 @@ fn a_call_is_a_future_for_any_executor() {
     });
     // Many at once, through one waker: it is woken for what became ready.
     let appends = (0..500).map(|_| clerk.append_async("log", "x")).collect();
-    let mut lengths = block_on(All { calls: appends, done: Vec::new() });
+    let mut lengths = block_on(All {
+        calls: appends,
+        done: Vec::new(),
+    });
     lengths.sort_unstable();
     assert_eq!(lengths, (1..=500).collect::<Vec<u64>>());
 }
@@ -153,12 +174,17 @@ fn wait_timeout_gives_the_call_back_and_it_can_be_waited_for_again() {
     clerk.put("k", "a").expect("a majority lives");
     let down = crash_majority(&cluster);
     let append = clerk.append_async("k", "b");
-    let append = append.wait_timeout(Duration::from_millis(20)).expect_err("nobody can answer");
+    let append = append
+        .wait_timeout(Duration::from_millis(20))
+        .expect_err("nobody can answer");
     assert!(!append.is_ready());
     for node in down {
         cluster.restart(node).expect("it restarts");
     }
-    assert_eq!(append.wait_timeout(DEADLINE).expect("it is answered"), Ok(2));
+    assert_eq!(
+        append.wait_timeout(DEADLINE).expect("it is answered"),
+        Ok(2)
+    );
 }
 
 #[test]
@@ -181,8 +207,10 @@ fn over_a_leader_s_own_bounds_what_had_no_effect_is_told_from_what_may_have() {
             (key.clone(), clerk.put_async(key, vec![1; 2 << 10]))
         })
         .collect();
-    let results: BTreeMap<String, Result<(), Error>> =
-        writes.into_iter().map(|(key, write)| (key, write.wait())).collect();
+    let results: BTreeMap<String, Result<(), Error>> = writes
+        .into_iter()
+        .map(|(key, write)| (key, write.wait()))
+        .collect();
     drop(clerks);
     for node in down {
         cluster.restart(node).expect("it restarts");
@@ -195,7 +223,11 @@ fn over_a_leader_s_own_bounds_what_had_no_effect_is_told_from_what_may_have() {
         assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
         if error.is_retryable() {
             refused += 1;
-            assert_eq!(reader.get(&key), Ok(None), "{key} was said to have had no effect: {error}");
+            assert_eq!(
+                reader.get(&key),
+                Ok(None),
+                "{key} was said to have had no effect: {error}"
+            );
         }
     }
     assert!(refused > 0, "20 writes of 2 KiB do not fit 16 KiB");
@@ -204,7 +236,11 @@ fn over_a_leader_s_own_bounds_what_had_no_effect_is_told_from_what_may_have() {
 /// Leaves one node running, which cannot do anything alone.
 fn crash_majority(cluster: &Cluster) -> Vec<NodeId> {
     let leader = cluster.leader().expect("one leads");
-    let down: Vec<NodeId> = cluster.nodes().into_iter().filter(|&node| node != leader).collect();
+    let down: Vec<NodeId> = cluster
+        .nodes()
+        .into_iter()
+        .filter(|&node| node != leader)
+        .collect();
     for &node in &down {
         assert!(cluster.crash(node));
     }
@@ -249,7 +285,11 @@ impl Future for All {
             }
         }
         self.calls = waiting;
-        if self.calls.is_empty() { Poll::Ready(std::mem::take(&mut self.done)) } else { Poll::Pending }
+        if self.calls.is_empty() {
+            Poll::Ready(std::mem::take(&mut self.done))
+        } else {
+            Poll::Pending
+        }
     }
 }
 

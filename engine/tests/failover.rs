@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{
-    DEADLINE, GROUP, TRANSPORTS, eventually, in_memory, quick, seed, settled,
-};
+use common::{DEADLINE, GROUP, TRANSPORTS, eventually, in_memory, quick, seed, settled};
 use quorate::transport::memory::{Endpoint, LinkFaults};
 use quorate::{Bytes, Cluster, Consistency, Db, Error, NodeId, Options, TransportKind};
 
@@ -31,10 +29,15 @@ fn a_killed_leader_is_replaced_within_two_election_timeouts() {
             let leader = cluster.leader().expect("one leads");
             let crashed = Instant::now();
             assert!(cluster.crash(leader));
-            clerk.put("k", format!("{round}")).expect("a majority lives");
+            clerk
+                .put("k", format!("{round}"))
+                .expect("a majority lives");
             let away = crashed.elapsed();
             let allowed = two_election_timeouts(&options);
-            assert!(away <= allowed, "{transport:?}, round {round}: {away:?} of {allowed:?}");
+            assert!(
+                away <= allowed,
+                "{transport:?}, round {round}: {away:?} of {allowed:?}"
+            );
             assert_ne!(cluster.leader().expect("one leads"), leader);
             assert_eq!(clerk.get("k"), Ok(Some(format!("{round}").into())));
             cluster.restart(leader).expect("it restarts");
@@ -54,7 +57,10 @@ fn leadership_that_is_handed_over_moves_without_an_election_timeout() {
         settled(&cluster);
         let old = cluster.leader().expect("one leads");
         let new = others(&cluster, old)[0];
-        cluster.db(old).expect("it runs").transfer_leadership(GROUP, Some(new));
+        cluster
+            .db(old)
+            .expect("it runs")
+            .transfer_leadership(GROUP, Some(new));
         eventually("the other node leads", || {
             cluster.db(new).expect("it runs").status()[0].leader == Some(new)
                 && cluster.leader() == Ok(new)
@@ -89,7 +95,10 @@ fn calls_without_a_majority_end_at_their_deadline_and_work_again_afterwards() {
             scope.spawn(|| ends_in_time(timeout, || db.scan::<&str>(.., 10)));
             scope.spawn(|| ends_in_time(timeout, || cluster.clerk().put("fresh", "session")));
         });
-        assert_eq!(db.get_with("k", Consistency::Stale), Ok(Some(Bytes::from_static(b"before"))));
+        assert_eq!(
+            db.get_with("k", Consistency::Stale),
+            Ok(Some(Bytes::from_static(b"before")))
+        );
         for &node in &down {
             cluster.restart(node).expect("it restarts");
         }
@@ -104,12 +113,23 @@ fn ends_in_time<T: std::fmt::Debug>(timeout: Duration, call: impl FnOnce() -> Re
     let began = Instant::now();
     let error = call().expect_err("there is no majority");
     let took = began.elapsed();
-    let Error::Timeout { after_ms, maybe_applied, cause, .. } = &error else { panic!("{error:?}") };
+    let Error::Timeout {
+        after_ms,
+        maybe_applied,
+        cause,
+        ..
+    } = &error
+    else {
+        panic!("{error:?}")
+    };
     assert_eq!(u128::from(*after_ms), timeout.as_millis());
     assert_eq!(error.is_retryable(), !maybe_applied);
     assert!(error.to_string().contains(&cause.to_string()), "{error}");
     let latest = timeout + timeout / 10 + Duration::from_millis(100);
-    assert!(timeout <= took && took <= latest, "{took:?} of {timeout:?} to {latest:?}: {error}");
+    assert!(
+        timeout <= took && took <= latest,
+        "{took:?} of {timeout:?} to {latest:?}: {error}"
+    );
 }
 
 #[test]
@@ -132,27 +152,37 @@ fn a_leader_that_is_cut_off_never_answers_with_the_past() {
             // Readers end also when an assertion below fails.
             let _ends = SetWhenDropped(&is_over);
             let read = |consistency| {
-                let (db, acknowledged, is_over, answered) = (&db, &acknowledged, &is_over, &answered);
+                let (db, acknowledged, is_over, answered) =
+                    (&db, &acknowledged, &is_over, &answered);
                 move || {
                     while !is_over.load(Ordering::Acquire) {
                         let newest = acknowledged.load(Ordering::Acquire);
                         match db.get_with("n", consistency) {
                             Ok(value) => {
                                 let seen = number(value);
-                                assert!(seen >= newest, "{consistency:?} read {seen} after {newest}");
+                                assert!(
+                                    seen >= newest,
+                                    "{consistency:?} read {seen} after {newest}"
+                                );
                                 answered.fetch_add(1, Ordering::AcqRel);
                             }
-                            Err(error) => assert!(matches!(error, Error::Timeout { .. }), "{error:?}"),
+                            Err(error) => {
+                                assert!(matches!(error, Error::Timeout { .. }), "{error:?}")
+                            }
                         }
                     }
                 }
             };
             scope.spawn(read(Consistency::Lease));
             scope.spawn(read(Consistency::Linearizable));
-            eventually("the old leader answers reads", || answered.load(Ordering::Acquire) > 100);
+            eventually("the old leader answers reads", || {
+                answered.load(Ordering::Acquire) > 100
+            });
             network.isolate(old);
             network.cut(Endpoint::Clerks, old);
-            eventually("the others take a write", || clerk.put("n", round.to_string()).is_ok());
+            eventually("the others take a write", || {
+                clerk.put("n", round.to_string()).is_ok()
+            });
             acknowledged.store(round, Ordering::Release);
             // Whoever asks the old leader from here on gets nothing, or the new value.
             for consistency in [Consistency::Lease, Consistency::Linearizable] {
@@ -161,11 +191,18 @@ fn a_leader_that_is_cut_off_never_answers_with_the_past() {
                     Err(error) => assert!(matches!(error, Error::Timeout { .. }), "{error:?}"),
                 }
             }
-            let stale = db.get_with("n", Consistency::Stale).expect("a stale read asks nobody");
-            assert_eq!(number(stale), round - 1, "what is cut off cannot know better");
+            let stale = db
+                .get_with("n", Consistency::Stale)
+                .expect("a stale read asks nobody");
+            assert_eq!(
+                number(stale),
+                round - 1,
+                "what is cut off cannot know better"
+            );
             network.heal_all();
             eventually("the old leader sees the new value", || {
-                db.get_with("n", Consistency::Stale).is_ok_and(|value| number(value) == round)
+                db.get_with("n", Consistency::Stale)
+                    .is_ok_and(|value| number(value) == round)
             });
             assert_eq!(db.get("n").map(number), Ok(round));
         });
@@ -191,15 +228,22 @@ fn a_clerk_that_reaches_only_the_leader_that_is_cut_off_gets_no_answer_from_the_
     settled(&cluster);
     let old = cluster.leader().expect("one leads");
     network.isolate(old);
-    eventually("another leads", || cluster.leader().is_ok_and(|leader| leader != old));
-    let new = cluster.db(cluster.leader().expect("one leads")).expect("it runs");
+    eventually("another leads", || {
+        cluster.leader().is_ok_and(|leader| leader != old)
+    });
+    let new = cluster
+        .db(cluster.leader().expect("one leads"))
+        .expect("it runs");
     eventually("the others take a write", || new.put("n", "1").is_ok());
     for node in others(&cluster, old) {
         network.cut(Endpoint::Clerks, node);
     }
     for consistency in [Consistency::Lease, Consistency::Linearizable] {
         let answer = clerk.get_async("n", consistency).wait();
-        assert!(matches!(answer, Err(Error::Timeout { .. })), "{consistency:?}: {answer:?}");
+        assert!(
+            matches!(answer, Err(Error::Timeout { .. })),
+            "{consistency:?}: {answer:?}"
+        );
     }
     let answer = clerk.put("n", "2");
     assert!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
@@ -222,31 +266,57 @@ fn a_follower_that_is_cut_off_answers_stale_reads_and_no_others() {
     network.isolate(follower);
     clerk.put("n", "1").expect("two of three live");
     assert_eq!(db.get_with("n", Consistency::Stale).map(number), Ok(0));
-    assert_eq!(db.view(GROUP, Consistency::Stale).map(|view| number(view.get(b"n"))), Ok(0));
+    assert_eq!(
+        db.view(GROUP, Consistency::Stale)
+            .map(|view| number(view.get(b"n"))),
+        Ok(0)
+    );
     for consistency in [Consistency::Lease, Consistency::Linearizable] {
         let answer = db.get_with("n", consistency);
-        assert!(matches!(answer, Err(Error::Timeout { .. })), "{consistency:?}: {answer:?}");
+        assert!(
+            matches!(answer, Err(Error::Timeout { .. })),
+            "{consistency:?}: {answer:?}"
+        );
     }
-    assert_eq!(cluster.leader(), Ok(leader), "who was cut off deposed nobody");
+    assert_eq!(
+        cluster.leader(),
+        Ok(leader),
+        "who was cut off deposed nobody"
+    );
     network.heal_all();
-    eventually("the follower is served again", || db.get("n").map(number) == Ok(1));
+    eventually("the follower is served again", || {
+        db.get("n").map(number) == Ok(1)
+    });
     assert_eq!(cluster.leader(), Ok(leader), "who came back deposed nobody");
 }
 
 #[test]
 fn appends_take_effect_once_and_in_order_over_links_that_lose_double_and_reorder() {
-    let seed = seed("appends_take_effect_once_and_in_order_over_links_that_lose_double_and_reorder");
+    let seed =
+        seed("appends_take_effect_once_and_in_order_over_links_that_lose_double_and_reorder");
     let mut options = quick();
     options.retry_after = Duration::from_millis(30);
     let cluster = in_memory(TransportKind::Memory, options);
     let network = cluster.network().expect("a cluster over memory has one");
     network.seed(seed);
-    let bad = LinkFaults { drop_per_mille: 150, duplicate_per_mille: 150, reorder_per_mille: 150, ..LinkFaults::default() };
+    let bad = LinkFaults {
+        drop_per_mille: 150,
+        duplicate_per_mille: 150,
+        reorder_per_mille: 150,
+        ..LinkFaults::default()
+    };
     for node in cluster.nodes() {
         network.set_faults(Endpoint::Clerks, node, bad);
         network.set_faults(node, Endpoint::Clerks, bad);
         for other in others(&cluster, node) {
-            network.set_faults(node, other, LinkFaults { drop_per_mille: 20, ..bad });
+            network.set_faults(
+                node,
+                other,
+                LinkFaults {
+                    drop_per_mille: 20,
+                    ..bad
+                },
+            );
         }
     }
     let clerks: Vec<_> = (0..3).map(|_| cluster.clerk()).collect();
@@ -258,7 +328,10 @@ fn appends_take_effect_once_and_in_order_over_links_that_lose_double_and_reorder
                     let appends: Vec<_> = (burst * 10..burst * 10 + 10)
                         .map(|place| {
                             let token = format!("{number}.{place};");
-                            (clerk.append_async(&mine, &token), clerk.append_async(shared, token))
+                            (
+                                clerk.append_async(&mine, &token),
+                                clerk.append_async(shared, token),
+                            )
                         })
                         .collect();
                     for (mine, shared) in appends {
@@ -271,7 +344,9 @@ fn appends_take_effect_once_and_in_order_over_links_that_lose_double_and_reorder
     });
     network.heal_all();
     settled(&cluster);
-    let tokens = |number: usize| -> Vec<String> { (0..120).map(|place| format!("{number}.{place}")).collect() };
+    let tokens = |number: usize| -> Vec<String> {
+        (0..120).map(|place| format!("{number}.{place}")).collect()
+    };
     for node in cluster.nodes() {
         let db = cluster.db(node).expect("it runs");
         let split = |key: &str| -> Vec<String> {
@@ -282,9 +357,19 @@ fn appends_take_effect_once_and_in_order_over_links_that_lose_double_and_reorder
         let shared = split("shared");
         assert_eq!(shared.len(), 3 * 120, "node {node}: each token once");
         for number in 0..3 {
-            assert_eq!(split(&format!("mine/{number}")), tokens(number), "node {node}");
-            let ours = shared.iter().filter(|token| token.starts_with(&format!("{number}.")));
-            assert_eq!(ours.cloned().collect::<Vec<_>>(), tokens(number), "node {node}: in order");
+            assert_eq!(
+                split(&format!("mine/{number}")),
+                tokens(number),
+                "node {node}"
+            );
+            let ours = shared
+                .iter()
+                .filter(|token| token.starts_with(&format!("{number}.")));
+            assert_eq!(
+                ours.cloned().collect::<Vec<_>>(),
+                tokens(number),
+                "node {node}: in order"
+            );
         }
     }
 }
@@ -301,22 +386,35 @@ fn a_write_whose_reply_is_lost_with_its_leader_takes_effect_once() {
         network.cut(leader, Endpoint::Clerks);
         let append = clerk.append_async("k", format!("{round}"));
         eventually("the append is applied elsewhere", || {
-            watcher.get_with("k", Consistency::Stale).is_ok_and(|value| value.is_some_and(|v| !v.is_empty()))
+            watcher
+                .get_with("k", Consistency::Stale)
+                .is_ok_and(|value| value.is_some_and(|v| !v.is_empty()))
         });
         assert!(!append.is_ready(), "its reply is lost");
         assert!(cluster.crash(leader));
-        assert_eq!(append.wait(), Ok(1), "the new leader knows what was answered");
+        assert_eq!(
+            append.wait(),
+            Ok(1),
+            "the new leader knows what was answered"
+        );
         assert_eq!(clerk.get("k"), Ok(Some(format!("{round}").into())));
     }
 }
 
 fn others(cluster: &Cluster, node: NodeId) -> Vec<NodeId> {
-    cluster.nodes().into_iter().filter(|&other| other != node).collect()
+    cluster
+        .nodes()
+        .into_iter()
+        .filter(|&other| other != node)
+        .collect()
 }
 
 fn number(value: Option<Bytes>) -> u64 {
     let value = value.expect("it was written");
-    std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()).expect("a number was written")
+    std::str::from_utf8(&value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .expect("a number was written")
 }
 
 #[test]

@@ -63,7 +63,10 @@ fn kill_again_and_again(transport: TransportKind) {
         }
         assert_all_there(root.path(), transport, &acknowledged, round);
     }
-    assert!(killed_at_work >= ROUNDS / 2, "{killed_at_work} kills met a child at work");
+    assert!(
+        killed_at_work >= ROUNDS / 2,
+        "{killed_at_work} kills met a child at work"
+    );
     assert_all_there(root.path(), transport, &acknowledged, ROUNDS);
 }
 
@@ -76,16 +79,27 @@ fn assert_all_there(dir: &Path, transport: TransportKind, acknowledged: &Acknowl
     let clerk = cluster.clerk();
     let mut found = Acknowledged::new();
     for key in 0..CLERKS {
-        let value = clerk.get(key_of(key)).expect("a majority lives").unwrap_or_default();
+        let value = clerk
+            .get(key_of(key))
+            .expect("a majority lives")
+            .unwrap_or_default();
         let text = std::str::from_utf8(&value).expect("text was written");
         assert!(text.is_empty() || text.ends_with(';'), "tokens are whole");
         for token in text.split_terminator(';') {
-            let numbers: Vec<u64> =
-                token.split('.').map(|number| number.parse().expect("a number")).collect();
-            let [wrote, writer, number] = numbers[..] else { panic!("{token:?} is no token") };
+            let numbers: Vec<u64> = token
+                .split('.')
+                .map(|number| number.parse().expect("a number"))
+                .collect();
+            let [wrote, writer, number] = numbers[..] else {
+                panic!("{token:?} is no token")
+            };
             let newest = found.entry((wrote, writer as usize)).or_default();
             let before = *newest;
-            assert_eq!(number, before + 1, "round {round}: {token} stands behind {before} of its clerk");
+            assert_eq!(
+                number,
+                before + 1,
+                "round {round}: {token} stands behind {before} of its clerk"
+            );
             *newest = number;
         }
     }
@@ -96,7 +110,9 @@ fn assert_all_there(dir: &Path, transport: TransportKind, acknowledged: &Acknowl
             "round {round}: clerk {clerk:?} was told of {newest} tokens, and {there} are there"
         );
     }
-    clerk.put("opened", round.to_string()).expect("a majority lives");
+    clerk
+        .put("opened", round.to_string())
+        .expect("a majority lives");
     for node in cluster.nodes() {
         cluster.db(node).expect("it runs").close();
     }
@@ -116,9 +132,21 @@ struct Serving {
 impl Serving {
     fn start(dir: &Path, round: u64, transport: TransportKind) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
-        command.args(["--ignored", "--exact", "child_serves", "--nocapture", "--test-threads=1"]);
-        command.env(DIR, dir).env(ROUND, round.to_string()).env(TRANSPORT, format!("{transport:?}"));
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("this program starts again");
+        command.args([
+            "--ignored",
+            "--exact",
+            "child_serves",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        command
+            .env(DIR, dir)
+            .env(ROUND, round.to_string())
+            .env(TRANSPORT, format!("{transport:?}"));
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts again");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
         let (tell, heard) = mpsc::channel();
         std::thread::spawn(move || {
@@ -133,7 +161,11 @@ impl Serving {
                 line.clear();
             }
         });
-        Self { child, heard, acknowledged: Vec::new() }
+        Self {
+            child,
+            heard,
+            acknowledged: Vec::new(),
+        }
     }
 
     fn acknowledges_something(&mut self) {
@@ -150,10 +182,15 @@ impl Serving {
     fn runs_for(&mut self, time: Duration) {
         let until = Instant::now() + time;
         loop {
-            match self.heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self
+                .heard
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
                 Ok(ack) => self.acknowledged.push(ack),
                 Err(RecvTimeoutError::Timeout) => return,
-                Err(RecvTimeoutError::Disconnected) => panic!("the child ended: {:?}", self.child.wait()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the child ended: {:?}", self.child.wait())
+                }
             }
         }
     }
@@ -177,9 +214,16 @@ fn parse_ack(line: &str) -> Option<(usize, u64)> {
 #[ignore = "started by the tests above in a process of its own, which they kill"]
 fn child_serves() {
     let dir = std::env::var_os(DIR).expect("the parent names a directory");
-    let round: u64 = std::env::var(ROUND).ok().and_then(|round| round.parse().ok()).expect("and a round");
+    let round: u64 = std::env::var(ROUND)
+        .ok()
+        .and_then(|round| round.parse().ok())
+        .expect("and a round");
     let is_tcp = std::env::var(TRANSPORT).is_ok_and(|name| name == "Tcp");
-    let transport = if is_tcp { TransportKind::Tcp } else { TransportKind::Memory };
+    let transport = if is_tcp {
+        TransportKind::Tcp
+    } else {
+        TransportKind::Memory
+    };
     // The test program has begun a line.
     println!();
     let cluster = durable(Path::new(&dir), transport, small(32 << 10));
@@ -204,7 +248,9 @@ fn append_for_ever(cluster: &Cluster, round: u64, clerk: usize, window: usize) {
         {
             append.wait().expect("a majority lives");
             // One write of one line: the parent sees whole acknowledgements.
-            std::io::stdout().write_all(format!("ack {clerk} {token}\n").as_bytes()).expect("the parent listens");
+            std::io::stdout()
+                .write_all(format!("ack {clerk} {token}\n").as_bytes())
+                .expect("the parent listens");
         }
     }
 }

@@ -25,7 +25,10 @@ fn a_second_opener_in_this_process_is_turned_away() {
     let home = Home::new();
     let db = home.builder().open().expect("the first opener");
     let error = home.refused(home.builder());
-    assert!(matches!(error, OpenError::Log(quorate_wal::OpenError::Locked { .. })), "{error:?}");
+    assert!(
+        matches!(error, OpenError::Log(quorate_wal::OpenError::Locked { .. })),
+        "{error:?}"
+    );
     assert_says(&error, &["in use", "stop"]);
     db.put("after", "1").expect("the first opener goes on");
     db.close();
@@ -40,12 +43,24 @@ fn a_second_opener_in_another_process_is_turned_away() {
     let db = home.builder().open().expect("the first opener");
     let open_in_child = || {
         let mut child = Command::new(std::env::current_exe().expect("this program has a file"));
-        child.args(["--ignored", "--exact", "child_opens", "--nocapture", "--test-threads=1"]);
-        let output = child.env(CHILD_DIR, &home.dir).output().expect("this program starts again");
+        child.args([
+            "--ignored",
+            "--exact",
+            "child_opens",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        let output = child
+            .env(CHILD_DIR, &home.dir)
+            .output()
+            .expect("this program starts again");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let said = open_in_child();
-    assert!(said.contains("refused: ") && said.contains("in use by another process"), "{said}");
+    assert!(
+        said.contains("refused: ") && said.contains("in use by another process"),
+        "{said}"
+    );
     db.put("after", "1").expect("the first opener goes on");
     drop(db);
     let said = open_in_child();
@@ -68,16 +83,30 @@ fn whose_a_directory_is_is_checked() {
     let home = Home::new();
     let error = home.refused(home.builder().node(2));
     let (found, expected) = (NodeId(1), NodeId(2));
-    assert!(matches!(&error, OpenError::WrongNode { found: f, expected: e, .. } if (*f, *e) == (found, expected)));
+    assert!(
+        matches!(&error, OpenError::WrongNode { found: f, expected: e, .. } if (*f, *e) == (found, expected))
+    );
     assert_says(&error, &["node 1", "node 2", "open it under its own id"]);
 
     let error = home.refused(home.builder().cluster_id(0xBEEF));
-    assert!(matches!(error, OpenError::WrongCluster { expected: 0xBEEF, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            OpenError::WrongCluster {
+                expected: 0xBEEF,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert_says(&error, &["0x000000000000beef", "cluster_id(0x"]);
 
     let error = home.refused(home.builder().groups(3));
     assert!(matches!(error, OpenError::WrongShape { .. }), "{error:?}");
-    assert_says(&error, &["1 groups", "3 groups", "pass what it was made with"]);
+    assert_says(
+        &error,
+        &["1 groups", "3 groups", "pass what it was made with"],
+    );
 }
 
 #[test]
@@ -85,7 +114,9 @@ fn members_and_addresses_are_checked() {
     let root = tempfile::tempdir().expect("a directory");
     let [here, there, elsewhere] = free_addresses();
     let open = |nodes: Vec<(u64, &String)>, id: Option<u64>| {
-        let nodes = nodes.into_iter().map(|(node, address)| (node, address.clone()));
+        let nodes = nodes
+            .into_iter()
+            .map(|(node, address)| (node, address.clone()));
         let builder = Db::builder(root.path()).cluster(nodes);
         match id {
             Some(id) => builder.cluster_id(id).open(),
@@ -94,7 +125,9 @@ fn members_and_addresses_are_checked() {
     };
     drop(open(vec![(1, &here)], None).expect("fresh"));
     let error = open(vec![(1, &there)], None).expect_err("another address");
-    let OpenError::WrongCluster { found, .. } = error else { panic!("{error:?}") };
+    let OpenError::WrongCluster { found, .. } = error else {
+        panic!("{error:?}")
+    };
     assert_says(&error, &["if only addresses changed, pass cluster_id("]);
     drop(open(vec![(1, &there)], Some(found)).expect("as the error said"));
     let error = open(vec![(1, &here), (2, &elsewhere)], Some(found)).expect_err("another member");
@@ -112,11 +145,21 @@ fn what_the_builder_is_told_is_checked() {
     }
     let twice = [(1, "127.0.0.1:1"), (2, "127.0.0.1:2"), (2, "127.0.0.1:3")];
     let error = home.refused(home.builder().cluster(twice));
-    assert!(matches!(error, OpenError::DuplicateNode { id: NodeId(2) }), "{error:?}");
+    assert!(
+        matches!(error, OpenError::DuplicateNode { id: NodeId(2) }),
+        "{error:?}"
+    );
     assert_says(&error, &["node 2", "twice"]);
 
-    let error = home.refused(home.builder().node(7).cluster([(1, "127.0.0.1:1"), (2, "127.0.0.1:2")]));
-    assert!(matches!(error, OpenError::OwnIdMissing { id: NodeId(7) }), "{error:?}");
+    let error = home.refused(
+        home.builder()
+            .node(7)
+            .cluster([(1, "127.0.0.1:1"), (2, "127.0.0.1:2")]),
+    );
+    assert!(
+        matches!(error, OpenError::OwnIdMissing { id: NodeId(7) }),
+        "{error:?}"
+    );
     assert_says(&error, &["node 7", "add it"]);
 
     let error = home.refused(home.builder().node(0));
@@ -135,8 +178,12 @@ fn options_out_of_range_are_named() {
     type Change = fn(&mut Options);
     let home = Home::new();
     let cases: [(&str, Change); 19] = [
-        ("heartbeat_interval", |o| o.heartbeat_interval = Duration::ZERO),
-        ("election_timeout", |o| o.election_timeout = o.heartbeat_interval * 2),
+        ("heartbeat_interval", |o| {
+            o.heartbeat_interval = Duration::ZERO
+        }),
+        ("election_timeout", |o| {
+            o.election_timeout = o.heartbeat_interval * 2
+        }),
         ("clock_drift_percent", |o| o.clock_drift_percent = 100),
         ("workers", |o| o.workers = 0),
         ("workers", |o| o.workers = 257),
@@ -150,10 +197,16 @@ fn options_out_of_range_are_named() {
         ("byte windows", |o| o.inflight_bytes_max = 0),
         ("segment sizes", |o| o.log.segment_bytes_min = 4096),
         ("segment sizes", |o| o.log.segment_bytes_max += 1),
-        ("segment_bytes_max", |o| o.log.segment_bytes_max = o.log.segment_bytes_min / 2),
+        ("segment_bytes_max", |o| {
+            o.log.segment_bytes_max = o.log.segment_bytes_min / 2
+        }),
         ("segment_bytes_max", |o| o.log.segment_bytes_max = 256 << 20),
-        ("batch_bytes_max", |o| o.log.batch_bytes_max = o.log.entry_bytes_max - 1),
-        ("queue_bytes_max", |o| o.log.queue_bytes_max = o.log.batch_bytes_max - 1),
+        ("batch_bytes_max", |o| {
+            o.log.batch_bytes_max = o.log.entry_bytes_max - 1
+        }),
+        ("queue_bytes_max", |o| {
+            o.log.queue_bytes_max = o.log.batch_bytes_max - 1
+        }),
     ];
     for (name, change) in cases {
         let mut options = Options::default();
@@ -175,9 +228,15 @@ fn a_path_that_is_no_directory_is_named() {
     fs::write(&file, "mine").expect("a file");
     for path in [file.clone(), file.join("below")] {
         let error = Db::open(&path).expect_err("a file");
-        let typed = matches!(error, OpenError::Log(quorate_wal::OpenError::NotADirectory { .. }));
+        let typed = matches!(
+            error,
+            OpenError::Log(quorate_wal::OpenError::NotADirectory { .. })
+        );
         assert!(typed, "{}: {error:?}", path.display());
-        assert_says(&error, &["file", "is not a directory", "directory of its own"]);
+        assert_says(
+            &error,
+            &["file", "is not a directory", "directory of its own"],
+        );
     }
     assert_eq!(fs::read(&file).expect("it is still there"), b"mine");
 }
@@ -230,7 +289,10 @@ fn files_that_may_not_be_written_are_named_and_nothing_is_lost() {
     for path in [identity, segment(&home.dir)] {
         may(&path, 0);
         let error = home.refused(home.builder());
-        assert_says(&error, &[path.to_str().expect("the name is text"), "ermission denied"]);
+        assert_says(
+            &error,
+            &[path.to_str().expect("the name is text"), "ermission denied"],
+        );
         may(&path, 0o644);
     }
     home.is_intact();
@@ -245,7 +307,17 @@ fn a_newer_identity_is_named_with_both_versions() {
     newer[8..10].copy_from_slice(&9_u16.to_le_bytes());
     fs::write(&path, newer).expect("writable");
     let error = home.refused(home.builder());
-    assert!(matches!(error, OpenError::Version { found: 9, supported: 1, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            OpenError::Version {
+                found: 9,
+                supported: 1,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert_says(&error, &["IDENTITY", "version 9", "up to 1", "newer build"]);
     fs::write(&path, good).expect("writable");
     home.is_intact();
@@ -259,15 +331,24 @@ fn a_newer_segment_is_named_with_both_versions() {
     let mut newer = good.clone();
     newer[8..10].copy_from_slice(&7_u16.to_le_bytes());
     // The checksum covers the segment's number, as a word, and the block before the checksum itself.
-    let name = path.file_stem().and_then(|stem| stem.to_str()).expect("named by number");
+    let name = path
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .expect("named by number");
     let number = u64::from_str_radix(name, 16).expect("named by number");
     let mut covered = number.to_le_bytes().to_vec();
     covered.extend_from_slice(&newer[..4092]);
     newer[4092..4096].copy_from_slice(&crc32fast::hash(&covered).to_le_bytes());
     fs::write(&path, newer).expect("writable");
     let error = home.refused(home.builder());
-    let typed =
-        matches!(error, OpenError::Log(quorate_wal::OpenError::Version { found: 7, supported: 1, .. }));
+    let typed = matches!(
+        error,
+        OpenError::Log(quorate_wal::OpenError::Version {
+            found: 7,
+            supported: 1,
+            ..
+        })
+    );
     assert!(typed, "{error:?}");
     assert_says(&error, &[name, "version 7", "up to 1", "newer build"]);
     fs::write(&path, good).expect("writable");
@@ -284,7 +365,12 @@ fn a_damaged_identity_is_named_and_data_without_one_is_not_claimed() {
         *bytes.last_mut().expect("not empty") ^= 1;
         bytes
     };
-    for bad in [Vec::new(), b"garbage".repeat(100), good[..good.len() - 1].to_vec(), flipped] {
+    for bad in [
+        Vec::new(),
+        b"garbage".repeat(100),
+        good[..good.len() - 1].to_vec(),
+        flipped,
+    ] {
         fs::write(&path, &bad).expect("writable");
         let error = home.refused(home.builder());
         assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
@@ -312,7 +398,9 @@ fn an_address_that_is_taken_is_named_and_the_directory_can_be_opened_afterwards(
     assert!(typed, "{error:?}");
     assert_says(&error, &[&address, "free port"]);
     drop(taken);
-    let db = builder().open().expect("the port is free, the directory unlocked");
+    let db = builder()
+        .open()
+        .expect("the port is free, the directory unlocked");
     db.put("k", "v").expect("one node leads itself");
 }
 
@@ -322,7 +410,10 @@ fn a_clerk_says_of_every_address_why_it_leads_nowhere() {
     let stranger = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent = stranger.local_addr().expect("it listens").to_string();
     let error = Clerk::connect([nobody.clone(), silent.clone()]).expect_err("nobody is there");
-    assert!(matches!(error, OpenError::Transport(TcpError::Unreachable { .. })), "{error:?}");
+    assert!(
+        matches!(error, OpenError::Transport(TcpError::Unreachable { .. })),
+        "{error:?}"
+    );
     assert_says(&error, &[&nobody, &silent]);
 }
 
@@ -345,28 +436,52 @@ fn what_is_too_large_is_refused_by_name_and_harms_nothing() {
         (db.delete(&long_key).map(drop), KEY_BYTES_MAX),
         (db.put("large", &long_value), VALUE_BYTES_MAX),
         (db.append("large", &long_value).map(drop), VALUE_BYTES_MAX),
-        (db.compare_and_swap("k", Some("v"), &long_value).map(drop), VALUE_BYTES_MAX),
-        (db.write_batch(WriteBatch::new().put("large", &long_value)).map(drop), VALUE_BYTES_MAX),
         (
-            db.write_batch(WriteBatch::new().put("a", &half).put("b", &half)).map(drop),
+            db.compare_and_swap("k", Some("v"), &long_value).map(drop),
+            VALUE_BYTES_MAX,
+        ),
+        (
+            db.write_batch(WriteBatch::new().put("large", &long_value))
+                .map(drop),
+            VALUE_BYTES_MAX,
+        ),
+        (
+            db.write_batch(WriteBatch::new().put("a", &half).put("b", &half))
+                .map(drop),
             quorate_kv::BATCH_BYTES_MAX,
         ),
         (
-            db.write_batch(many(WriteBatch::new(), quorate_kv::BATCH_STEPS_MAX + 1)).map(drop),
+            db.write_batch(many(WriteBatch::new(), quorate_kv::BATCH_STEPS_MAX + 1))
+                .map(drop),
             quorate_kv::BATCH_STEPS_MAX,
         ),
     ];
     for (place, (result, limit)) in cases.into_iter().enumerate() {
-        let Err(Error::TooLarge(error)) = result else { panic!("case {place}: {result:?}") };
+        let Err(Error::TooLarge(error)) = result else {
+            panic!("case {place}: {result:?}")
+        };
         assert_eq!(error.limit, limit, "case {place}: {error}");
-        assert!(error.to_string().contains(&limit.to_string()), "case {place}: {error}");
+        assert!(
+            error.to_string().contains(&limit.to_string()),
+            "case {place}: {error}"
+        );
     }
     // A value may not grow over the limit by appends either.
     db.put("grown", &half).expect("just within the limit");
     let error = db.append("grown", "x").expect_err("one byte too many");
-    assert!(matches!(error, Error::TooLarge(e) if e.limit == VALUE_BYTES_MAX), "{error:?}");
-    assert_eq!(db.get("grown").expect("readable").map(|value| value.len()), Some(VALUE_BYTES_MAX));
-    assert_eq!(db.count().expect("readable"), 2, "nothing of what was refused is there");
+    assert!(
+        matches!(error, Error::TooLarge(e) if e.limit == VALUE_BYTES_MAX),
+        "{error:?}"
+    );
+    assert_eq!(
+        db.get("grown").expect("readable").map(|value| value.len()),
+        Some(VALUE_BYTES_MAX)
+    );
+    assert_eq!(
+        db.count().expect("readable"),
+        2,
+        "nothing of what was refused is there"
+    );
     drop(db);
     home.is_intact();
 }
@@ -382,7 +497,10 @@ fn the_log_s_own_entry_limit_refuses_one_write_and_no_other() {
     let after = db.put_async("after", "1");
     before.wait().expect("not concerned");
     let error = large.wait().expect_err("over the limit of an entry");
-    assert!(matches!(error, Error::TooLarge(e) if e.limit == 4096), "{error:?}");
+    assert!(
+        matches!(error, Error::TooLarge(e) if e.limit == 4096),
+        "{error:?}"
+    );
     after.wait().expect("not concerned");
     assert_eq!(db.get("large"), Ok(None));
     drop(db);
@@ -400,7 +518,11 @@ impl Home {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("data");
         let home = Self { dir, _root: root };
-        home.builder().open().expect("fresh").put("k", "v").expect("one node leads itself");
+        home.builder()
+            .open()
+            .expect("fresh")
+            .put("k", "v")
+            .expect("one node leads itself");
         home
     }
 

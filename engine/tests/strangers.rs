@@ -55,7 +55,11 @@ fn whoever_falls_silent_half_way_is_named_in_time() {
     let cluster = Served::start();
     let clerk = Writer::start(cluster.clerk());
     let half_hello = hello(Some(CLUSTER_ID), 0, 0)[..20].to_vec();
-    let half_frame = [hello(Some(CLUSTER_ID), 0, 0), vec![200, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4, 5]].concat();
+    let half_frame = [
+        hello(Some(CLUSTER_ID), 0, 0),
+        vec![200, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4, 5],
+    ]
+    .concat();
     let held: Vec<TcpStream> = [half_hello, half_frame]
         .iter()
         .map(|bytes| {
@@ -64,9 +68,13 @@ fn whoever_falls_silent_half_way_is_named_in_time() {
             stream
         })
         .collect();
-    cluster.names("half a hello", 0, |reason| matches!(reason, CloseReason::HandshakeTimeout { .. }));
+    cluster.names("half a hello", 0, |reason| {
+        matches!(reason, CloseReason::HandshakeTimeout { .. })
+    });
     clerk.gets_on("half a hello");
-    cluster.names("half a frame", 0, |reason| matches!(reason, CloseReason::Silent { .. }));
+    cluster.names("half a frame", 0, |reason| {
+        matches!(reason, CloseReason::Silent { .. })
+    });
     clerk.gets_on("half a frame");
     drop(held);
     clerk.finish(&cluster);
@@ -93,10 +101,17 @@ fn a_node_of_another_cluster_is_refused_on_both_sides() {
         .open()
         .expect("a node of another cluster opens");
     cluster.names("a node of another cluster", 0, |reason| {
-        *reason == CloseReason::WrongCluster { ours: CLUSTER_ID, theirs: 0xC2 }
+        *reason
+            == CloseReason::WrongCluster {
+                ours: CLUSTER_ID,
+                theirs: 0xC2,
+            }
     });
     eventually("the stranger is told which cluster it met", || {
-        let theirs = CloseReason::WrongCluster { ours: 0xC2, theirs: CLUSTER_ID };
+        let theirs = CloseReason::WrongCluster {
+            ours: 0xC2,
+            theirs: CLUSTER_ID,
+        };
         told.lock().expect("not poisoned").contains(&theirs)
     });
     clerk.gets_on("a node of another cluster");
@@ -116,7 +131,10 @@ fn scripts(rng: &mut Rng) -> Vec<Script> {
     newer[8..10].copy_from_slice(&9_u16.to_le_bytes());
     let mut damaged = hello(Some(CLUSTER_ID), 0, 0);
     damaged[20] ^= 1;
-    let reply = Frame::Reply(Reply { id: RequestId(1), result: Ok(ReplyBody::ReadIndex(LogIndex(1))) });
+    let reply = Frame::Reply(Reply {
+        id: RequestId(1),
+        result: Ok(ReplyBody::ReadIndex(LogIndex(1))),
+    });
     let reply = encode_frame(&reply, 1 << 20).expect("small");
     let mut flipped = reply.clone();
     *flipped.last_mut().expect("not empty") ^= 1;
@@ -124,38 +142,76 @@ fn scripts(rng: &mut Rng) -> Vec<Script> {
     garbage[0] = 0;
     vec![
         ("garbage", garbage, |r| *r == CloseReason::NotQuorate),
-        ("a web browser", b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".to_vec(), |r| {
-            *r == CloseReason::NotQuorate
-        }),
+        (
+            "a web browser",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".to_vec(),
+            |r| *r == CloseReason::NotQuorate,
+        ),
         ("zeros", vec![0; 1 << 16], |r| *r == CloseReason::NotQuorate),
-        ("a newer version", newer, |r| matches!(r, CloseReason::Version { ours: 1, theirs: 9 })),
-        ("a damaged hello", damaged, |r| *r == CloseReason::BadHandshake),
+        ("a newer version", newer, |r| {
+            matches!(r, CloseReason::Version { ours: 1, theirs: 9 })
+        }),
+        ("a damaged hello", damaged, |r| {
+            *r == CloseReason::BadHandshake
+        }),
         ("a clerk of another cluster", hello(Some(0xC3), 0, 0), |r| {
             matches!(r, CloseReason::WrongCluster { theirs: 0xC3, .. })
         }),
-        ("a clerk who wants another node", hello(Some(CLUSTER_ID), 0, 2), |r| {
-            matches!(r, CloseReason::WrongNode { expected: NodeId(2), found: NodeId(1) })
-        }),
-        ("a node that nobody listed", hello(Some(CLUSTER_ID), 9, 1), |r| {
-            *r == CloseReason::UnknownNode { node: NodeId(9) }
-        }),
-        ("somebody under this node's own name", hello(Some(CLUSTER_ID), 1, 1), |r| {
-            *r == CloseReason::UnknownNode { node: NodeId(1) }
-        }),
+        (
+            "a clerk who wants another node",
+            hello(Some(CLUSTER_ID), 0, 2),
+            |r| {
+                matches!(
+                    r,
+                    CloseReason::WrongNode {
+                        expected: NodeId(2),
+                        found: NodeId(1)
+                    }
+                )
+            },
+        ),
+        (
+            "a node that nobody listed",
+            hello(Some(CLUSTER_ID), 9, 1),
+            |r| *r == CloseReason::UnknownNode { node: NodeId(9) },
+        ),
+        (
+            "somebody under this node's own name",
+            hello(Some(CLUSTER_ID), 1, 1),
+            |r| *r == CloseReason::UnknownNode { node: NodeId(1) },
+        ),
         ("a frame of 4 GiB", after(&[0xFF; 12]), |r| {
             matches!(r, CloseReason::Frame(FrameError::TooLong { .. }))
         }),
-        ("a flipped bit", after(&flipped), |r| *r == CloseReason::Frame(FrameError::Crc)),
-        ("a clerk who answers", after(&reply), |r| *r == CloseReason::Unexpected),
-        ("a clerk who votes", after(&vote()), |r| *r == CloseReason::Unexpected),
+        ("a flipped bit", after(&flipped), |r| {
+            *r == CloseReason::Frame(FrameError::Crc)
+        }),
+        ("a clerk who answers", after(&reply), |r| {
+            *r == CloseReason::Unexpected
+        }),
+        ("a clerk who votes", after(&vote()), |r| {
+            *r == CloseReason::Unexpected
+        }),
     ]
 }
 
 /// A vote in a term far ahead, which would depose the leader if it were believed.
 fn vote() -> Vec<u8> {
-    let body = Body::Vote { last_index: LogIndex(1 << 40), last_term: Term(1 << 40), transfer: true };
-    let message = Message { from: NodeId(2), to: NodeId(1), term: Term(1 << 40), body };
-    let frame = Frame::Raft(vec![GroupMessage { group: GROUP, message }]);
+    let body = Body::Vote {
+        last_index: LogIndex(1 << 40),
+        last_term: Term(1 << 40),
+        transfer: true,
+    };
+    let message = Message {
+        from: NodeId(2),
+        to: NodeId(1),
+        term: Term(1 << 40),
+        body,
+    };
+    let frame = Frame::Raft(vec![GroupMessage {
+        group: GROUP,
+        message,
+    }]);
     encode_frame(&frame, 1 << 20).expect("small")
 }
 
@@ -203,7 +259,12 @@ impl Served {
                     .expect("a node opens")
             })
             .collect();
-        Self { dbs, addresses, rejected, _root: root }
+        Self {
+            dbs,
+            addresses,
+            rejected,
+            _root: root,
+        }
     }
 
     fn clerk(&self) -> Clerk {
@@ -212,15 +273,22 @@ impl Served {
 
     fn dial(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.addresses[0]).expect("the node listens");
-        stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a valid time");
+        stream
+            .set_write_timeout(Some(Duration::from_secs(1)))
+            .expect("a valid time");
         stream
     }
 
     /// Waits until the watched node turned somebody away for the expected reason, among the reasons from `seen` on.
     fn names(&self, stranger: &str, seen: usize, is_expected: impl Fn(&CloseReason) -> bool) {
-        eventually(&format!("{stranger} is turned away for the right reason"), || {
-            self.rejected.lock().expect("not poisoned")[seen..].iter().any(&is_expected)
-        });
+        eventually(
+            &format!("{stranger} is turned away for the right reason"),
+            || {
+                self.rejected.lock().expect("not poisoned")[seen..]
+                    .iter()
+                    .any(&is_expected)
+            },
+        );
     }
 }
 
@@ -233,12 +301,17 @@ struct Writer {
 
 impl Writer {
     fn start(clerk: Clerk) -> Self {
-        let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (done, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (count, ends) = (Arc::clone(&done), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !ends.load(Ordering::Acquire) {
                 let number = count.load(Ordering::Acquire);
-                clerk.append("log", format!("{number};")).expect("the cluster goes on");
+                clerk
+                    .append("log", format!("{number};"))
+                    .expect("the cluster goes on");
                 count.fetch_add(1, Ordering::AcqRel);
             }
             count.load(Ordering::Acquire)
@@ -258,10 +331,16 @@ impl Writer {
     fn finish(self, cluster: &Served) {
         self.stop.store(true, Ordering::Release);
         let count = self.thread.join().expect("every call succeeded");
-        let expected: Vec<u8> = (0..count).flat_map(|number| format!("{number};").into_bytes()).collect();
+        let expected: Vec<u8> = (0..count)
+            .flat_map(|number| format!("{number};").into_bytes())
+            .collect();
         for db in &cluster.dbs {
             let value = db.get("log").expect("readable").expect("it was written");
-            assert!(value[..] == expected[..], "node {} holds another value", db.node());
+            assert!(
+                value[..] == expected[..],
+                "node {} holds another value",
+                db.node()
+            );
         }
     }
 }
@@ -270,11 +349,21 @@ impl Writer {
 fn a_refused_caller_is_told_why_before_the_door_closes() {
     let cluster = Served::start();
     let mut stream = cluster.dial();
-    stream.set_read_timeout(Some(DEADLINE)).expect("a valid time");
-    stream.write_all(&hello(Some(0xC4), 0, 0)).expect("a whole hello is taken");
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a valid time");
+    stream
+        .write_all(&hello(Some(0xC4), 0, 0))
+        .expect("a whole hello is taken");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer, then the end");
+    stream
+        .read_to_end(&mut answer)
+        .expect("an answer, then the end");
     assert_eq!(&answer[..8], b"QUORATE\n");
     assert_eq!(answer[10..12], [2, 2], "a reject, because of the cluster");
-    assert_eq!(answer[16..24], CLUSTER_ID.to_le_bytes(), "which cluster it is");
+    assert_eq!(
+        answer[16..24],
+        CLUSTER_ID.to_le_bytes(),
+        "which cluster it is"
+    );
 }

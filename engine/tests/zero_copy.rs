@@ -44,10 +44,25 @@ fn the_entries_of_an_append_arrive_as_the_memory_that_was_sent() {
         round: Round::default(),
         entries,
     };
-    let message = Message { from: NodeId(1), to: NodeId(2), term: Term(1), body };
-    assert!(leader.send(NodeId(2), Frame::Raft(vec![GroupMessage { group: GROUP, message }])));
-    let Ok(Frame::Raft(messages)) = heard.try_recv() else { panic!("it is delivered within the send") };
-    let Body::Append { entries, .. } = &messages[0].message.body else { panic!("an append was sent") };
+    let message = Message {
+        from: NodeId(1),
+        to: NodeId(2),
+        term: Term(1),
+        body,
+    };
+    assert!(leader.send(
+        NodeId(2),
+        Frame::Raft(vec![GroupMessage {
+            group: GROUP,
+            message
+        }])
+    ));
+    let Ok(Frame::Raft(messages)) = heard.try_recv() else {
+        panic!("it is delivered within the send")
+    };
+    let Body::Append { entries, .. } = &messages[0].message.body else {
+        panic!("an append was sent")
+    };
     for (entry, payload) in entries.iter().zip(&payloads) {
         assert_eq!(entry.data.as_ptr(), payload.as_ptr());
     }
@@ -57,7 +72,9 @@ fn the_entries_of_an_append_arrive_as_the_memory_that_was_sent() {
 #[test]
 fn a_value_is_the_same_memory_on_every_node_of_a_process() {
     let cluster = in_memory(TransportKind::Memory, quick());
-    let leader = cluster.db(cluster.leader().expect("one leads")).expect("it runs");
+    let leader = cluster
+        .db(cluster.leader().expect("one leads"))
+        .expect("it runs");
     let value = vec![7; MIB];
     leader.put("large", &value).expect("a majority lives");
     settled(&cluster);
@@ -67,14 +84,24 @@ fn a_value_is_the_same_memory_on_every_node_of_a_process() {
         .filter_map(|node| cluster.db(node))
         .map(|db| db.view(GROUP, Consistency::Stale).expect("readable"))
         .collect();
-    let values: Vec<Bytes> = views.iter().map(|view| view.get(b"large").expect("it was applied")).collect();
+    let values: Vec<Bytes> = views
+        .iter()
+        .map(|view| view.get(b"large").expect("it was applied"))
+        .collect();
     assert_eq!(values.len(), 3);
     for found in &values {
         assert_eq!(found[..], value[..]);
-        assert_ne!(found.as_ptr(), value.as_ptr(), "the caller's memory was copied when it entered");
+        assert_ne!(
+            found.as_ptr(),
+            value.as_ptr(),
+            "the caller's memory was copied when it entered"
+        );
         assert_eq!(found.as_ptr(), values[0].as_ptr(), "and never again");
     }
-    let read = leader.get("large").expect("readable").expect("it was written");
+    let read = leader
+        .get("large")
+        .expect("readable")
+        .expect("it was written");
     assert_eq!(read.as_ptr(), values[0].as_ptr(), "not even for a reader");
 }
 

@@ -55,20 +55,38 @@ fn crashes_with_files_leave_a_linearizable_history() {
 
 /// Both judges must be satisfied, and one falsified answer must satisfy neither.
 fn judge(operations: &[Operation]) {
-    let unknown = operations.iter().filter(|o| o.response == Response::Unknown).count();
-    eprintln!("{} operations, {unknown} of unknown outcome", operations.len());
+    let unknown = operations
+        .iter()
+        .filter(|o| o.response == Response::Unknown)
+        .count();
+    eprintln!(
+        "{} operations, {unknown} of unknown outcome",
+        operations.len()
+    );
     let verdict = check_linearizable(operations, STEPS_MAX);
     assert!(verdict.is_linearizable(), "{verdict}");
-    let appends: Vec<Operation> =
-        operations.iter().filter(|operation| operation.op.key().starts_with(b"append/")).cloned().collect();
+    let appends: Vec<Operation> = operations
+        .iter()
+        .filter(|operation| operation.op.key().starts_with(b"append/"))
+        .cloned()
+        .collect();
     let seen = check_appends(&appends, ClientOrder::Kept).unwrap_or_else(|wrong| panic!("{wrong}"));
-    assert!(seen.appends > 50 && seen.reads > 50, "the record shows something: {seen:?}");
+    assert!(
+        seen.appends > 50 && seen.reads > 50,
+        "the record shows something: {seen:?}"
+    );
 
     let falsified = with_a_stale_read(&appends);
     let verdict = check_linearizable(&falsified, STEPS_MAX);
     assert!(matches!(verdict, Verdict::NotLinearizable(_)), "{verdict}");
     let wrong = check_appends(&falsified, ClientOrder::Kept).expect_err("a read of the past");
-    assert!(matches!(wrong, AppendViolation::StaleRead { .. } | AppendViolation::Lost { .. }), "{wrong}");
+    assert!(
+        matches!(
+            wrong,
+            AppendViolation::StaleRead { .. } | AppendViolation::Lost { .. }
+        ),
+        "{wrong}"
+    );
 }
 
 /// The record with one read's answer replaced by what the key held before an append that was answered earlier.
@@ -81,7 +99,9 @@ fn with_a_stale_read(operations: &[Operation]) -> Vec<Operation> {
             Response::Value(Some(_)) => operations.iter().any(|earlier| {
                 matches!(earlier.response, Response::Length(_))
                     && earlier.op.key() == operation.op.key()
-                    && earlier.completed.is_some_and(|completed| completed < operation.invoked)
+                    && earlier
+                        .completed
+                        .is_some_and(|completed| completed < operation.invoked)
             }),
             _ => false,
         })
@@ -108,7 +128,10 @@ fn record(transport: TransportKind, dir: Option<&std::path::Path>, seed: u64) ->
         builder = builder.dir(dir);
     }
     let cluster = builder.start().expect("a cluster starts");
-    let recorder = Recorder { history: History::new(), began: Instant::now() };
+    let recorder = Recorder {
+        history: History::new(),
+        began: Instant::now(),
+    };
     let running = AtomicUsize::new((CLERKS + LOCALS) as usize);
     std::thread::scope(|scope| {
         for client in 0..CLERKS + LOCALS {
@@ -121,7 +144,9 @@ fn record(transport: TransportKind, dir: Option<&std::path::Path>, seed: u64) ->
         scope.spawn(|| break_things(&cluster, seed, &running));
     });
     let clerk = cluster.clerk();
-    let all = (0..MIXED_KEYS).map(mixed_key).chain((0..APPEND_KEYS).map(append_key));
+    let all = (0..MIXED_KEYS)
+        .map(mixed_key)
+        .chain((0..APPEND_KEYS).map(append_key));
     for key in all {
         let id = recorder.invoke(u64::MAX, Op::Get { key: key.clone() });
         recorder.complete(id, clerk.get(&key).map(Response::Value));
@@ -170,7 +195,9 @@ fn break_things(cluster: &Cluster, seed: u64, running: &AtomicUsize) {
 }
 
 fn cut_something(cluster: &Cluster, how: u64, node: NodeId, other: NodeId) {
-    let Some(network) = cluster.network() else { return };
+    let Some(network) = cluster.network() else {
+        return;
+    };
     match how {
         2 => network.isolate(node),
         3 => network.cut(node, other),
@@ -183,14 +210,20 @@ fn heal(cluster: &Cluster, down: &mut Option<NodeId>) {
         network.heal_all();
     }
     if let Some(node) = down.take() {
-        cluster.restart(node).expect("a node restarts after a crash");
+        cluster
+            .restart(node)
+            .expect("a node restarts after a crash");
     }
 }
 
 /// Who calls: a clerk, or a node's own handle, which has to be fetched again after a crash.
 enum Caller<'a> {
     Clerk(Clerk),
-    Local { cluster: &'a Cluster, node: NodeId, db: Option<Db> },
+    Local {
+        cluster: &'a Cluster,
+        node: NodeId,
+        db: Option<Db>,
+    },
 }
 
 impl Caller<'_> {
@@ -222,7 +255,11 @@ fn run_client(cluster: &Cluster, recorder: &Recorder, client: u64, seed: u64) {
     } else {
         let nodes = cluster.nodes();
         let node = nodes[(client - CLERKS) as usize % nodes.len()];
-        Caller::Local { cluster, node, db: None }
+        Caller::Local {
+            cluster,
+            node,
+            db: None,
+        }
     };
     // A handle that was closed is another session: its calls are those of another client.
     let mut session = client;
@@ -244,18 +281,30 @@ fn any_operation(rng: &mut Rng, client: u64, call: usize) -> Op {
     let token = Bytes::from(format!("{client}.{call};"));
     if rng.below(2) == 0 {
         let key = append_key(rng.below(APPEND_KEYS));
-        return if rng.below(2) == 0 { Op::Get { key } } else { Op::Append { key, suffix: token } };
+        return if rng.below(2) == 0 {
+            Op::Get { key }
+        } else {
+            Op::Append { key, suffix: token }
+        };
     }
     let key = mixed_key(rng.below(MIXED_KEYS));
     match rng.below(8) {
         0 | 1 => Op::Put { key, value: token },
         2 => Op::Append { key, suffix: token },
         3 => Op::Delete { key },
-        4 => Op::CompareAndSwap { key, expected: None, new: token },
+        4 => Op::CompareAndSwap {
+            key,
+            expected: None,
+            new: token,
+        },
         5 => {
             // A value that may be there, so that some swaps take place.
             let (by, call) = (rng.below(CLERKS + LOCALS), rng.below(call as u64 + 1));
-            Op::CompareAndSwap { key, expected: Some(format!("{by}.{call};").into()), new: token }
+            Op::CompareAndSwap {
+                key,
+                expected: Some(format!("{by}.{call};").into()),
+                new: token,
+            }
         }
         _ => Op::Get { key },
     }
@@ -270,9 +319,9 @@ fn perform(clerk: &Clerk, op: &Op, rng: &mut Rng) -> Result<Response, Error> {
         Op::Put { key, value } => clerk.put(key, value).map(|()| Response::Done),
         Op::Append { key, suffix } => clerk.append(key, suffix).map(Response::Length),
         Op::Delete { key } => clerk.delete(key).map(Response::Existed),
-        Op::CompareAndSwap { key, expected, new } => {
-            clerk.compare_and_swap(key, expected.as_ref(), new).map(swapped)
-        }
+        Op::CompareAndSwap { key, expected, new } => clerk
+            .compare_and_swap(key, expected.as_ref(), new)
+            .map(swapped),
         Op::Get { key } if rng.below(2) == 0 => clerk.get(key).map(Response::Value),
         // The clocks of one process do not drift apart, so that a lease promises as much.
         Op::Get { key } => clerk.get_with(key, Consistency::Lease).map(Response::Value),
@@ -347,13 +396,30 @@ fn a_history_that_is_known_to_be_wrong_fails_both_judges() {
         let id = history.invoke(ClientId(client), op, at_ns);
         history.complete(id, response, at_ns);
     };
-    call(1, Op::Append { key: key.clone(), suffix: "1;".into() }, Response::Length(2));
-    call(2, Op::Append { key: key.clone(), suffix: "2;".into() }, Response::Length(4));
+    call(
+        1,
+        Op::Append {
+            key: key.clone(),
+            suffix: "1;".into(),
+        },
+        Response::Length(2),
+    );
+    call(
+        2,
+        Op::Append {
+            key: key.clone(),
+            suffix: "2;".into(),
+        },
+        Response::Length(4),
+    );
     // Applied again when it was asked again.
     call(3, Op::Get { key }, Response::Value(Some("1;2;1;".into())));
     let operations = history.operations();
     let verdict = check_linearizable(&operations, STEPS_MAX);
     assert!(matches!(verdict, Verdict::NotLinearizable(_)), "{verdict}");
     let wrong = check_appends(&operations, ClientOrder::Kept).expect_err("a token twice");
-    assert!(matches!(wrong, AppendViolation::Duplicated { .. }), "{wrong}");
+    assert!(
+        matches!(wrong, AppendViolation::Duplicated { .. }),
+        "{wrong}"
+    );
 }

@@ -22,8 +22,8 @@ use crate::segment::Segment;
 pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) segments: Segments,
-    /// Segments before this one are dead by a durable record.
-    pub(crate) oldest: SegmentId,
+    /// Segments before this one are dead by a durable record; zero while there is none.
+    oldest: SegmentId,
     /// Whether a checkpoint was applied, which begins every log.
     begun: bool,
     meta_bytes_max: u64,
@@ -121,6 +121,20 @@ impl Index {
             });
         }
         payload_offset
+    }
+
+    /// The oldest segment of the log, dead ones aside; none if there is no segment.
+    pub(crate) fn oldest(&self) -> Option<SegmentId> {
+        let first = || Some(self.segments.iter().next()?.segment.id);
+        Some(self.oldest)
+            .filter(|oldest| oldest.0 > 0)
+            .or_else(first)
+    }
+
+    /// Notes the checkpoint that this log wrote itself.
+    pub(crate) fn begin(&mut self, oldest: SegmentId) {
+        self.begun = true;
+        self.oldest = oldest;
     }
 
     /// The records that begin a segment: everything but the entries.

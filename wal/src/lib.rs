@@ -46,6 +46,8 @@
 //! [`RealDisk`] writes with `pwritev` and reads through a map, [`MemoryDisk`] keeps files in
 //! memory.
 
+#![deny(unsafe_code)]
+
 mod batch;
 mod codec;
 mod disk;
@@ -56,6 +58,10 @@ mod ids;
 mod index;
 mod locations;
 mod log;
+#[allow(
+    unsafe_code,
+    reason = "a map is unsafe; the file says what makes this one sound"
+)]
 mod map;
 mod options;
 mod record;

@@ -12,8 +12,8 @@ use quorate_kv::CommandBuffer;
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
-pub(crate) use window::{ReadWants, WindowOptions};
 use window::{REQUEST_COUNT_BITS, Send, Window};
+pub(crate) use window::{ReadWants, WindowOptions};
 
 use crate::error::Error;
 use crate::options::{Options, nanos};
@@ -117,13 +117,17 @@ impl Client {
     /// Issues a write in a group.
     pub(crate) fn write(&self, group: GroupId, command: CommandBuffer, completer: Completer) {
         let now_ns = self.clock.now_ns();
-        self.with(group, completer, |window, completer| window.write(now_ns, command, completer));
+        self.with(group, completer, |window, completer| {
+            window.write(now_ns, command, completer)
+        });
     }
 
     /// Issues a read in a group.
     pub(crate) fn read(&self, group: GroupId, wants: ReadWants, completer: Completer) {
         let now_ns = self.clock.now_ns();
-        self.with(group, completer, |window, completer| window.read(now_ns, wants, completer));
+        self.with(group, completer, |window, completer| {
+            window.read(now_ns, wants, completer)
+        });
     }
 
     /// Fails what is outstanding and refuses what comes.
@@ -163,7 +167,9 @@ impl Client {
             for (completer, answer) in completions {
                 completer.complete(answer);
             }
-            let Some(right) = slot.sending.try_lock() else { return };
+            let Some(right) = slot.sending.try_lock() else {
+                return;
+            };
             loop {
                 let sends = slot.window.lock().take_sends();
                 if sends.is_empty() {
@@ -194,7 +200,8 @@ impl Client {
     }
 
     fn slot_of(&self, id: RequestId) -> Option<&Slot> {
-        self.groups.get(usize::try_from(id.0 >> REQUEST_COUNT_BITS).ok()?)
+        self.groups
+            .get(usize::try_from(id.0 >> REQUEST_COUNT_BITS).ok()?)
     }
 }
 
@@ -241,7 +248,10 @@ pub(crate) struct ReplyPort {
 
 impl ReplyPort {
     pub(crate) fn new(node: NodeId) -> Arc<Self> {
-        Arc::new(Self { node, client: std::sync::OnceLock::new() })
+        Arc::new(Self {
+            node,
+            client: std::sync::OnceLock::new(),
+        })
     }
 
     pub(crate) fn bind(&self, client: &Arc<Client>) {

@@ -26,7 +26,10 @@ impl Script {
             sessions_max: 4,
         };
         let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
-        Self { window: Window::new(GroupId(0), nodes, options), now_ns: 0 }
+        Self {
+            window: Window::new(GroupId(0), nodes, options),
+            now_ns: 0,
+        }
     }
 
     /// A window whose session is open at node 1.
@@ -34,7 +37,11 @@ impl Script {
         let mut script = Self::new();
         let first = script.put("first");
         let register = script.sent();
-        assert_eq!(register.len(), 1, "nothing but the registration leaves without a session");
+        assert_eq!(
+            register.len(),
+            1,
+            "nothing but the registration leaves without a session"
+        );
         script.answer(&register[0], Ok(Outcome::Registered(SessionId(9))));
         (script, first)
     }
@@ -65,7 +72,10 @@ impl Script {
     }
 
     fn answer(&mut self, sent: &(NodeId, Request), result: Result<Outcome, Refusal>) {
-        let reply = Reply { id: sent.1.id, result: result.map(ReplyBody::Outcome) };
+        let reply = Reply {
+            id: sent.1.id,
+            result: result.map(ReplyBody::Outcome),
+        };
         self.window.reply(self.now_ns, sent.0, reply);
         self.complete();
     }
@@ -105,7 +115,14 @@ fn writes_leave_in_order_with_a_floor_below_the_first_unanswered() {
     assert_eq!(first.wait(), Ok(Bytes::from_static(b"done")));
     let _d = script.put("d");
     let next = script.sent();
-    assert_eq!(position(&next[0]), Position { session: SessionId(9), sequence: 4, floor: 1 });
+    assert_eq!(
+        position(&next[0]),
+        Position {
+            session: SessionId(9),
+            sequence: 4,
+            floor: 1
+        }
+    );
 }
 
 #[test]
@@ -113,12 +130,22 @@ fn a_hint_moves_the_whole_window_to_the_leader_in_order() {
     let (mut script, _first) = Script::open();
     let _b = script.put("b");
     let sent = script.sent();
-    script.answer(&sent[0], Err(Refusal::NotLeader { leader: Some(NodeId(3)) }));
+    script.answer(
+        &sent[0],
+        Err(Refusal::NotLeader {
+            leader: Some(NodeId(3)),
+        }),
+    );
     let again = script.sent();
     assert!(again.iter().all(|(node, _)| *node == NodeId(3)));
     assert_eq!(sequences(&again), [1, 2]);
     // The second refusal belongs to the burst that is given up: nothing is sent a third time.
-    script.answer(&sent[1], Err(Refusal::NotLeader { leader: Some(NodeId(2)) }));
+    script.answer(
+        &sent[1],
+        Err(Refusal::NotLeader {
+            leader: Some(NodeId(2)),
+        }),
+    );
     assert!(script.sent().is_empty());
 }
 
@@ -139,7 +166,11 @@ fn an_answer_to_an_earlier_copy_counts() {
     script.pass(20 * MS);
     let again = script.sent();
     assert_eq!(again.len(), 1, "silence sends it elsewhere");
-    assert_eq!(command(&sent[0]), command(&again[0]), "the very same command");
+    assert_eq!(
+        command(&sent[0]),
+        command(&again[0]),
+        "the very same command"
+    );
     script.answer(&again[0], Ok(Outcome::Applied(Bytes::new())));
     assert_eq!(first.wait(), Ok(Bytes::new()));
 }
@@ -168,7 +199,10 @@ fn a_write_that_was_only_refused_ends_without_effect_and_leaves_a_skip() {
     assert!(error.is_retryable());
     script.pass(60 * MS);
     let sent = script.sent();
-    assert!(matches!(Command::decode(&command(&sent[0])), Ok(Command::Skip(_))));
+    assert!(matches!(
+        Command::decode(&command(&sent[0])),
+        Ok(Command::Skip(_))
+    ));
 }
 
 #[test]
@@ -180,10 +214,22 @@ fn a_write_whose_copy_is_out_ends_in_doubt_and_is_still_carried_through() {
         script.pass(50 * MS);
     }
     let error = first.wait().expect_err("nobody answered");
-    assert!(matches!(error, Error::Timeout { maybe_applied: true, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            Error::Timeout {
+                maybe_applied: true,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert!(!error.is_retryable());
     let again = script.sent();
-    assert_eq!(command(&sent[0]), command(again.last().expect("still tried")));
+    assert_eq!(
+        command(&sent[0]),
+        command(again.last().expect("still tried"))
+    );
 }
 
 #[test]
@@ -197,10 +243,20 @@ fn an_expired_session_fails_only_what_may_have_taken_effect() {
     script.answer(&again[1], Ok(Outcome::SessionExpired));
     assert_eq!(first.wait(), Err(Error::SessionExpired));
     let register = script.sent();
-    assert!(matches!(Command::decode(&command(&register[0])), Ok(Command::Register { .. })));
+    assert!(matches!(
+        Command::decode(&command(&register[0])),
+        Ok(Command::Register { .. })
+    ));
     script.answer(&register[0], Ok(Outcome::Registered(SessionId(77))));
     let moved = script.sent();
-    assert_eq!(position(&moved[0]), Position { session: SessionId(77), sequence: 1, floor: 0 });
+    assert_eq!(
+        position(&moved[0]),
+        Position {
+            session: SessionId(77),
+            sequence: 1,
+            floor: 0
+        }
+    );
     script.answer(&moved[0], Ok(Outcome::Applied(Bytes::new())));
     assert_eq!(second.wait(), Ok(Bytes::new()));
 }
@@ -215,7 +271,10 @@ fn a_full_window_of_answers_is_acknowledged_before_the_rest_is_sent_again() {
     assert_eq!(first.wait(), Ok(Bytes::new()));
     script.pass(5 * MS);
     let again = script.sent();
-    let acknowledge = Command::Acknowledge { session: SessionId(9), floor: 1 };
+    let acknowledge = Command::Acknowledge {
+        session: SessionId(9),
+        floor: 1,
+    };
     assert_eq!(Command::decode(&command(&again[0])), Ok(acknowledge));
     assert_eq!(sequences(&again[1..]), [2]);
 }
@@ -234,7 +293,9 @@ fn whatever_is_lost_writes_take_effect_once_and_in_order() {
     for seed in 1..=300_u64 {
         let mut random = seed;
         let mut draw = move |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % below
         };
         let mut script = Script::new();
@@ -244,7 +305,8 @@ fn whatever_is_lost_writes_take_effect_once_and_in_order() {
         let mut flying: Vec<(NodeId, Request)> = Vec::new();
         for issued in 0..40_u64 {
             let (pending, completer) = Pending::new(|answer: Answer| answer);
-            let command = CommandBuffer::append(b"key", format!("{issued},").as_bytes()).expect("small");
+            let command =
+                CommandBuffer::append(b"key", format!("{issued},").as_bytes()).expect("small");
             script.window.write(script.now_ns, command, completer);
             calls.push(pending);
             let is_last = issued == 39;
@@ -272,11 +334,22 @@ fn whatever_is_lost_writes_take_effect_once_and_in_order() {
                 }
             }
         }
-        let refused = calls.into_iter().filter_map(|call| call.wait().err()).collect::<Vec<_>>();
-        assert!(refused.iter().all(|error| matches!(error, Error::Busy { .. })), "seed {seed}: {refused:?}");
+        let refused = calls
+            .into_iter()
+            .filter_map(|call| call.wait().err())
+            .collect::<Vec<_>>();
+        assert!(
+            refused
+                .iter()
+                .all(|error| matches!(error, Error::Busy { .. })),
+            "seed {seed}: {refused:?}"
+        );
         let value = replica.view().get(b"key").expect("something was appended");
         let text = String::from_utf8(value.to_vec()).expect("digits and commas");
-        let got: Vec<u64> = text.split_terminator(',').map(|n| n.parse().expect("a number")).collect();
+        let got: Vec<u64> = text
+            .split_terminator(',')
+            .map(|n| n.parse().expect("a number"))
+            .collect();
         assert!(got.is_sorted_by(|a, b| a < b), "seed {seed}: {got:?}");
         assert_eq!(got.len(), 40 - refused.len(), "seed {seed}");
     }

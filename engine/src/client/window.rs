@@ -175,7 +175,9 @@ impl Window {
     /// Issues a write. Over the bound it fails at once, without effect.
     pub(crate) fn write(&mut self, now_ns: u64, command: CommandBuffer, completer: Completer) {
         if self.writes.len() >= self.options.outstanding_max {
-            let busy = Error::Busy { outstanding: self.writes.len() };
+            let busy = Error::Busy {
+                outstanding: self.writes.len(),
+            };
             self.effects.completions.push((completer, Err(busy)));
             return;
         }
@@ -197,13 +199,23 @@ impl Window {
     /// Issues a read.
     pub(crate) fn read(&mut self, now_ns: u64, wants: ReadWants, completer: Completer) {
         if self.reads.len() >= self.options.outstanding_max {
-            let busy = Error::Busy { outstanding: self.reads.len() };
+            let busy = Error::Busy {
+                outstanding: self.reads.len(),
+            };
             self.effects.completions.push((completer, Err(busy)));
             return;
         }
         let id = self.request_id();
         let deadline_ns = now_ns.saturating_add(self.options.call_timeout_ns);
-        self.reads.insert(id, Read { wants, deadline_ns, completer, sent_to: None });
+        self.reads.insert(
+            id,
+            Read {
+                wants,
+                deadline_ns,
+                completer,
+                sent_to: None,
+            },
+        );
         self.unsent_reads.push_back(id);
         self.pump(now_ns);
     }
@@ -255,11 +267,15 @@ impl Window {
     pub(crate) fn close(&mut self) {
         for write in self.writes.drain(..) {
             if let Some(completer) = write.completer {
-                self.effects.completions.push((completer, Err(Error::Closed)));
+                self.effects
+                    .completions
+                    .push((completer, Err(Error::Closed)));
             }
         }
         for (_, read) in std::mem::take(&mut self.reads) {
-            self.effects.completions.push((read.completer, Err(Error::Closed)));
+            self.effects
+                .completions
+                .push((read.completer, Err(Error::Closed)));
         }
         self.unsent_reads.clear();
         self.sent = 0;
@@ -268,7 +284,10 @@ impl Window {
     fn owes_answer(&self) -> bool {
         self.sent > 0
             || matches!(self.session, Session::Registering(_))
-            || self.reads.values().any(|read| read.sent_to == Some(self.target))
+            || self
+                .reads
+                .values()
+                .any(|read| read.sent_to == Some(self.target))
     }
 
     fn request_id(&mut self) -> RequestId {
@@ -286,14 +305,22 @@ impl Window {
             self.heard_at_ns = now_ns;
         }
         while let Some(id) = self.unsent_reads.pop_front() {
-            let Some(read) = self.reads.get_mut(&id) else { continue };
+            let Some(read) = self.reads.get_mut(&id) else {
+                continue;
+            };
             let body = match read.wants.clone() {
                 ReadWants::Answer(consistency, query) => RequestBody::Query { consistency, query },
                 ReadWants::LocalIndex => RequestBody::ReadIndex,
             };
             read.sent_to = Some(self.target);
-            let request = Request { id, group: self.group, body };
-            self.effects.sends.push_back(Send::Request(self.target, request));
+            let request = Request {
+                id,
+                group: self.group,
+                body,
+            };
+            self.effects
+                .sends
+                .push_back(Send::Request(self.target, request));
         }
         match self.session {
             _ if self.writes.is_empty() => {}
@@ -310,7 +337,9 @@ impl Window {
 
     fn send_writes(&mut self, session: SessionId) {
         // Everything before the first unsettled write has been answered to its caller.
-        let Some(first) = self.writes.front() else { return };
+        let Some(first) = self.writes.front() else {
+            return;
+        };
         let floor = first.sequence - 1;
         if std::mem::take(&mut self.must_acknowledge) {
             // The floors in sealed commands are old; this one lets the replicas drop the answers that have come since.
@@ -341,8 +370,14 @@ impl Window {
     }
 
     fn send(&mut self, id: RequestId, command: Bytes) {
-        let request = Request { id, group: self.group, body: RequestBody::Propose { command } };
-        self.effects.sends.push_back(Send::Request(self.target, request));
+        let request = Request {
+            id,
+            group: self.group,
+            body: RequestBody::Propose { command },
+        };
+        self.effects
+            .sends
+            .push_back(Send::Request(self.target, request));
     }
 
     /// A request could not be handed to its node.
@@ -367,8 +402,12 @@ impl Window {
         let place = if id >= self.burst && self.sent > 0 {
             let first = self.writes.front()?.request;
             // Ids of one burst ascend almost without gaps: only registrations and reads stand between.
-            let guess = usize::try_from(id.0.checked_sub(first.0)?).ok()?.min(self.sent - 1);
-            (0..=guess).rev().find(|&place| self.writes[place].request <= id)?
+            let guess = usize::try_from(id.0.checked_sub(first.0)?)
+                .ok()?
+                .min(self.sent - 1);
+            (0..=guess)
+                .rev()
+                .find(|&place| self.writes[place].request <= id)?
         } else {
             // An answer to a copy from an earlier burst: rare.
             self.writes.iter().position(|write| write.request == id)?
@@ -424,7 +463,11 @@ impl Window {
                 if let Refusal::TooLarge { limit_bytes } = refusal {
                     let len = self.command_bytes(place);
                     let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
-                    let error = quorate_kv::TooLarge { what: "command bytes", len, limit };
+                    let error = quorate_kv::TooLarge {
+                        what: "command bytes",
+                        len,
+                        limit,
+                    };
                     self.give_up(place, Error::TooLarge(error));
                 } else if is_present {
                     self.refused(now_ns, from, refusal);
@@ -436,7 +479,10 @@ impl Window {
     /// The latest copy of a write certainly has no effect.
     fn copy_refused(&mut self, place: usize) {
         let write = &mut self.writes[place];
-        assert!(write.doubtful > 0, "a refused copy was sent and not refused before");
+        assert!(
+            write.doubtful > 0,
+            "a refused copy was sent and not refused before"
+        );
         write.doubtful -= 1;
         write.is_refused = true;
     }
@@ -475,7 +521,9 @@ impl Window {
     }
 
     fn read_answered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
-        let Some(read) = self.reads.remove(&reply.id) else { return };
+        let Some(read) = self.reads.remove(&reply.id) else {
+            return;
+        };
         match (reply.result, &read.wants) {
             (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
                 self.effects.completions.push((read.completer, Ok(answer)));
@@ -484,19 +532,40 @@ impl Window {
                 self.leader = Some(from);
                 if read.sent_to.is_none() {
                     // The second answer, from the replica here: it has caught up.
-                    self.effects.completions.push((read.completer, Ok(Bytes::new())));
+                    self.effects
+                        .completions
+                        .push((read.completer, Ok(Bytes::new())));
                     return;
                 }
-                self.effects.sends.push_back(Send::WaitApplied(self.group, index, reply.id));
-                self.reads.insert(reply.id, Read { sent_to: None, ..read });
+                self.effects
+                    .sends
+                    .push_back(Send::WaitApplied(self.group, index, reply.id));
+                self.reads.insert(
+                    reply.id,
+                    Read {
+                        sent_to: None,
+                        ..read
+                    },
+                );
             }
-            (Ok(_), _) => self.effects.completions.push((read.completer, Err(Error::Incompatible))),
+            (Ok(_), _) => self
+                .effects
+                .completions
+                .push((read.completer, Err(Error::Incompatible))),
             (Err(Refusal::NoSuchGroup), _) => {
-                self.effects.completions.push((read.completer, Err(Error::Incompatible)));
+                self.effects
+                    .completions
+                    .push((read.completer, Err(Error::Incompatible)));
             }
             (Err(refusal), _) => {
                 let was_target = read.sent_to == Some(self.target);
-                self.reads.insert(reply.id, Read { sent_to: None, ..read });
+                self.reads.insert(
+                    reply.id,
+                    Read {
+                        sent_to: None,
+                        ..read
+                    },
+                );
                 self.unsent_reads.push_back(reply.id);
                 if was_target {
                     self.refused(now_ns, from, refusal);
@@ -538,7 +607,9 @@ impl Window {
                 self.obstacle = Obstacle::NoLeader;
                 self.look_elsewhere(now_ns, None);
             }
-            Refusal::NoSuchGroup | Refusal::NotUnderstood | Refusal::TooLarge { .. } => self.fail_all(&Error::Incompatible),
+            Refusal::NoSuchGroup | Refusal::NotUnderstood | Refusal::TooLarge { .. } => {
+                self.fail_all(&Error::Incompatible)
+            }
         }
     }
 
@@ -588,7 +659,9 @@ impl Window {
             }
             if write.doubtful > 0 {
                 if let Some(completer) = write.completer.take() {
-                    self.effects.completions.push((completer, Err(Error::SessionExpired)));
+                    self.effects
+                        .completions
+                        .push((completer, Err(Error::SessionExpired)));
                 }
                 continue;
             }
@@ -606,11 +679,15 @@ impl Window {
         for write in &mut self.writes {
             write.body = Body::Skip;
             if let Some(completer) = write.completer.take() {
-                self.effects.completions.push((completer, Err(error.clone())));
+                self.effects
+                    .completions
+                    .push((completer, Err(error.clone())));
             }
         }
         for (_, read) in std::mem::take(&mut self.reads) {
-            self.effects.completions.push((read.completer, Err(error.clone())));
+            self.effects
+                .completions
+                .push((read.completer, Err(error.clone())));
         }
         self.rewind();
     }
@@ -623,12 +700,19 @@ impl Window {
             if write.deadline_ns > now_ns {
                 break;
             }
-            let Some(completer) = write.completer.take() else { continue };
+            let Some(completer) = write.completer.take() else {
+                continue;
+            };
             let maybe_applied = write.doubtful > 0;
             if !maybe_applied {
                 write.body = Body::Skip;
             }
-            let error = Error::Timeout { after_ms, maybe_applied, cause, leader };
+            let error = Error::Timeout {
+                after_ms,
+                maybe_applied,
+                cause,
+                leader,
+            };
             self.effects.completions.push((completer, Err(error)));
         }
         if matches!(self.session, Session::Absent | Session::Registering(_)) {
@@ -640,7 +724,12 @@ impl Window {
                 break;
             }
             let (_, read) = first.remove_entry();
-            let error = Error::Timeout { after_ms, maybe_applied: false, cause, leader };
+            let error = Error::Timeout {
+                after_ms,
+                maybe_applied: false,
+                cause,
+                leader,
+            };
             self.effects.completions.push((read.completer, Err(error)));
         }
     }

@@ -6,20 +6,29 @@ use quorate_kv::{Sessions, StateMachine};
 use quorate_raft::{LogIndex, NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotRef};
 
-use crate::transport::{Frame, Origin, Refusal, Reply, ReplyBody, ReplySink, RequestId, SnapshotTransfer};
+use crate::transport::{
+    Frame, Origin, Refusal, Reply, ReplyBody, ReplySink, RequestId, SnapshotTransfer,
+};
 
 /// What can happen to a shard.
 pub(crate) enum Event<M: StateMachine> {
     /// The transport delivered a frame; all groups that it concerns belong to this shard.
     Frame(Origin, Frame),
     /// A caller in this process wants to read the local view once it includes an index.
-    WaitApplied { group: GroupId, index: LogIndex, outlet: Outlet },
+    WaitApplied {
+        group: GroupId,
+        index: LogIndex,
+        outlet: Outlet,
+    },
     /// The log's durable lsn moved, or the log failed or recovered.
     LogMoved,
     /// A job ended.
     Job(JobDone<M>),
     /// Somebody wants to know how a replica stands; called on the shard's thread between two passes.
-    Inspect { group: GroupId, with: Box<dyn FnOnce(&super::Replica<M>) + Send> },
+    Inspect {
+        group: GroupId,
+        with: Box<dyn FnOnce(&super::Replica<M>) + Send>,
+    },
     /// Ask for an election now.
     Campaign { group: GroupId },
     /// Hand leadership of a group over, to a given node or to the best one.
@@ -31,13 +40,23 @@ pub(crate) enum Event<M: StateMachine> {
 /// How a job ended.
 pub(crate) enum JobDone<M: StateMachine> {
     /// A snapshot of this replica's state is published, or could not be written.
-    Saved { group: GroupId, meta: SnapshotMeta, result: Result<SnapshotRef, String> },
+    Saved {
+        group: GroupId,
+        meta: SnapshotMeta,
+        result: Result<SnapshotRef, String>,
+    },
     /// A leader's snapshot arrived whole, was verified and read into a machine.
     Received(Box<Received<M>>),
     /// A leader's snapshot was given up: refused by its checks or not storable.
-    ReceiveFailed { transfer: SnapshotTransfer, reason: String },
+    ReceiveFailed {
+        transfer: SnapshotTransfer,
+        reason: String,
+    },
     /// The snapshot file that was being sent cannot be read.
-    SendFailed { transfer: SnapshotTransfer, reason: String },
+    SendFailed {
+        transfer: SnapshotTransfer,
+        reason: String,
+    },
 }
 
 /// A snapshot that arrived from a leader.
@@ -58,12 +77,18 @@ pub(crate) struct Outlet {
 
 impl Outlet {
     pub(crate) fn sink(id: RequestId, sink: Arc<dyn ReplySink>) -> Self {
-        Self { id, origin: Origin::Clerk(sink) }
+        Self {
+            id,
+            origin: Origin::Clerk(sink),
+        }
     }
 
     /// Answers. A node that is gone loses the answer; its clients ask again.
     pub(crate) fn answer(self, ports: &dyn SendFrame, result: Result<ReplyBody, Refusal>) {
-        let reply = Reply { id: self.id, result };
+        let reply = Reply {
+            id: self.id,
+            result,
+        };
         match self.origin {
             Origin::Clerk(sink) => sink.reply(reply),
             Origin::Node(node) => ports.send_frame(node, Frame::Reply(reply)),

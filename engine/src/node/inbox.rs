@@ -37,7 +37,10 @@ impl<M: StateMachine> NodeInbox<M> {
             // A refused Raft frame is a lost one. A refused clerk deserves an answer; a node's
             // client notices by its own timer, since answering it would need the queue that is full.
             if let Origin::Clerk(sink) = origin {
-                sink.reply(Reply { id: request.id, result: Err(Refusal::Busy) });
+                sink.reply(Reply {
+                    id: request.id,
+                    result: Err(Refusal::Busy),
+                });
             }
         }
     }
@@ -45,7 +48,8 @@ impl<M: StateMachine> NodeInbox<M> {
     fn offer_messages(&self, origin: &Origin, messages: Vec<GroupMessage>) {
         let shards = self.shards.len();
         if shards == 1 {
-            let _dropped = self.shards[0].offer(Event::Frame(origin.clone(), Frame::Raft(messages)));
+            let _dropped =
+                self.shards[0].offer(Event::Frame(origin.clone(), Frame::Raft(messages)));
             return;
         }
         let mut split: Vec<Vec<GroupMessage>> = (0..shards).map(|_| Vec::new()).collect();

@@ -76,7 +76,8 @@ impl<M: StateMachine> Replica<M> {
     /// snapshots costs no more than writing the log.
     pub(super) fn save_if_due(&mut self, ports: &Ports<M>) {
         let last_bytes = self.snapshots.current.as_ref().map_or(0, |file| file.bytes);
-        let due_bytes = self.options.snapshot_log_bytes.max(last_bytes) + self.snapshots.failed_at_log_bytes;
+        let due_bytes =
+            self.options.snapshot_log_bytes.max(last_bytes) + self.snapshots.failed_at_log_bytes;
         if self.log_bytes >= due_bytes {
             self.save_now(ports);
         }
@@ -89,9 +90,21 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.snapshots.is_saving = true;
-        let meta = SnapshotMeta { index, term: self.applied_term, config: self.raft.config().clone() };
+        let meta = SnapshotMeta {
+            index,
+            term: self.applied_term,
+            config: self.raft.config().clone(),
+        };
         let id = self.snapshots.take_id();
-        submit_job(ports, Job::Save { group: self.group, meta, id, image: self.sessions.image() });
+        submit_job(
+            ports,
+            Job::Save {
+                group: self.group,
+                meta,
+                id,
+                image: self.sessions.image(),
+            },
+        );
     }
 
     /// A save ended: names the file in the log and cuts the log behind it.
@@ -123,7 +136,10 @@ impl<M: StateMachine> Replica<M> {
         let first_index = self.first_index_behind(meta.index);
         writes.batch.set_snapshot(self.group, file.clone());
         writes.batch.compact(self.group, first_index.0);
-        writes.after.push(After::Retain { slot, file: file.clone() });
+        writes.after.push(After::Retain {
+            slot,
+            file: file.clone(),
+        });
         self.raft.on_snapshot_saved(meta.clone(), first_index);
         self.snapshots.current = Some(file);
         self.log_bytes = 0;
@@ -142,16 +158,42 @@ impl<M: StateMachine> Replica<M> {
 
     /// The log durably names `file`: what is older may go, except what is still being sent.
     pub(super) fn retain(&mut self, file: &SnapshotRef, ports: &Ports<M>) {
-        if self.snapshots.current.as_ref().is_some_and(|current| current.id == file.id) {
+        if self
+            .snapshots
+            .current
+            .as_ref()
+            .is_some_and(|current| current.id == file.id)
+        {
             self.drop_stale_files(ports);
         }
     }
 
     fn drop_stale_files(&self, ports: &Ports<M>) {
-        let sending = self.snapshots.outgoing.iter().map(|outgoing| outgoing.file.clone());
-        let received = self.snapshots.received.iter().map(|received| received.file.clone());
-        let keep = self.snapshots.current.iter().cloned().chain(sending).chain(received).collect();
-        submit_job(ports, Job::Retain { group: self.group, keep });
+        let sending = self
+            .snapshots
+            .outgoing
+            .iter()
+            .map(|outgoing| outgoing.file.clone());
+        let received = self
+            .snapshots
+            .received
+            .iter()
+            .map(|received| received.file.clone());
+        let keep = self
+            .snapshots
+            .current
+            .iter()
+            .cloned()
+            .chain(sending)
+            .chain(received)
+            .collect();
+        submit_job(
+            ports,
+            Job::Retain {
+                group: self.group,
+                keep,
+            },
+        );
     }
 }
 
@@ -190,7 +232,13 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.outgoing.push(outgoing);
     }
 
-    pub(super) fn snapshot_ack(&mut self, now_ns: u64, from: NodeId, ack: &SnapshotAck, ports: &Ports<M>) {
+    pub(super) fn snapshot_ack(
+        &mut self,
+        now_ns: u64,
+        from: NodeId,
+        ack: &SnapshotAck,
+        ports: &Ports<M>,
+    ) {
         let timeout_ns = self.options.transfer_timeout_ns;
         let Some(place) = self
             .snapshots
@@ -203,7 +251,8 @@ impl<M: StateMachine> Replica<M> {
         let outgoing = &mut self.snapshots.outgoing[place];
         match ack.status {
             SnapshotAckStatus::Next { offset_bytes } => {
-                if offset_bytes > outgoing.acknowledged_bytes && offset_bytes <= outgoing.file.bytes {
+                if offset_bytes > outgoing.acknowledged_bytes && offset_bytes <= outgoing.file.bytes
+                {
                     outgoing.acknowledged_bytes = offset_bytes;
                     outgoing.tries = 0;
                     outgoing.ask(now_ns, timeout_ns, ports);
@@ -217,7 +266,10 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn send_failed(&mut self, now_ns: u64, transfer: SnapshotTransfer, reason: String) {
         self.snapshots.trouble = Some(reason);
         let outgoing = &mut self.snapshots.outgoing;
-        if let Some(place) = outgoing.iter().position(|outgoing| outgoing.transfer == transfer) {
+        if let Some(place) = outgoing
+            .iter()
+            .position(|outgoing| outgoing.transfer == transfer)
+        {
             let ended = outgoing.swap_remove(place);
             self.raft.on_snapshot_sent(now_ns, ended.to, false);
         }
@@ -229,7 +281,8 @@ impl<M: StateMachine> Replica<M> {
         while let Some(outgoing) = self.snapshots.outgoing.get_mut(place) {
             if now_ns < outgoing.retry_at_ns {
                 place += 1;
-            } else if outgoing.tries >= SEND_TRIES_MAX || outgoing.transfer.term != self.raft.term() {
+            } else if outgoing.tries >= SEND_TRIES_MAX || outgoing.transfer.term != self.raft.term()
+            {
                 self.end_send(now_ns, place, false, ports);
             } else {
                 outgoing.asked_bytes = outgoing.acknowledged_bytes;
@@ -242,7 +295,12 @@ impl<M: StateMachine> Replica<M> {
     fn end_send(&mut self, now_ns: u64, place: usize, sent: bool, ports: &Ports<M>) {
         let ended = self.snapshots.outgoing.swap_remove(place);
         self.raft.on_snapshot_sent(now_ns, ended.to, sent);
-        if self.snapshots.current.as_ref().is_some_and(|current| current.id != ended.file.id) {
+        if self
+            .snapshots
+            .current
+            .as_ref()
+            .is_some_and(|current| current.id != ended.file.id)
+        {
             self.drop_stale_files(ports);
         }
     }
@@ -252,7 +310,12 @@ impl<M: StateMachine> Replica<M> {
         if self.is_halted() {
             return u64::MAX;
         }
-        let transfers = self.snapshots.outgoing.iter().map(|outgoing| outgoing.retry_at_ns).min();
+        let transfers = self
+            .snapshots
+            .outgoing
+            .iter()
+            .map(|outgoing| outgoing.retry_at_ns)
+            .min();
         self.raft.deadline_ns().min(transfers.unwrap_or(u64::MAX))
     }
 }
@@ -293,8 +356,12 @@ impl<M: StateMachine> Replica<M> {
         let transfer = chunk.transfer;
         let is_known = self.snapshots.incoming == Some((from, transfer));
         let is_stale = transfer.term < self.raft.term() || chunk.meta.index <= self.raft.commit();
-        if is_stale || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some())) {
-            let ack = SnapshotAck { transfer, status: SnapshotAckStatus::Refused };
+        if is_stale || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some()))
+        {
+            let ack = SnapshotAck {
+                transfer,
+                status: SnapshotAckStatus::Refused,
+            };
             ports.transport.send(from, Frame::SnapshotAck(ack));
             return;
         }
@@ -305,13 +372,22 @@ impl<M: StateMachine> Replica<M> {
     /// A snapshot is here, whole and verified: whether it is installed is the core's decision.
     pub(super) fn received(&mut self, now_ns: u64, received: Received<M>, ports: &Ports<M>) {
         self.snapshots.incoming = None;
+        if self.snapshots.received.is_some() {
+            // The core has not said yet what becomes of the one before; the leader sends again what is still wanted.
+            return;
+        }
         let message = Message {
             from: received.from,
             to: self.raft.id(),
             term: received.transfer.term,
-            body: Body::SnapshotReceived { meta: received.meta.clone() },
+            body: Body::SnapshotReceived {
+                meta: received.meta.clone(),
+            },
         };
-        let ack = SnapshotAck { transfer: received.transfer, status: SnapshotAckStatus::Done };
+        let ack = SnapshotAck {
+            transfer: received.transfer,
+            status: SnapshotAckStatus::Done,
+        };
         ports.transport.send(received.from, Frame::SnapshotAck(ack));
         self.snapshots.received = Some(received);
         self.step(now_ns, message);
@@ -326,7 +402,11 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn receive_failed(&mut self, transfer: SnapshotTransfer, reason: String) {
         self.snapshots.trouble = Some(reason);
-        if self.snapshots.incoming.is_some_and(|(_, current)| current == transfer) {
+        if self
+            .snapshots
+            .incoming
+            .is_some_and(|(_, current)| current == transfer)
+        {
             self.snapshots.incoming = None;
         }
     }
@@ -339,7 +419,11 @@ impl<M: StateMachine> Replica<M> {
         writes: &mut Writes,
         slot: usize,
     ) {
-        let received = self.snapshots.received.take().filter(|received| received.meta == *meta);
+        let received = self
+            .snapshots
+            .received
+            .take()
+            .filter(|received| received.meta == *meta);
         let Some(received) = received else {
             unreachable!("the core installs only the snapshot that it was just handed");
         };
@@ -347,7 +431,10 @@ impl<M: StateMachine> Replica<M> {
         file.context = config_to_bytes(&meta.config);
         let keep_from = keep_suffix.then_some(meta.index.0 + 1);
         writes.batch.install(self.group, file.clone(), keep_from);
-        writes.after.push(After::Retain { slot, file: file.clone() });
+        writes.after.push(After::Retain {
+            slot,
+            file: file.clone(),
+        });
         self.sessions = received.machine;
         self.applied = meta.index;
         self.applied_term = meta.term;

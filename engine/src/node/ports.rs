@@ -32,13 +32,28 @@ pub(crate) trait Jobs<M: StateMachine>: Send + Sync {
 /// Work that reads or writes files.
 pub(crate) enum Job<M: StateMachine> {
     /// Write a snapshot and publish it.
-    Save { group: GroupId, meta: SnapshotMeta, id: u64, image: quorate_kv::SessionsImage<M> },
+    Save {
+        group: GroupId,
+        meta: SnapshotMeta,
+        id: u64,
+        image: quorate_kv::SessionsImage<M>,
+    },
     /// Read chunks of a snapshot and send them.
-    Send { to: NodeId, transfer: SnapshotTransfer, meta: SnapshotMeta, file: SnapshotRef, from_bytes: u64, until_bytes: u64 },
+    Send {
+        to: NodeId,
+        transfer: SnapshotTransfer,
+        meta: SnapshotMeta,
+        file: SnapshotRef,
+        from_bytes: u64,
+        until_bytes: u64,
+    },
     /// Store a chunk that arrived; after the last one, verify, publish and restore.
     Receive { from: NodeId, chunk: SnapshotChunk },
     /// Delete the snapshots of a group except these.
-    Retain { group: GroupId, keep: Vec<SnapshotRef> },
+    Retain {
+        group: GroupId,
+        keep: Vec<SnapshotRef>,
+    },
 }
 
 /// How many bytes of a snapshot one chunk carries.
@@ -55,7 +70,9 @@ pub(crate) fn restore<M: StateMachine>(
     let sessions = Sessions::restore(source).map_err(|error| error.to_string())?;
     if sessions.last_index() > index {
         let last = sessions.last_index();
-        return Err(format!("it holds the command at {last}, behind the index {index} that it stands for"));
+        return Err(format!(
+            "it holds the command at {last}, behind the index {index} that it stands for"
+        ));
     }
     Ok(sessions)
 }

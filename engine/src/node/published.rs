@@ -56,18 +56,32 @@ impl<V: Clone> Published<V> {
 
     pub(crate) fn publish(&self, index: LogIndex, view: V) {
         let mut state = self.state.write();
-        assert!(state.index <= index, "the published view goes back from {} to {index}", state.index);
+        assert!(
+            state.index <= index,
+            "the published view goes back from {} to {index}",
+            state.index
+        );
         *state = Applied { index, view };
     }
 
     pub(crate) fn set_lease(&self, until_ns: Option<u64>) {
-        self.lease_until_ns.store(until_ns.unwrap_or(0), Ordering::Release);
+        self.lease_until_ns
+            .store(until_ns.unwrap_or(0), Ordering::Release);
+    }
+
+    /// Lets the lease end earlier, never later.
+    pub(crate) fn shorten_lease(&self, until_ns: Option<u64>) {
+        let until_ns = until_ns.unwrap_or(0);
+        if until_ns < self.lease_until_ns.load(Ordering::Relaxed) {
+            self.lease_until_ns.store(until_ns, Ordering::Release);
+        }
     }
 
     pub(crate) fn set_soft(&self, role: Role, term: Term, leader: Option<NodeId>) {
         self.role.store(role_to_byte(role), Ordering::Relaxed);
         self.term.store(term.0, Ordering::Relaxed);
-        self.leader.store(leader.map_or(0, |node| node.0), Ordering::Release);
+        self.leader
+            .store(leader.map_or(0, |node| node.0), Ordering::Release);
     }
 
     pub(crate) fn set_commit(&self, commit: LogIndex) {

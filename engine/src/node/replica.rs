@@ -12,8 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_kv::{Outcome, Sessions, StateMachine};
 use quorate_raft::{
-    Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError, Raft, ReadError, Role,
-    Soft, Term,
+    Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError,
+    Raft, ReadError, Role, Soft, Term,
 };
 use quorate_wal::{GroupId, Log, WriteBatch};
 
@@ -183,7 +183,10 @@ impl<M: StateMachine> Replica<M> {
     fn may_answer_now(&self, consistency: Consistency, now_ns: u64) -> bool {
         match consistency {
             Consistency::Stale => true,
-            Consistency::Lease => self.raft.lease_until_ns().is_some_and(|until_ns| now_ns < until_ns),
+            Consistency::Lease => self
+                .raft
+                .lease_until_ns()
+                .is_some_and(|until_ns| now_ns < until_ns),
             Consistency::Linearizable => false,
         }
     }
@@ -196,7 +199,9 @@ impl<M: StateMachine> Replica<M> {
         health: Health,
     ) -> Result<(), Refusal> {
         if self.is_halted || self.raft.role() != Role::Leader {
-            return Err(Refusal::NotLeader { leader: self.raft.leader() });
+            return Err(Refusal::NotLeader {
+                leader: self.raft.leader(),
+            });
         }
         match health {
             Health::Good => {}
@@ -205,28 +210,45 @@ impl<M: StateMachine> Replica<M> {
             Health::LogFailed => return Err(Refusal::LogFailed),
         }
         if command.len() > self.options.command_bytes_max {
-            return Err(Refusal::TooLarge { limit_bytes: self.options.command_bytes_max as u64 });
+            return Err(Refusal::TooLarge {
+                limit_bytes: self.options.command_bytes_max as u64,
+            });
         }
         // What a replica cannot apply must never enter the log: it would stop the whole group.
         if Sessions::<M>::check(&command).is_err() {
             return Err(Refusal::NotUnderstood);
         }
-        let index = self.raft.propose(now_ns, [(EntryKind::Command, command)]).map_err(|error| match error {
-            ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
-            _ => Refusal::Busy,
-        })?;
+        let index = self
+            .raft
+            .propose(now_ns, [(EntryKind::Command, command)])
+            .map_err(|error| match error {
+                ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
+                _ => Refusal::Busy,
+            })?;
         debug_assert!(self.proposals.back().is_none_or(|last| last.index < index));
-        self.proposals.push_back(Proposal { index, term: self.raft.term(), outlet: outlet.clone() });
+        self.proposals.push_back(Proposal {
+            index,
+            term: self.raft.term(),
+            outlet: outlet.clone(),
+        });
         Ok(())
     }
 
     fn read(&mut self, now_ns: u64, outlet: &Outlet, wants: ReadWants) -> Result<(), Refusal> {
         self.read_tokens += 1;
-        self.raft.read(now_ns, self.read_tokens).map_err(|error| match error {
-            ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
-            _ => Refusal::Busy,
-        })?;
-        self.reads.insert(self.read_tokens, ReadWaiter { outlet: outlet.clone(), wants });
+        self.raft
+            .read(now_ns, self.read_tokens)
+            .map_err(|error| match error {
+                ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
+                _ => Refusal::Busy,
+            })?;
+        self.reads.insert(
+            self.read_tokens,
+            ReadWaiter {
+                outlet: outlet.clone(),
+                wants,
+            },
+        );
         Ok(())
     }
 
@@ -237,7 +259,10 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.read_tokens += 1;
-        let waiter = ReadWaiter { outlet, wants: ReadWants::Index };
+        let waiter = ReadWaiter {
+            outlet,
+            wants: ReadWants::Index,
+        };
         self.waiting.insert((index, self.read_tokens), waiter);
     }
 
@@ -255,7 +280,13 @@ impl<M: StateMachine> Replica<M> {
         if self.is_halted {
             return;
         }
-        let mut output = self.raft.output(now_ns, &mut GroupLog { log, group: self.group });
+        let mut output = self.raft.output(
+            now_ns,
+            &mut GroupLog {
+                log,
+                group: self.group,
+            },
+        );
         if let Some(fault) = output.fault.take() {
             self.note_fault(now_ns, &fault);
         }
@@ -270,11 +301,16 @@ impl<M: StateMachine> Replica<M> {
                     self.lazy_state = None;
                 }
                 add_persist(writes, self.group, persist);
-                writes.after.push(After::Persisted { slot, seq: persist.seq });
+                writes.after.push(After::Persisted {
+                    slot,
+                    seq: persist.seq,
+                });
             } else if let Some(state) = persist.hard_state.take() {
                 self.lazy_state = Some(state);
             }
         }
+        // A lease that ends must be seen to end before the message that ends it leaves; one that begins waits for the view.
+        self.published.shorten_lease(self.raft.lease_until_ns());
         for message in output.messages.drain(..) {
             outbox.add(self.group, message);
         }
@@ -284,7 +320,9 @@ impl<M: StateMachine> Replica<M> {
     /// Second half of a pass: applies, publishes, answers. Returns whether the core has more to say.
     pub(super) fn finish(&mut self, now_ns: u64, ports: &Ports<M>) -> bool {
         self.discard_unwanted(ports);
-        let Some(mut output) = self.taken.take() else { return false };
+        let Some(mut output) = self.taken.take() else {
+            return false;
+        };
         if let Some(soft) = output.soft.take() {
             self.note_soft(&soft, ports);
         }
@@ -318,13 +356,21 @@ impl<M: StateMachine> Replica<M> {
                 EntryKind::Config => Outcome::Unsupported,
             };
             if outcome == Outcome::Unsupported {
-                self.halt(format!("the entry at {index} is of a version not known here: use a newer build"));
+                self.halt(format!(
+                    "the entry at {index} is of a version not known here: use a newer build"
+                ));
                 break;
             }
             self.applied = index;
             self.applied_term = term;
-            while self.proposals.front().is_some_and(|first| first.index <= entry.index) {
-                let Some(first) = self.proposals.pop_front() else { break };
+            while self
+                .proposals
+                .front()
+                .is_some_and(|first| first.index <= entry.index)
+            {
+                let Some(first) = self.proposals.pop_front() else {
+                    break;
+                };
                 let is_this_one = first.index == entry.index && first.term == entry.term;
                 let result = if is_this_one {
                     Ok(ReplyBody::Outcome(outcome.clone()))
@@ -358,7 +404,9 @@ impl<M: StateMachine> Replica<M> {
     fn answer_reads(&mut self, output: &mut Output, ports: &Ports<M>) {
         let applied = self.published.applied();
         for ready in output.reads.drain(..) {
-            let Some(waiter) = self.reads.remove(&ready.token) else { continue };
+            let Some(waiter) = self.reads.remove(&ready.token) else {
+                continue;
+            };
             if ready.index <= applied {
                 self.answer_read(waiter, ready.index, ports);
             } else {
@@ -367,7 +415,9 @@ impl<M: StateMachine> Replica<M> {
         }
         for token in output.reads_failed.drain(..) {
             if let Some(waiter) = self.reads.remove(&token) {
-                let refusal = Refusal::NotLeader { leader: self.raft.leader() };
+                let refusal = Refusal::NotLeader {
+                    leader: self.raft.leader(),
+                };
                 waiter.outlet.answer(ports, Err(refusal));
             }
         }
@@ -381,10 +431,15 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn answer_read(&self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
-        assert!(self.published.applied() >= index, "a read is answered from a view that includes its index");
+        assert!(
+            self.published.applied() >= index,
+            "a read is answered from a view that includes its index"
+        );
         let body = match waiter.wants {
             ReadWants::Index => ReplyBody::ReadIndex(index),
-            ReadWants::Answer(query) => ReplyBody::Answer(M::query(&self.published.load().view, &query)),
+            ReadWants::Answer(query) => {
+                ReplyBody::Answer(M::query(&self.published.load().view, &query))
+            }
         };
         waiter.outlet.answer(ports, Ok(body));
     }
@@ -407,7 +462,8 @@ impl<M: StateMachine> Replica<M> {
         self.is_halted = true;
         self.fault = Some(reason);
         self.published.set_lease(None);
-        self.published.set_soft(Role::Follower, self.raft.term(), None);
+        self.published
+            .set_soft(Role::Follower, self.raft.term(), None);
     }
 
     pub(super) fn is_halted(&self) -> bool {
@@ -437,7 +493,8 @@ impl<M: StateMachine> Replica<M> {
             waiter.outlet.answer(ports, Err(Refusal::Stopping));
         }
         self.published.set_lease(None);
-        self.published.set_soft(Role::Follower, self.raft.term(), None);
+        self.published
+            .set_soft(Role::Follower, self.raft.term(), None);
     }
 
     pub(super) fn is_self(&self, node: NodeId) -> bool {

@@ -87,11 +87,17 @@ impl Writes {
 
     fn close(&mut self) {
         if !self.batch.is_empty() {
-            self.closed.push((std::mem::take(&mut self.batch), std::mem::take(&mut self.after)));
+            self.closed.push((
+                std::mem::take(&mut self.batch),
+                std::mem::take(&mut self.after),
+            ));
         } else if let Some((_, after)) = self.closed.last_mut() {
             after.append(&mut self.after);
         }
-        assert!(self.after.is_empty(), "what waits for the disk stands beside what is written");
+        assert!(
+            self.after.is_empty(),
+            "what waits for the disk stands beside what is written"
+        );
     }
 }
 
@@ -140,7 +146,10 @@ impl<M: StateMachine> Shard<M> {
             log_moved,
         };
         for slot in 0..shard.replicas.len() {
-            assert!(shard.replicas[slot].is_self(node), "a shard holds the replicas of one node");
+            assert!(
+                shard.replicas[slot].is_self(node),
+                "a shard holds the replicas of one node"
+            );
             shard.mark_ready(slot);
         }
         shard
@@ -150,7 +159,11 @@ impl<M: StateMachine> Shard<M> {
     pub(crate) fn handle(&mut self, now_ns: u64, event: Event<M>) {
         match event {
             Event::Frame(origin, frame) => self.handle_frame(now_ns, origin, frame),
-            Event::WaitApplied { group, index, outlet } => match self.slot(group) {
+            Event::WaitApplied {
+                group,
+                index,
+                outlet,
+            } => match self.slot(group) {
                 Some(slot) => self.replicas[slot].wait_applied(index, outlet, &self.ports),
                 None => outlet.answer(&self.ports, Err(Refusal::NoSuchGroup)),
             },
@@ -189,7 +202,9 @@ impl<M: StateMachine> Shard<M> {
         match (origin, frame) {
             (Origin::Node(from), Frame::Raft(messages)) => {
                 for GroupMessage { group, message } in messages {
-                    let Some(slot) = self.slot(group) else { continue };
+                    let Some(slot) = self.slot(group) else {
+                        continue;
+                    };
                     if message.from != from || message.to != self.node || self.must_drop(&message) {
                         continue;
                     }
@@ -198,7 +213,10 @@ impl<M: StateMachine> Shard<M> {
                 }
             }
             (origin, Frame::Request(request)) => {
-                let outlet = Outlet { id: request.id, origin };
+                let outlet = Outlet {
+                    id: request.id,
+                    origin,
+                };
                 let Some(slot) = self.slot(request.group) else {
                     outlet.answer(&self.ports, Err(Refusal::NoSuchGroup));
                     return;
@@ -224,8 +242,7 @@ impl<M: StateMachine> Shard<M> {
 
     /// What the log cannot take must not reach the core: to the sender it looks lost, and comes again.
     fn must_drop(&self, message: &Message) -> bool {
-        let carries_entries =
-            matches!(&message.body, quorate_raft::Body::Append { entries, .. } if !entries.is_empty());
+        let carries_entries = matches!(&message.body, quorate_raft::Body::Append { entries, .. } if !entries.is_empty());
         match self.health {
             Health::Good => false,
             Health::DiskFull | Health::Behind => carries_entries,
@@ -269,7 +286,10 @@ impl<M: StateMachine> Shard<M> {
 
     /// When [`tick`](Self::tick) wants to be called.
     pub(crate) fn deadline_ns(&self) -> u64 {
-        let timer = self.timers.peek().map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
+        let timer = self
+            .timers
+            .peek()
+            .map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
         timer.min(self.pinned_check_at_ns)
     }
 
@@ -311,7 +331,9 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn slot(&self, group: GroupId) -> Option<usize> {
-        self.replicas.binary_search_by_key(&group, |replica| replica.group).ok()
+        self.replicas
+            .binary_search_by_key(&group, |replica| replica.group)
+            .ok()
     }
 
     fn mark_ready(&mut self, slot: usize) {
@@ -378,7 +400,9 @@ impl<M: StateMachine> Shard<M> {
         };
         let durable = self.ports.log.durable();
         while self.unacked.front().is_some_and(|(lsn, _)| *lsn <= durable) {
-            let Some((_, after)) = self.unacked.pop_front() else { break };
+            let Some((_, after)) = self.unacked.pop_front() else {
+                break;
+            };
             for action in after {
                 match action {
                     After::Persisted { slot, seq } => {
@@ -409,7 +433,9 @@ impl<M: StateMachine> Shard<M> {
         let group = match &done {
             JobDone::Saved { group, .. } => *group,
             JobDone::Received(received) => received.transfer.group,
-            JobDone::ReceiveFailed { transfer, .. } | JobDone::SendFailed { transfer, .. } => transfer.group,
+            JobDone::ReceiveFailed { transfer, .. } | JobDone::SendFailed { transfer, .. } => {
+                transfer.group
+            }
         };
         let Some(slot) = self.slot(group) else { return };
         let replica = &mut self.replicas[slot];

@@ -56,7 +56,10 @@ impl<M: StateMachine> JobThread<M> {
         let thread = std::thread::Builder::new()
             .name("quorate-files".to_owned())
             .spawn(move || run(&inbox))?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            jobs,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     pub(crate) fn for_node(
@@ -66,8 +69,16 @@ impl<M: StateMachine> JobThread<M> {
         inbox: Arc<NodeInbox<M>>,
     ) -> NodeJobs<M> {
         let incoming = Mutex::new(BTreeMap::new());
-        let files = Arc::new(NodeFiles { snapshots, transport, inbox, incoming });
-        NodeJobs { jobs: self.jobs.clone(), files }
+        let files = Arc::new(NodeFiles {
+            snapshots,
+            transport,
+            inbox,
+            incoming,
+        });
+        NodeJobs {
+            jobs: self.jobs.clone(),
+            files,
+        }
     }
 
     /// Returns once every job handed over before is done, so that a stopped node's files are at rest.
@@ -109,11 +120,30 @@ fn run<M: StateMachine>(inbox: &Receiver<Order<M>>) {
 impl<M: StateMachine> NodeFiles<M> {
     fn run(&self, job: Job<M>) {
         match job {
-            Job::Save { group, meta, id, image } => {
+            Job::Save {
+                group,
+                meta,
+                id,
+                image,
+            } => {
                 let result = self.save(group, &meta, id, image);
-                self.done(group, JobDone::Saved { group, meta, result });
+                self.done(
+                    group,
+                    JobDone::Saved {
+                        group,
+                        meta,
+                        result,
+                    },
+                );
             }
-            Job::Send { to, transfer, meta, file, from_bytes, until_bytes } => {
+            Job::Send {
+                to,
+                transfer,
+                meta,
+                file,
+                from_bytes,
+                until_bytes,
+            } => {
                 if let Err(error) = self.send(to, transfer, &meta, &file, from_bytes, until_bytes) {
                     let reason = error.to_string();
                     self.done(transfer.group, JobDone::SendFailed { transfer, reason });
@@ -140,7 +170,9 @@ impl<M: StateMachine> NodeFiles<M> {
     ) -> Result<SnapshotRef, String> {
         let create = self.snapshots.create(group, meta.index.0, meta.term.0, id);
         let mut writer = create.map_err(|error| error.to_string())?;
-        image.write_to(&mut writer).map_err(|error| error.to_string())?;
+        image
+            .write_to(&mut writer)
+            .map_err(|error| error.to_string())?;
         writer.finish().map_err(|error| error.to_string())
     }
 
@@ -178,28 +210,38 @@ impl<M: StateMachine> NodeFiles<M> {
         let transfer = chunk.transfer;
         let status = match self.store(from, chunk) {
             Ok(None) => return,
-            Ok(Some(next_bytes)) => SnapshotAckStatus::Next { offset_bytes: next_bytes },
+            Ok(Some(next_bytes)) => SnapshotAckStatus::Next {
+                offset_bytes: next_bytes,
+            },
             Err(reason) => {
                 self.incoming.lock().remove(&transfer.group);
                 self.done(transfer.group, JobDone::ReceiveFailed { transfer, reason });
                 SnapshotAckStatus::Refused
             }
         };
-        self.transport.send(from, Frame::SnapshotAck(SnapshotAck { transfer, status }));
+        self.transport
+            .send(from, Frame::SnapshotAck(SnapshotAck { transfer, status }));
     }
 
     /// Stores a chunk. Returns the offset wanted next, or nothing if the snapshot is complete.
     fn store(&self, from: NodeId, chunk: SnapshotChunk) -> Result<Option<u64>, String> {
         let group = chunk.transfer.group;
         let mut incoming = self.incoming.lock();
-        let is_current = incoming.get(&group).is_some_and(|known| known.transfer == chunk.transfer);
+        let is_current = incoming
+            .get(&group)
+            .is_some_and(|known| known.transfer == chunk.transfer);
         if !is_current {
             if chunk.offset_bytes != 0 {
                 return Err("its beginning is missing".to_owned());
             }
             let writer = self
                 .snapshots
-                .create(group, chunk.meta.index.0, chunk.meta.term.0, chunk.transfer.attempt)
+                .create(
+                    group,
+                    chunk.meta.index.0,
+                    chunk.meta.term.0,
+                    chunk.transfer.attempt,
+                )
                 .map_err(|error| error.to_string())?;
             let begun = Incoming {
                 transfer: chunk.transfer,
@@ -209,35 +251,60 @@ impl<M: StateMachine> NodeFiles<M> {
             };
             incoming.insert(group, begun);
         }
-        let Some(known) = incoming.get_mut(&group) else { return Ok(None) };
+        let Some(known) = incoming.get_mut(&group) else {
+            return Ok(None);
+        };
         if chunk.offset_bytes != known.next_bytes {
             // Repeated or ahead of a lost one: say what is wanted.
             return Ok(Some(known.next_bytes));
         }
-        known.writer.write(&chunk.data).map_err(|error| error.to_string())?;
+        known
+            .writer
+            .write(&chunk.data)
+            .map_err(|error| error.to_string())?;
         known.crc.update(&chunk.data);
         known.next_bytes += chunk.data.len() as u64;
-        if known.next_bytes > chunk.total_bytes || (chunk.data.is_empty() && chunk.total_bytes > 0) {
+        if known.next_bytes > chunk.total_bytes || (chunk.data.is_empty() && chunk.total_bytes > 0)
+        {
             return Err("its chunks do not add up to its length".to_owned());
         }
         if known.next_bytes < chunk.total_bytes {
             return Ok(Some(known.next_bytes));
         }
-        let Some(complete) = incoming.remove(&group) else { return Ok(None) };
+        let Some(complete) = incoming.remove(&group) else {
+            return Ok(None);
+        };
         drop(incoming);
         let received = self.complete(from, &chunk, complete)?;
         self.done(group, JobDone::Received(Box::new(received)));
         Ok(None)
     }
 
-    fn complete(&self, from: NodeId, chunk: &SnapshotChunk, complete: Incoming) -> Result<Received<M>, String> {
+    fn complete(
+        &self,
+        from: NodeId,
+        chunk: &SnapshotChunk,
+        complete: Incoming,
+    ) -> Result<Received<M>, String> {
         if complete.crc.finalize() != chunk.content_crc {
             return Err("its checksum does not fit what the leader announced".to_owned());
         }
-        let file = complete.writer.finish().map_err(|error| error.to_string())?;
+        let file = complete
+            .writer
+            .finish()
+            .map_err(|error| error.to_string())?;
         let group = chunk.transfer.group;
-        let mut reader = self.snapshots.open_reader(group, &file).map_err(|error| error.to_string())?;
+        let mut reader = self
+            .snapshots
+            .open_reader(group, &file)
+            .map_err(|error| error.to_string())?;
         let machine = restore(&mut reader, chunk.meta.index.0)?;
-        Ok(Received { from, transfer: chunk.transfer, meta: chunk.meta.clone(), file, machine })
+        Ok(Received {
+            from,
+            transfer: chunk.transfer,
+            meta: chunk.meta.clone(),
+            file,
+            machine,
+        })
     }
 }

@@ -61,24 +61,43 @@ impl<M: StateMachine> Node<M> {
         let lock = claim(setup)?;
         let mut log_options = setup.options.log.clone();
         log_options.identity = identity.cluster_id ^ mix(identity.node);
-        let (log, recovered) = Log::open(Arc::clone(&setup.disk), &setup.dir.join(LOG_DIR), log_options)?;
+        let (log, recovered) = Log::open(
+            Arc::clone(&setup.disk),
+            &setup.dir.join(LOG_DIR),
+            log_options,
+        )?;
         let snapshots = Snapshots::open(Arc::clone(&setup.disk), &setup.dir.join(SNAPSHOT_DIR))
-            .map_err(|error| OpenError::Snapshot { group: 0, index: 0, reason: error.to_string() })?;
+            .map_err(|error| OpenError::Snapshot {
+                group: 0,
+                index: 0,
+                reason: error.to_string(),
+            })?;
         let snapshots = Arc::new(snapshots);
 
-        let mut by_worker: Vec<Vec<Replica<M>>> = (0..runtime.workers.count()).map(|_| Vec::new()).collect();
+        let mut by_worker: Vec<Vec<Replica<M>>> =
+            (0..runtime.workers.count()).map(|_| Vec::new()).collect();
         let mut published = Vec::with_capacity(identity.groups as usize);
-        let config = Config { voters: identity.members.iter().copied().map(NodeId).collect() };
+        let config = Config {
+            voters: identity.members.iter().copied().map(NodeId).collect(),
+        };
         for group in (0..u64::from(identity.groups)).map(GroupId) {
             let found = recovered.groups.get(&group);
-            let replica = open_replica(setup, runtime.clock.now_ns(), group, &config, found, &snapshots)?;
+            let replica = open_replica(
+                setup,
+                runtime.clock.now_ns(),
+                group,
+                &config,
+                found,
+                &snapshots,
+            )?;
             published.push(Arc::clone(replica.published()));
             by_worker[shard_index(group, runtime.workers.count())].push(replica);
         }
 
         let key = runtime.shard_key();
-        let handles: Vec<ShardHandle<M>> =
-            (0..runtime.workers.count()).map(|worker| runtime.workers.handle(worker, key)).collect();
+        let handles: Vec<ShardHandle<M>> = (0..runtime.workers.count())
+            .map(|worker| runtime.workers.handle(worker, key))
+            .collect();
         let shards = handles
             .iter()
             .map(|handle| Arc::new(handle.clone()) as Arc<dyn EventSink<M>>)
@@ -93,11 +112,21 @@ impl<M: StateMachine> Node<M> {
                 Arc::clone(&transport),
                 Arc::clone(&inbox),
             );
-            let ports =
-                Ports { log: Arc::clone(&log), transport: Arc::clone(&transport), jobs: Arc::new(jobs) };
+            let ports = Ports {
+                log: Arc::clone(&log),
+                transport: Arc::clone(&transport),
+                jobs: Arc::new(jobs),
+            };
             let log_bytes_max = log_bytes_max(&setup.options, identity.groups);
             log.add_observer(Arc::new(handle.clone()));
-            handle.attach(Shard::new(id, replicas, ports, log_bytes_max, runtime.clock.now_ns(), handle.log_flag()));
+            handle.attach(Shard::new(
+                id,
+                replicas,
+                ports,
+                log_bytes_max,
+                runtime.clock.now_ns(),
+                handle.log_flag(),
+            ));
         }
         Ok(Self {
             id,
@@ -107,14 +136,19 @@ impl<M: StateMachine> Node<M> {
             log,
             published,
             handles,
-            parts: Mutex::new(Some(Parts { log_thread, _lock: lock })),
+            parts: Mutex::new(Some(Parts {
+                log_thread,
+                _lock: lock,
+            })),
         })
     }
 
     /// Stops; in order, it finishes what it was asked to write. Afterwards nothing of it runs, and
     /// the directory may be opened again.
     pub(crate) fn stop(&self, in_order: bool) {
-        let Some(parts) = self.parts.lock().take() else { return };
+        let Some(parts) = self.parts.lock().take() else {
+            return;
+        };
         for handle in &self.handles {
             handle.detach(in_order);
         }
@@ -130,7 +164,9 @@ impl<M: StateMachine> Node<M> {
 
     /// Whether this node leads a group, as far as it knows.
     pub(crate) fn leads(&self, group: GroupId) -> bool {
-        self.published.get(group.0 as usize).is_some_and(|published| published.role() == Role::Leader)
+        self.published
+            .get(group.0 as usize)
+            .is_some_and(|published| published.role() == Role::Leader)
     }
 }
 
@@ -142,16 +178,28 @@ impl<M: StateMachine> Drop for Node<M> {
 
 fn claim(setup: &NodeSetup) -> Result<DirLock, OpenError> {
     let path = || setup.dir.clone();
-    setup.disk.create_dir_all(&setup.dir).map_err(|source| match source.kind() {
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            quorate_wal::OpenError::NotADirectory { path: path() }.into()
-        }
-        _ => OpenError::Io { path: path(), source },
-    })?;
-    let lock = setup.disk.lock(&setup.dir).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => quorate_wal::OpenError::Locked { path: path() }.into(),
-        _ => OpenError::Io { path: path(), source },
-    })?;
+    setup
+        .disk
+        .create_dir_all(&setup.dir)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                quorate_wal::OpenError::NotADirectory { path: path() }.into()
+            }
+            _ => OpenError::Io {
+                path: path(),
+                source,
+            },
+        })?;
+    let lock = setup
+        .disk
+        .lock(&setup.dir)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => quorate_wal::OpenError::Locked { path: path() }.into(),
+            _ => OpenError::Io {
+                path: path(),
+                source,
+            },
+        })?;
     setup.identity.claim(&setup.disk, &setup.dir)?;
     Ok(lock)
 }
@@ -165,13 +213,21 @@ fn open_replica<M: StateMachine>(
     snapshots: &Snapshots,
 ) -> Result<Replica<M>, OpenError> {
     let id = NodeId(setup.identity.node);
-    let bad_group = |reason: String| OpenError::Group { group: group.0, reason };
+    let bad_group = |reason: String| OpenError::Group {
+        group: group.0,
+        reason,
+    };
     let restored = restored(id, config, found).map_err(bad_group)?;
     let file = found.and_then(|found| found.snapshot.clone());
     let sessions = match &file {
         None => Sessions::default(),
-        Some(file) => read_snapshot(snapshots, group, file)
-            .map_err(|reason| OpenError::Snapshot { group: group.0, index: file.index, reason })?,
+        Some(file) => {
+            read_snapshot(snapshots, group, file).map_err(|reason| OpenError::Snapshot {
+                group: group.0,
+                index: file.index,
+                reason,
+            })?
+        }
     };
     let keep: Vec<_> = file.iter().cloned().collect();
     // What cannot be deleted now goes with the next snapshot.
@@ -185,7 +241,13 @@ fn open_replica<M: StateMachine>(
         command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
     };
-    Ok(Replica::new(group, raft, sessions, SnapshotState::new(file, seed >> 1), options))
+    Ok(Replica::new(
+        group,
+        raft,
+        sessions,
+        SnapshotState::new(file, seed >> 1),
+        options,
+    ))
 }
 
 fn read_snapshot<M: StateMachine>(
@@ -193,14 +255,18 @@ fn read_snapshot<M: StateMachine>(
     group: GroupId,
     file: &quorate_wal::SnapshotRef,
 ) -> Result<Sessions<M>, String> {
-    let mut reader = snapshots.open_reader(group, file).map_err(|error| error.to_string())?;
+    let mut reader = snapshots
+        .open_reader(group, file)
+        .map_err(|error| error.to_string())?;
     restore(&mut reader, file.index)
 }
 
 /// How much log a node keeps before groups that have been quiet for long are made to let go of it: what all
 /// of its groups may keep by their own rule, and the segments that are being filled.
 fn log_bytes_max(options: &Options, groups: u32) -> u64 {
-    let per_group = options.snapshot_log_bytes.saturating_mul(u64::from(groups.min(8)));
+    let per_group = options
+        .snapshot_log_bytes
+        .saturating_mul(u64::from(groups.min(8)));
     per_group.saturating_add(options.log.segment_bytes_max.saturating_mul(3))
 }
 
@@ -210,4 +276,3 @@ const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
 }
-

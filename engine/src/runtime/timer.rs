@@ -37,13 +37,23 @@ struct State {
 
 impl Timer {
     pub(crate) fn start(clock: Clock) -> io::Result<Arc<Self>> {
-        let state = State { clients: Vec::new(), is_busy: false, is_stopped: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new() });
+        let state = State {
+            clients: Vec::new(),
+            is_busy: false,
+            is_stopped: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            woken: Condvar::new(),
+        });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("quorate-timer".to_owned())
             .spawn(move || theirs.run(clock))?;
-        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        }))
     }
 
     /// Looks after a client for as long as it lives.

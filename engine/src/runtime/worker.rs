@@ -24,7 +24,11 @@ enum Order<M: StateMachine> {
     Event(u64, Event<M>),
     /// Like an event, but counted against the queue's bound.
     Counted(u64, Event<M>),
-    Detach { key: u64, in_order: bool, done: Sender<()> },
+    Detach {
+        key: u64,
+        in_order: bool,
+        done: Sender<()>,
+    },
     Stop,
 }
 
@@ -43,7 +47,11 @@ struct WorkerHandle<M: StateMachine> {
 
 impl<M: StateMachine> Clone for WorkerHandle<M> {
     fn clone(&self) -> Self {
-        Self { orders: self.orders.clone(), load: Arc::clone(&self.load), load_max: self.load_max }
+        Self {
+            orders: self.orders.clone(),
+            load: Arc::clone(&self.load),
+            load_max: self.load_max,
+        }
     }
 }
 
@@ -54,16 +62,28 @@ impl<M: StateMachine> Workers<M> {
         for number in 0..count {
             let (orders, inbox) = unbounded();
             let load = Arc::new(AtomicUsize::new(0));
-            let worker =
-                Worker { inbox, load: Arc::clone(&load), clock, shards: BTreeMap::new(), touched: Vec::new() };
+            let worker = Worker {
+                inbox,
+                load: Arc::clone(&load),
+                clock,
+                shards: BTreeMap::new(),
+                touched: Vec::new(),
+            };
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("quorate-work-{number}"))
                     .spawn(move || worker.run())?,
             );
-            handles.push(WorkerHandle { orders, load, load_max });
+            handles.push(WorkerHandle {
+                orders,
+                load,
+                load_max,
+            });
         }
-        Ok(Self { handles, threads: Mutex::new(threads) })
+        Ok(Self {
+            handles,
+            threads: Mutex::new(threads),
+        })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -111,13 +131,25 @@ impl<M: StateMachine> ShardHandle<M> {
     }
 
     pub(crate) fn attach(&self, shard: Shard<M>) {
-        let _stopped = self.worker.orders.send(Order::Attach(self.key, Box::new(shard)));
+        let _stopped = self
+            .worker
+            .orders
+            .send(Order::Attach(self.key, Box::new(shard)));
     }
 
     /// Takes the shard off its worker; when this returns it answers nobody any more.
     pub(crate) fn detach(&self, in_order: bool) {
         let (done, wait) = crossbeam::channel::bounded(1);
-        if self.worker.orders.send(Order::Detach { key: self.key, in_order, done }).is_ok() {
+        if self
+            .worker
+            .orders
+            .send(Order::Detach {
+                key: self.key,
+                in_order,
+                done,
+            })
+            .is_ok()
+        {
             let _stopped = wait.recv();
         }
     }
@@ -125,7 +157,11 @@ impl<M: StateMachine> ShardHandle<M> {
 
 impl<M: StateMachine> Clone for ShardHandle<M> {
     fn clone(&self) -> Self {
-        Self { key: self.key, worker: self.worker.clone(), log_moved: Arc::clone(&self.log_moved) }
+        Self {
+            key: self.key,
+            worker: self.worker.clone(),
+            log_moved: Arc::clone(&self.log_moved),
+        }
     }
 }
 
@@ -200,7 +236,9 @@ impl<M: StateMachine> Worker<M> {
             }
         }
         for _ in 0..EVENTS_PER_PASS_MAX {
-            let Ok(order) = self.inbox.try_recv() else { break };
+            let Ok(order) = self.inbox.try_recv() else {
+                break;
+            };
             if !self.take(order) {
                 return false;
             }
@@ -213,7 +251,13 @@ impl<M: StateMachine> Worker<M> {
         let now_ns = self.clock.now_ns();
         match order {
             Order::Attach(key, shard) => {
-                self.shards.insert(key, Attached { shard, is_touched: true });
+                self.shards.insert(
+                    key,
+                    Attached {
+                        shard,
+                        is_touched: true,
+                    },
+                );
                 self.touched.push(key);
             }
             Order::Counted(key, event) => {
@@ -221,7 +265,11 @@ impl<M: StateMachine> Worker<M> {
                 self.handle(now_ns, key, event);
             }
             Order::Event(key, event) => self.handle(now_ns, key, event),
-            Order::Detach { key, in_order, done } => {
+            Order::Detach {
+                key,
+                in_order,
+                done,
+            } => {
                 if let Some(mut attached) = self.shards.remove(&key) {
                     attached.shard.stop(in_order);
                 }
@@ -254,7 +302,9 @@ impl<M: StateMachine> Worker<M> {
             }
         }
         for key in std::mem::take(&mut self.touched) {
-            let Some(attached) = self.shards.get_mut(&key) else { continue };
+            let Some(attached) = self.shards.get_mut(&key) else {
+                continue;
+            };
             attached.shard.flush(now_ns);
             attached.is_touched = attached.shard.has_work();
             if attached.is_touched {
@@ -264,6 +314,10 @@ impl<M: StateMachine> Worker<M> {
     }
 
     fn deadline_ns(&self) -> u64 {
-        self.shards.values().map(|attached| attached.shard.deadline_ns()).min().unwrap_or(u64::MAX)
+        self.shards
+            .values()
+            .map(|attached| attached.shard.deadline_ns())
+            .min()
+            .unwrap_or(u64::MAX)
     }
 }

@@ -21,7 +21,10 @@ pub(crate) const GROUP: GroupId = GroupId(0);
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(
+            began.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -89,7 +92,12 @@ pub(crate) fn in_memory(transport: TransportKind, options: Options) -> Cluster {
 
 /// Three nodes with files in a directory.
 pub(crate) fn durable(dir: &Path, transport: TransportKind, options: Options) -> Cluster {
-    start(Cluster::builder().dir(dir).transport(transport).options(options))
+    start(
+        Cluster::builder()
+            .dir(dir)
+            .transport(transport)
+            .options(options),
+    )
 }
 
 /// Starts a cluster, and again if a port that was found free is not any more.

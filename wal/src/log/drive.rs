@@ -187,8 +187,9 @@ impl Log {
         let mut spare = self.spare.lock();
         let index = self.index.read();
         let mut checkpoint = Vec::new();
-        let records = index.put_checkpoint(&mut checkpoint, index.oldest);
-        let oldest = index.oldest;
+        let spare_id = spare.as_ref().map_or(SegmentId(0), |spare| spare.id);
+        let oldest = index.oldest().unwrap_or(spare_id);
+        let records = index.put_checkpoint(&mut checkpoint, oldest);
         drop(index);
         let needed = BLOCK_BYTES + batch_bytes(checkpoint.len() as u64 + desc, payload);
         let segment = spare.take_if(|spare| spare.bytes >= needed);
@@ -303,11 +304,7 @@ impl Log {
             prev_end: writer.tail.end,
             prev_chain: writer.tail.chain,
             first_lsn: first.lsn,
-            oldest: if rotation.oldest.0 == 0 {
-                id
-            } else {
-                rotation.oldest
-            },
+            oldest: rotation.oldest,
         }
     }
 
@@ -320,9 +317,7 @@ impl Log {
             .map_or(0, |rotation| rotation.checkpoint.len() as u64);
         if let Some(rotation) = work.rotation {
             let segment = Arc::new(rotation.segment);
-            if index.oldest.0 == 0 {
-                index.oldest = segment.id;
-            }
+            index.begin(rotation.oldest);
             let slot = index.segments.add(Arc::clone(&segment));
             let slot = slot.expect("no segment is prepared when there is no slot for it");
             writer.active = Some(Active { segment, slot });

@@ -1,0 +1,223 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate::Consistency;
+
+/// Quorate: a replicated, durable, exactly-once key-value store.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 the key \
+                          is not there.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Node(NodeArguments),
+    Bench(BenchArguments),
+    #[command(flatten)]
+    Call(Call),
+}
+
+/// Runs a node until it is killed.
+///
+/// Prints changes of leadership and what happens to connections, a line each. Ctrl-C ends it as a crash would, which is safe:
+/// everything that was acknowledged is on disk, and the next start recovers. With --until-stdin-closes it also ends in order
+/// when its standard input does.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArguments {
+    /// This node's id, one of those in the list.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) id: u64,
+    /// Where the node keeps its files; made if it does not exist.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// All nodes of the cluster, this one included, the same list on each: 1=host:port,2=host:port,3=host:port
+    #[arg(long, required = true, value_delimiter = ',', value_parser = parse_member, value_name = "ID=HOST:PORT")]
+    pub(crate) cluster: Vec<Member>,
+    /// How many groups the keys are spread over. Fixed when the directory is made.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(quorate::GROUPS_MAX)))]
+    pub(crate) groups: u32,
+    /// Ends in order when standard input closes.
+    #[arg(long)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+/// A node in the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+}
+
+/// How to reach the cluster.
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// Nodes to try; one that answers is enough, it names the others.
+    #[arg(long, required = true, value_delimiter = ',', value_parser = parse_address, value_name = "HOST:PORT")]
+    pub(crate) connect: Vec<String>,
+    /// How long a call may take, in milliseconds.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    timeout_ms: u64,
+}
+
+impl Connect {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Call {
+    /// Sets a key's value.
+    Put {
+        #[command(flatten)]
+        connect: Connect,
+        key: OsString,
+        /// The value; "-" reads it from standard input.
+        value: OsString,
+    },
+    /// Prints a key's value.
+    Get {
+        #[command(flatten)]
+        connect: Connect,
+        key: OsString,
+        /// How fresh it must be.
+        #[arg(long, value_enum, default_value_t)]
+        consistency: Freshness,
+        /// The bytes alone, without a line break behind them.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Adds to the end of a key's value and prints the new length in bytes.
+    Append {
+        #[command(flatten)]
+        connect: Connect,
+        key: OsString,
+        /// What to add; "-" reads it from standard input.
+        value: OsString,
+    },
+    /// Removes a key.
+    Delete {
+        #[command(flatten)]
+        connect: Connect,
+        key: OsString,
+    },
+    /// Prints keys and values in key order, a line each, with a tab between them. Control characters, backslashes and bytes that
+    /// are no UTF-8 are escaped.
+    Scan {
+        #[command(flatten)]
+        connect: Connect,
+        /// Only keys that begin so.
+        #[arg(long, conflicts_with_all = ["from", "to"])]
+        prefix: Option<OsString>,
+        /// From this key on.
+        #[arg(long)]
+        from: Option<OsString>,
+        /// Up to this key, without it.
+        #[arg(long)]
+        to: Option<OsString>,
+        /// At most so many.
+        #[arg(long, default_value_t = 1_000)]
+        limit: u32,
+    },
+    /// Sets a key's value if its present one is the expected one.
+    #[command(group(clap::ArgGroup::new("condition").required(true).args(["expect", "absent"])))]
+    Cas {
+        #[command(flatten)]
+        connect: Connect,
+        key: OsString,
+        /// The new value.
+        value: OsString,
+        /// The value that the key must have.
+        #[arg(long, value_name = "VALUE")]
+        expect: Option<OsString>,
+        /// The key must be absent.
+        #[arg(long)]
+        absent: bool,
+    },
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Freshness {
+    /// Sees every write that was acknowledged before, confirmed by a majority.
+    #[default]
+    Linearizable,
+    /// The same as long as clocks drift little: the leader answers from its lease.
+    Lease,
+    /// Whatever the node asked has.
+    Stale,
+}
+
+impl From<Freshness> for Consistency {
+    fn from(freshness: Freshness) -> Self {
+        match freshness {
+            Freshness::Linearizable => Self::Linearizable,
+            Freshness::Lease => Self::Lease,
+            Freshness::Stale => Self::Stale,
+        }
+    }
+}
+
+/// Puts values as fast as the cluster takes them, over keys "bench/0" to "bench/9999", and prints throughput and latencies.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How long.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: u64,
+    /// How many puts are on their way at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4_096))]
+    pub(crate) outstanding: u64,
+    /// The size of each value.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(0..=quorate::VALUE_BYTES_MAX as u64))]
+    pub(crate) value_bytes: u64,
+}
+
+fn parse_member(text: &str) -> Result<Member, String> {
+    let (id, address) = text.split_once('=').ok_or("write it as ID=HOST:PORT")?;
+    let id = match id.trim().parse() {
+        Ok(0) | Err(_) => return Err(format!("\"{id}\" is no node id: ids are numbers above zero")),
+        Ok(id) => id,
+    };
+    Ok(Member { id, address: parse_address(address)? })
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
+        _ => Err(format!("\"{text}\" is no address: write it as HOST:PORT")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn members_are_numbers_with_addresses() {
+        let member = |id, address: &str| Ok(Member { id, address: address.to_owned() });
+        assert_eq!(parse_member("1=db1:7400"), member(1, "db1:7400"));
+        assert_eq!(parse_member("2=[::1]:7400"), member(2, "[::1]:7400"));
+        for wrong in ["", "1", "0=db1:7400", "x=db1:7400", "1=db1", "1=:7400", "1=db1:0", "1=db1:70000"] {
+            assert!(parse_member(wrong).is_err(), "{wrong}");
+        }
+    }
+}
