@@ -186,16 +186,27 @@ pub(crate) struct BenchArguments {
 fn parse_member(text: &str) -> Result<Member, String> {
     let (id, address) = text.split_once('=').ok_or("write it as ID=HOST:PORT")?;
     let id = match id.trim().parse() {
-        Ok(0) | Err(_) => return Err(format!("\"{id}\" is no node id: ids are numbers above zero")),
+        Ok(0) | Err(_) => {
+            return Err(format!(
+                "\"{id}\" is no node id: ids are numbers above zero"
+            ));
+        }
         Ok(id) => id,
     };
-    Ok(Member { id, address: parse_address(address)? })
+    Ok(Member {
+        id,
+        address: parse_address(address)?,
+    })
 }
 
 fn parse_address(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
+        Some((host, port))
+            if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+        {
+            Ok(text.to_owned())
+        }
         _ => Err(format!("\"{text}\" is no address: write it as HOST:PORT")),
     }
 }
@@ -213,10 +224,24 @@ mod tests {
 
     #[test]
     fn members_are_numbers_with_addresses() {
-        let member = |id, address: &str| Ok(Member { id, address: address.to_owned() });
+        let member = |id, address: &str| {
+            Ok(Member {
+                id,
+                address: address.to_owned(),
+            })
+        };
         assert_eq!(parse_member("1=db1:7400"), member(1, "db1:7400"));
         assert_eq!(parse_member("2=[::1]:7400"), member(2, "[::1]:7400"));
-        for wrong in ["", "1", "0=db1:7400", "x=db1:7400", "1=db1", "1=:7400", "1=db1:0", "1=db1:70000"] {
+        for wrong in [
+            "",
+            "1",
+            "0=db1:7400",
+            "x=db1:7400",
+            "1=db1",
+            "1=:7400",
+            "1=db1:0",
+            "1=db1:70000",
+        ] {
             assert!(parse_member(wrong).is_err(), "{wrong}");
         }
     }

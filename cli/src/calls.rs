@@ -13,34 +13,65 @@ use crate::text::{bytes, printable};
 
 pub(crate) fn run(call: &Call) -> Result<(), Failure> {
     match call {
-        Call::Put { connect, key, value } => Ok(clerk(connect)?.put(bytes(key), value_of(value)?)?),
-        Call::Append { connect, key, value } => {
+        Call::Put {
+            connect,
+            key,
+            value,
+        } => Ok(clerk(connect)?.put(bytes(key), value_of(value)?)?),
+        Call::Append {
+            connect,
+            key,
+            value,
+        } => {
             let length = clerk(connect)?.append(bytes(key), value_of(value)?)?;
             Ok(writeln!(io::stdout(), "{length}")?)
         }
-        Call::Get { connect, key, consistency, raw } => {
+        Call::Get {
+            connect,
+            key,
+            consistency,
+            raw,
+        } => {
             let value = clerk(connect)?.get_with(bytes(key), (*consistency).into())?;
             print_value(&value.ok_or(Failure::Absent)?, *raw)
         }
         Call::Delete { connect, key } => {
-            if clerk(connect)?.delete(bytes(key))? { Ok(()) } else { Err(Failure::Absent) }
+            if clerk(connect)?.delete(bytes(key))? {
+                Ok(())
+            } else {
+                Err(Failure::Absent)
+            }
         }
-        Call::Scan { connect, prefix, from, to, limit } => {
+        Call::Scan {
+            connect,
+            prefix,
+            from,
+            to,
+            limit,
+        } => {
             let clerk = clerk(connect)?;
             let limit = *limit as usize;
             let entries = match prefix {
                 Some(prefix) => clerk.prefix(bytes(prefix), limit)?,
-                None => clerk.scan(range(from.as_deref(), to.as_deref()), limit)?,
+                None => clerk.scan::<&[u8]>(range(from.as_deref(), to.as_deref()), limit)?,
             };
             print_entries(&entries)
         }
         // The command line takes `--expect` or `--absent`, one of them: no expectation is the latter.
-        Call::Cas { connect, key, value, expect, absent: _ } => {
+        Call::Cas {
+            connect,
+            key,
+            value,
+            expect,
+            absent: _,
+        } => {
             let expected = expect.as_deref().map(bytes);
             let swapped = clerk(connect)?.compare_and_swap(bytes(key), expected, bytes(value))?;
             swapped.map_err(|conflict| {
                 Failure::Failed(match conflict.current {
-                    Some(current) => format!("not swapped: the value is \"{}\"", printable(&current)),
+                    Some(current) => {
+                        format!("not swapped: the value is \"{}\"", printable(&current))
+                    }
                     None => "not swapped: the key is not there".to_owned(),
                 })
             })
@@ -61,7 +92,9 @@ fn value_of(argument: &OsStr) -> Result<Cow<'_, [u8]>, Failure> {
     }
     let mut value = Vec::new();
     // One byte over the limit is enough for the call to be refused.
-    io::stdin().take(quorate::VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut value)?;
+    io::stdin()
+        .take(quorate::VALUE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut value)?;
     Ok(value.into())
 }
 

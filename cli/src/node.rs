@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use quorate::transport::tcp::{Lane, TransportEvent};
 use quorate::{Db, GroupStatus, NodeId, Role};
+use quorate_wal::LogStatus;
 
 use crate::Failure;
 use crate::arguments::NodeArguments;
@@ -27,9 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AT_LOG_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
-    let (notices, noticed) = mpsc::sync_channel(NOTICES_MAX);
+    let (notices, inbox) = mpsc::sync_channel(NOTICES_MAX);
     let to_printer = notices.clone();
-    let members = arguments.cluster.iter().map(|member| (member.id, member.address.clone()));
+    let members = arguments
+        .cluster
+        .iter()
+        .map(|member| (member.id, member.address.clone()));
     let db = Db::builder(&arguments.dir)
         .node(arguments.id)
         .cluster(members)
@@ -39,26 +43,33 @@ pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
             let _dropped = to_printer.try_send(Notice::Transport(event.clone()));
         })
         .open()?;
-    let own = arguments.cluster.iter().find(|member| member.id == arguments.id);
+    let own = arguments
+        .cluster
+        .iter()
+        .find(|member| member.id == arguments.id);
     let address = own.map_or("nowhere", |member| &member.address);
-    say(&format!("{} listens on {address}, files in {}", db.node(), arguments.dir.display()));
+    say(&format!(
+        "{} listens on {address}, files in {}",
+        db.node(),
+        arguments.dir.display()
+    ));
     if arguments.until_stdin_closes {
         tell_when_stdin_closes(notices)?;
     }
-    watch(&db, &noticed);
+    watch(&db, &inbox);
     db.close();
     say("closed in order");
     Ok(())
 }
 
 /// Prints what changes, until standard input closes.
-fn watch(db: &Db, noticed: &Receiver<Notice>) {
+fn watch(db: &Db, inbox: &Receiver<Notice>) {
     let mut peers = BTreeMap::new();
     let mut groups: Vec<Option<String>> = vec![None; db.groups() as usize];
-    let mut log = format!("{:?}", quorate_log_status(db));
+    let mut log = LogStatus::Healthy;
     let mut log_looked_at = Instant::now();
     loop {
-        match noticed.recv_timeout(LOOK_EVERY) {
+        match inbox.recv_timeout(LOOK_EVERY) {
             Ok(Notice::StdinClosed) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Notice::Transport(event)) => say_event(&event, &mut peers),
             Err(RecvTimeoutError::Timeout) => {}
@@ -72,11 +83,79 @@ fn watch(db: &Db, noticed: &Receiver<Notice>) {
         }
         if log_looked_at.elapsed() >= LOOK_AT_LOG_EVERY {
             log_looked_at = Instant::now();
-            let now = format!("{:?}", quorate_log_status(db));
+            let now = db.stats().log_status;
             if now != log {
-                say(&format!("log: {now}"));
+                say_log(&now);
                 log = now;
             }
         }
     }
+}
+
+fn describe(status: &GroupStatus) -> String {
+    let term = status.term.0;
+    match (status.role, status.leader) {
+        (Role::Leader, _) => format!("leader in term {term}"),
+        (Role::Follower, Some(leader)) => format!("follows {leader} in term {term}"),
+        (Role::Follower, None) => format!("knows no leader in term {term}"),
+        (Role::PreCandidate | Role::Candidate, _) => format!("asks for votes in term {term}"),
+    }
+}
+
+/// Prints what happened to a connection. `peers` holds what was said last of each: a node that stays unreachable is tried again
+/// and again, and that is said once.
+fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String>) {
+    let (node, lane, what) = match event {
+        TransportEvent::Connected { node, lane } => (node, lane, format!("connected to {node}")),
+        TransportEvent::Disconnected { node, lane, reason } => {
+            (node, lane, format!("lost {node}: {reason}"))
+        }
+        TransportEvent::Unreachable { node, lane, reason } => {
+            (node, lane, format!("cannot reach {node}: {reason}"))
+        }
+        TransportEvent::Rejected { address, reason } => {
+            return say(&format!("rejected {address}: {reason}"));
+        }
+        TransportEvent::AcceptFailed { error } => {
+            return say(&format!("cannot accept connections: {error}"));
+        }
+        // Clerks come and go, and what a peer's own connection does is said from this side.
+        _ => return,
+    };
+    let line = match lane {
+        Lane::Main => what,
+        Lane::Snapshot => format!("{what} (lane for snapshots)"),
+    };
+    if peers.get(&(*node, *lane)) != Some(&line) {
+        say(&line);
+        peers.insert((*node, *lane), line);
+    }
+}
+
+fn say_log(status: &LogStatus) {
+    match status {
+        LogStatus::Healthy => say("log: takes writes again"),
+        LogStatus::Full => {
+            say("log: the disk is full; writes are refused until there is space, reads go on")
+        }
+        LogStatus::Failed { reason } => say(&format!("log: failed, restart this node: {reason}")),
+        other => say(&format!("log: {other:?}")),
+    }
+}
+
+/// A node serves on when nobody reads what it says.
+fn say(line: &str) {
+    let _nobody_reads = writeln!(io::stdout(), "{line}");
+}
+
+fn tell_when_stdin_closes(notices: SyncSender<Notice>) -> io::Result<()> {
+    let read = move || {
+        // An error ends it like the end does.
+        let _end = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ended_otherwise = notices.send(Notice::StdinClosed);
+    };
+    std::thread::Builder::new()
+        .name("quorate-stdin".to_owned())
+        .spawn(read)
+        .map(drop)
 }

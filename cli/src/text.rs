@@ -33,7 +33,10 @@ mod tests {
 
     #[test]
     fn what_is_printed_stays_on_its_line() {
-        assert_eq!(printable("grün und \"klar\"".as_bytes()), "grün und \"klar\"");
+        assert_eq!(
+            printable("grün und \"klar\"".as_bytes()),
+            "grün und \"klar\""
+        );
         assert_eq!(printable(b"a\tb\nc\\d\0"), r"a\tb\nc\\d\u{0}");
         assert_eq!(printable(b"\xff\xfea"), r"\xff\xfea");
     }

@@ -23,7 +23,7 @@ pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) segments: Segments,
     /// Segments before this one are dead by a durable record; zero while there is none.
-    oldest: SegmentId,
+    pub(crate) oldest: SegmentId,
     /// Whether a checkpoint was applied, which begins every log.
     begun: bool,
     meta_bytes_max: u64,

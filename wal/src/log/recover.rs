@@ -222,7 +222,7 @@ fn remove_dead(disk: &dyn Disk, index: &mut Index) -> Result<(), OpenError> {
         .segments
         .iter()
         // A segment is only given up without entries; in a damaged log that may look otherwise.
-        .take_while(|counted| Some(counted.segment.id) < index.oldest() && counted.live == 0)
+        .take_while(|counted| counted.segment.id < index.oldest && counted.live == 0)
         .map(|counted| Arc::clone(&counted.segment))
         .collect();
     for segment in dead {

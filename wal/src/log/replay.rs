@@ -182,7 +182,7 @@ impl<'a> Replay<'a> {
 
     /// Checks what can only be said of the whole log.
     pub(crate) fn finish(mut self, dir: &Path, sorted: &Sorted) -> Result<(Index, End), OpenError> {
-        let oldest = self.index.oldest().unwrap_or_default();
+        let oldest = self.index.oldest;
         if sorted.before >= oldest && sorted.before.0 > 0 {
             let path = dir.join(crate::format::segment_name(sorted.before));
             return Err(OpenError::MissingSegment {

@@ -1,0 +1,5 @@
+//! The tool as its user meets it: processes, exit codes, and what they print.
+
+mod cluster;
+mod run;
+mod usage;
