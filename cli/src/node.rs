@@ -122,13 +122,13 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
         // Clerks come and go, and what a peer's own connection does is said from this side.
         _ => return,
     };
-    let line = match lane {
+    let text = match lane {
         Lane::Main => what,
         Lane::Snapshot => format!("{what} (lane for snapshots)"),
     };
-    if peers.get(&(*node, *lane)) != Some(&line) {
-        say(&line);
-        peers.insert((*node, *lane), line);
+    if peers.get(&(*node, *lane)) != Some(&text) {
+        say(&text);
+        peers.insert((*node, *lane), text);
     }
 }
 
@@ -136,7 +136,7 @@ fn say_log(status: &LogStatus) {
     match status {
         LogStatus::Healthy => say("log: takes writes again"),
         LogStatus::Full => {
-            say("log: the disk is full; writes are refused until there is space, reads go on")
+            say("log: the disk is full; writes are refused until there is space, reads go on");
         }
         LogStatus::Failed { reason } => say(&format!("log: failed, restart this node: {reason}")),
         other => say(&format!("log: {other:?}")),

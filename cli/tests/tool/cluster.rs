@@ -8,6 +8,8 @@ use crate::run::{Finished, Node, quorate, quorate_with_input};
 
 struct Cluster {
     nodes: Vec<Option<Node>>,
+    /// Who leads at first, counted from 0.
+    leader: usize,
     list: String,
     connect: String,
     dir: TempDir,
@@ -19,7 +21,7 @@ fn a_cluster_of_processes_outlives_the_death_of_its_leader() {
     cluster.succeed(&["put", "motto", "quorate"]);
     assert_eq!(cluster.succeed(&["append", "motto", "!"]), "8\n");
 
-    let leader = cluster.leader();
+    let leader = cluster.leader;
     cluster.kill(leader);
     assert_eq!(cluster.succeed(&["append", "motto", "?"]), "9\n");
     assert_eq!(cluster.succeed(&["get", "motto"]), "quorate!?\n");
@@ -118,12 +120,8 @@ fn a_node_names_strangers_and_ends_in_order() {
     assert!(line.contains("does not speak this protocol"), "{line}");
 
     // A node with another list is another cluster's.
-    let list = format!("{},4=127.0.0.1:0", cluster.list);
-    let mut other = Node::start(
-        4,
-        &cluster.dir.path().join("4"),
-        &list.replace("1:1", "1:9"),
-    );
+    let list = format!("{},4=127.0.0.1:{}", cluster.list, free_ports()[0]);
+    let mut other = Node::start(4, &cluster.dir.path().join("4"), &list);
     other.wait_for(&["cannot reach n1: cluster"]);
     cluster.nodes[0]
         .as_mut()
@@ -193,31 +191,25 @@ impl Cluster {
         let (list, connect) = (list.join(","), connect.join(","));
         let dir = tempfile::tempdir().unwrap();
         let node = |id: usize| Some(Node::start(id, &dir.path().join(id.to_string()), &list));
-        let mut cluster = Self {
-            nodes: (1..=3).map(node).collect(),
+        let mut nodes: Vec<Option<Node>> = (1..=3).map(node).collect();
+        for node in nodes.iter_mut().flatten() {
+            node.wait_for(&["listens on 127.0.0.1:"]);
+        }
+        // Every node says it when it learns it.
+        let said = nodes[0]
+            .as_mut()
+            .unwrap()
+            .wait_for(&["group 0: leader in term", "group 0: follows n"]);
+        let leader = match said.split_once("follows n") {
+            Some((_, rest)) => rest.split(' ').next().unwrap().parse::<usize>().unwrap() - 1,
+            None => 0,
+        };
+        Self {
+            nodes,
+            leader,
             list,
             connect,
             dir,
-        };
-        for node in cluster.nodes.iter_mut().flatten() {
-            node.wait_for(&["listens on 127.0.0.1:"]);
-        }
-        cluster.leader();
-        cluster
-    }
-
-    /// Which of the nodes that run leads, counted from 0. Every one says it when it learns it.
-    fn leader(&mut self) -> usize {
-        let (place, node) = self
-            .nodes
-            .iter_mut()
-            .enumerate()
-            .find_map(|(place, node)| Some((place, node.as_mut()?)))
-            .unwrap();
-        let line = node.wait_for(&["group 0: leader in term", "group 0: follows n"]);
-        match line.split_once("follows n") {
-            Some((_, rest)) => rest.split(' ').next().unwrap().parse::<usize>().unwrap() - 1,
-            None => place,
         }
     }
 

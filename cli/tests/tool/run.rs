@@ -99,21 +99,17 @@ impl Node {
     pub(crate) fn wait_for(&mut self, wanted: &[&str]) -> String {
         let until = Instant::now() + DEADLINE;
         loop {
-            match self
-                .lines
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if wanted.iter().any(|wanted| line.contains(wanted)) {
-                        return line;
-                    }
-                }
-                Err(_) => panic!(
-                    "{wanted:?} was not printed, but this: {:#?}\n{}",
-                    self.seen,
-                    self.errors()
-                ),
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                let errors = self.errors();
+                panic!(
+                    "{wanted:?} was not printed, but this: {:#?}\n{errors}",
+                    self.seen
+                );
+            };
+            self.seen.push(line.clone());
+            if wanted.iter().any(|wanted| line.contains(wanted)) {
+                return line;
             }
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     /// The file that the log names.
     current: Option<SnapshotRef>,
     is_saving: bool,
+    /// The log is to be cut right behind the next snapshot, with nothing kept for followers that lag.
+    lets_go: bool,
     /// A save that failed is tried again only after this much more log.
     failed_at_log_bytes: u64,
     outgoing: Vec<Outgoing>,
@@ -55,6 +57,7 @@ impl<M: StateMachine> SnapshotState<M> {
         Self {
             current,
             is_saving: false,
+            lets_go: false,
             failed_at_log_bytes: 0,
             outgoing: Vec::new(),
             incoming: None,
@@ -107,6 +110,20 @@ impl<M: StateMachine> Replica<M> {
         );
     }
 
+    /// Gives back the oldest part of the log: this group was quiet for so long that its few entries hold segments that
+    /// nobody else needs. A follower that still lacks them gets the snapshot.
+    pub(super) fn let_go(&mut self, writes: &mut Writes, ports: &Ports<M>) {
+        let snapshot = self.raft.snapshot().clone();
+        if self.applied > snapshot.index {
+            self.snapshots.lets_go = true;
+            self.save_now(ports);
+        } else if self.raft.first_index() <= snapshot.index {
+            let first_index = snapshot.index.next();
+            writes.batch.compact(self.group, first_index.0);
+            self.raft.on_snapshot_saved(snapshot, first_index);
+        }
+    }
+
     /// A save ended: names the file in the log and cuts the log behind it.
     pub(super) fn saved(
         &mut self,
@@ -117,6 +134,7 @@ impl<M: StateMachine> Replica<M> {
         ports: &Ports<M>,
     ) {
         self.snapshots.is_saving = false;
+        let lets_go = std::mem::take(&mut self.snapshots.lets_go);
         let mut file = match result {
             Ok(file) => file,
             Err(reason) => {
@@ -133,7 +151,11 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.trouble = None;
         self.snapshots.failed_at_log_bytes = 0;
         file.context = config_to_bytes(&meta.config);
-        let first_index = self.first_index_behind(meta.index);
+        let first_index = if lets_go {
+            meta.index.next()
+        } else {
+            self.first_index_behind(meta.index)
+        };
         writes.batch.set_snapshot(self.group, file.clone());
         writes.batch.compact(self.group, first_index.0);
         writes.after.push(After::Retain {

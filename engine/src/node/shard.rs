@@ -24,8 +24,11 @@ use crate::transport::{Frame, GroupMessage, Origin, Refusal};
 /// Commands in the output of one replica that a pass goes on to finish before others get their turn.
 const ROUNDS_PER_FLUSH_MAX: usize = 16;
 
-/// How often the groups that hold back the log's oldest segment are looked at.
+/// How often the groups that hold back the log's oldest segment are looked at while the log rests…
 const PINNED_CHECK_NS: u64 = 1_000_000_000;
+
+/// … and while it moves, at the most.
+const PINNED_CHECK_BUSY_NS: u64 = 20_000_000;
 
 /// The groups of one node that one worker owns.
 pub(crate) struct Shard<M: StateMachine> {
@@ -41,6 +44,7 @@ pub(crate) struct Shard<M: StateMachine> {
     stalled: VecDeque<(WriteBatch, Vec<After>)>,
     outbox: Outbox,
     pinned_check_at_ns: u64,
+    pinned_checked_at_ns: u64,
     log_bytes_max: u64,
     /// Set while an [`Event::LogMoved`] is on its way.
     log_moved: Arc<AtomicBool>,
@@ -141,7 +145,8 @@ impl<M: StateMachine> Shard<M> {
             unacked: VecDeque::new(),
             stalled: VecDeque::new(),
             outbox: Outbox::default(),
-            pinned_check_at_ns: now_ns + PINNED_CHECK_NS,
+            pinned_check_at_ns: now_ns.saturating_add(PINNED_CHECK_NS),
+            pinned_checked_at_ns: now_ns,
             log_bytes_max,
             log_moved,
         };
@@ -171,6 +176,9 @@ impl<M: StateMachine> Shard<M> {
                 // Before the log is looked at, so that a move after the look is told again.
                 self.log_moved.store(false, Ordering::Release);
                 self.log_moved(now_ns);
+                if now_ns.saturating_sub(self.pinned_checked_at_ns) >= PINNED_CHECK_BUSY_NS {
+                    self.release_pinned(now_ns);
+                }
             }
             Event::Job(done) => self.job_done(now_ns, done),
             Event::Inspect { group, with } => {
@@ -308,8 +316,7 @@ impl<M: StateMachine> Shard<M> {
             self.arm(slot);
         }
         if now_ns >= self.pinned_check_at_ns {
-            self.pinned_check_at_ns = now_ns + PINNED_CHECK_NS;
-            self.release_pinned();
+            self.release_pinned(now_ns);
             if !self.stalled.is_empty() {
                 self.log_moved(now_ns);
             }
@@ -454,15 +461,17 @@ impl<M: StateMachine> Shard<M> {
         self.mark_ready(slot);
     }
 
-    /// Groups that wrote a little long ago hold old segments: a snapshot of their state lets go of them.
-    fn release_pinned(&mut self) {
-        let stats = self.ports.log.stats();
-        if stats.disk_bytes <= self.log_bytes_max {
+    /// Groups that wrote a little long ago hold old segments: a snapshot of their state lets go of them. They go a segment at a
+    /// time, and quickly, since a busy neighbour may fill segments by the dozen every second.
+    fn release_pinned(&mut self, now_ns: u64) {
+        self.pinned_check_at_ns = now_ns.saturating_add(PINNED_CHECK_NS);
+        self.pinned_checked_at_ns = now_ns;
+        if self.ports.log.disk_bytes() <= self.log_bytes_max {
             return;
         }
-        for group in stats.pinned_by {
+        for group in self.ports.log.stats().pinned_by {
             if let Some(slot) = self.slot(group) {
-                self.replicas[slot].save_now(&self.ports);
+                self.replicas[slot].let_go(&mut self.writes, &self.ports);
             }
         }
     }

@@ -290,10 +290,12 @@ impl Raft {
     }
 
     /// The caller saved a durable snapshot of what was applied up to `meta.index`, and cuts its log
-    /// so that it begins at `first_index`, at most one behind the snapshot. A snapshot that is
-    /// older than the last one, or of what was not applied, is ignored.
+    /// so that it begins at `first_index`, at most one behind the snapshot. The latest snapshot may be
+    /// named again, to cut the log further. One that is older, or of what was not applied, is
+    /// ignored.
     pub fn on_snapshot_saved(&mut self, meta: SnapshotMeta, first_index: LogIndex) {
-        let is_sound = meta.index > self.snapshot.index
+        let is_sound = meta.index >= self.snapshot.index
+            && meta.index > LogIndex::ZERO
             && meta.index <= self.applied
             && self.log.term_at(meta.index) == Some(meta.term)
             && first_index <= meta.index.next();

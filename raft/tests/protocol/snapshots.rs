@@ -308,3 +308,16 @@ fn a_snapshot_of_what_is_not_applied_is_ignored() {
         (LogIndex(2), LogIndex(3))
     );
 }
+
+#[test]
+fn the_latest_snapshot_may_cut_the_log_further() {
+    let mut solo = Solo::new(3);
+    solo.hears_append(2, 1, (0, 0), &[1, 1, 1], 3);
+    solo.output();
+    solo.raft.on_snapshot_saved(meta(3, 1), LogIndex(2));
+    assert_eq!(solo.raft.first_index(), LogIndex(2));
+    solo.raft.on_snapshot_saved(meta(3, 1), LogIndex(4));
+    assert_eq!(solo.raft.first_index(), LogIndex(4));
+    solo.raft.on_snapshot_saved(meta(2, 1), LogIndex(3));
+    assert_eq!(solo.raft.snapshot().index, LogIndex(3));
+}

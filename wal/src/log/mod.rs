@@ -202,10 +202,10 @@ impl Log {
 
     /// Figures. Looks at every group.
     pub fn stats(&self) -> LogStats {
-        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
+        let disk_bytes = self.disk_bytes();
         let index = self.index.read();
         let mut stats = LogStats {
-            disk_bytes: spare_bytes,
+            disk_bytes,
             index_bytes: index.memory_bytes(),
             batches: self.counters.batches.load(Ordering::Relaxed),
             syncs: self.counters.syncs.load(Ordering::Relaxed),
@@ -215,7 +215,6 @@ impl Log {
         };
         for counted in index.segments.iter() {
             stats.segments += 1;
-            stats.disk_bytes += counted.segment.bytes;
             stats.entries += counted.live;
             stats.live_bytes += counted.payload_bytes / counted.entries.max(1) * counted.live;
         }
@@ -223,6 +222,18 @@ impl Log {
             stats.pinned_by = index.pinned_by(oldest.segment.id);
         }
         stats
+    }
+
+    /// Bytes of all segment files, the prepared one included. Cheaper than [`stats`](Self::stats).
+    pub fn disk_bytes(&self) -> u64 {
+        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
+        let index = self.index.read();
+        let in_service: u64 = index
+            .segments
+            .iter()
+            .map(|counted| counted.segment.bytes)
+            .sum();
+        spare_bytes + in_service
     }
 
     /// Stops the log for good: nothing is acknowledged from here on.
