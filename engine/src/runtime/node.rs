@@ -45,7 +45,7 @@ pub(crate) struct Node<M: StateMachine> {
 /// What is taken down when the node stops.
 struct Parts {
     log_thread: LogThread,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl<M: StateMachine> Node<M> {
@@ -138,7 +138,7 @@ impl<M: StateMachine> Node<M> {
             handles,
             parts: Mutex::new(Some(Parts {
                 log_thread,
-                _lock: lock,
+                lock,
             })),
         })
     }
@@ -156,6 +156,9 @@ impl<M: StateMachine> Node<M> {
         parts.log_thread.stop(in_order);
         // Jobs of this node still hold its files.
         self.runtime.jobs.settle();
+        // Handles to the node may live on; the directory is free nevertheless.
+        self.log.close();
+        drop(parts.lock);
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -61,7 +61,8 @@ pub struct Log {
     durable: AtomicU64,
     observers: RwLock<Vec<Arc<dyn Observer>>>,
     counters: Counters,
-    _lock: DirLock,
+    /// Gone once the log is closed.
+    lock: Mutex<Option<DirLock>>,
 }
 
 /// Is told when a log moved.
@@ -222,6 +223,17 @@ impl Log {
             stats.pinned_by = index.pinned_by(oldest.segment.id);
         }
         stats
+    }
+
+    /// Ends the log: it takes no more writes, and the directory may be opened again, by this process or another. Call it
+    /// when its [`LogThread`] has stopped. What was read before stays valid.
+    pub fn close(&self) {
+        self.fail("it was closed".to_owned());
+        // A thread that still writes or prepares finishes before another opener may begin.
+        let writer = self.writer.lock();
+        let preparer = self.preparer.lock();
+        drop(self.lock.lock().take());
+        drop((writer, preparer));
     }
 
     /// Bytes of all segment files, the prepared one included. Cheaper than [`stats`](Self::stats).

@@ -89,7 +89,7 @@ pub(crate) fn open(
         dir: dir.to_owned(),
         disk,
         options,
-        _lock: lock,
+        lock: Mutex::new(Some(lock)),
     };
     log.prepare_first()?;
     Ok((Arc::new(log), recovered))
