@@ -239,8 +239,8 @@ const WRITTEN_BYTES: u64 = 12 * LIVE_BYTES;
 
 /// The log may hold as much as the last snapshot is long before the next one is due (one time the live state), goes on
 /// growing while that one is written and synced (less than once more), and keeps a quarter of `SNAPSHOT_LOG_BYTES` for
-/// followers. Groups that sleep are made to let go above eight times `SNAPSHOT_LOG_BYTES` and three segments
-/// (2.75 MiB), looked at once a second. Together that is under six times the live state at every moment.
+/// followers. Groups that sleep are made to let go above four times `SNAPSHOT_LOG_BYTES` and three segments
+/// (1.75 MiB), looked at every 20 ms while the log moves. Together that is under six times the live state at every moment.
 const LOG_TO_LIVE_MAX: u64 = 6;
 
 /// When all is quiet again, the log is under this many times the live state.

@@ -136,10 +136,7 @@ impl<M: StateMachine> Node<M> {
             log,
             published,
             handles,
-            parts: Mutex::new(Some(Parts {
-                log_thread,
-                lock,
-            })),
+            parts: Mutex::new(Some(Parts { log_thread, lock })),
         })
     }
 
@@ -264,14 +261,17 @@ fn read_snapshot<M: StateMachine>(
     restore(&mut reader, file.index)
 }
 
-/// How much log a node keeps before groups that have been quiet for long are made to let go of it: what all
-/// of its groups may keep by their own rule, and the segments that are being filled.
+/// How much log a node keeps before the groups that hold its oldest segment are made to let go of it: what a few busy groups
+/// keep by their own rule, and the segments that are being filled.
 fn log_bytes_max(options: &Options, groups: u32) -> u64 {
-    let per_group = options
+    let busy = options
         .snapshot_log_bytes
-        .saturating_mul(u64::from(groups.min(8)));
-    per_group.saturating_add(options.log.segment_bytes_max.saturating_mul(3))
+        .saturating_mul(u64::from(groups.min(BUSY_GROUPS)));
+    busy.saturating_add(options.log.segment_bytes_max.saturating_mul(3))
 }
+
+/// More busy groups than this share what is allowed to them: fewer bytes of log each, and snapshots more often.
+const BUSY_GROUPS: u32 = 4;
 
 /// `SplitMix64`'s finaliser: spreads close seeds far apart.
 const fn mix(mut x: u64) -> u64 {
