@@ -237,10 +237,10 @@ const VALUE_BYTES: u64 = 16 << 10;
 /// How much is written over it.
 const WRITTEN_BYTES: u64 = 12 * LIVE_BYTES;
 
-/// The log may hold as much as the last snapshot is long before the next one is due (one time the live state), goes on
-/// growing while that one is written and synced (less than once more), and keeps a quarter of `SNAPSHOT_LOG_BYTES` for
-/// followers. Groups that sleep are made to let go above four times `SNAPSHOT_LOG_BYTES` and three segments
-/// (1.75 MiB), looked at every 20 ms while the log moves. Together that is under six times the live state at every moment.
+/// A node allows itself as much log as its snapshots are long (one time the live state), four times `SNAPSHOT_LOG_BYTES`
+/// (1 MiB) and three segments (0.75 MiB): 2.75 MiB beside 1 MiB of live state. Above that groups are made to let go of the
+/// oldest segment; above twice that writes are refused until they have. What is on its way then, and the prepared
+/// segment, come on top.
 const LOG_TO_LIVE_MAX: u64 = 6;
 
 /// When all is quiet again, the log is under this many times the live state.

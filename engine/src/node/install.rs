@@ -78,12 +78,16 @@ impl<M: StateMachine> Replica<M> {
     /// Takes a snapshot if enough log has gathered: as much as the last snapshot is long, so that writing
     /// snapshots costs no more than writing the log.
     pub(super) fn save_if_due(&mut self, ports: &Ports<M>) {
-        let last_bytes = self.snapshots.current.as_ref().map_or(0, |file| file.bytes);
-        let due_bytes =
-            self.options.snapshot_log_bytes.max(last_bytes) + self.snapshots.failed_at_log_bytes;
+        let due_bytes = self.options.snapshot_log_bytes.max(self.snapshot_bytes())
+            + self.snapshots.failed_at_log_bytes;
         if self.log_bytes >= due_bytes {
             self.save_now(ports);
         }
+    }
+
+    /// How long the latest snapshot is.
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        self.snapshots.current.as_ref().map_or(0, |file| file.bytes)
     }
 
     /// Takes a snapshot if there is anything new to cover and none is being written.

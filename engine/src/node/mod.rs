@@ -11,6 +11,7 @@ mod ports;
 mod published;
 mod replica;
 mod shard;
+mod space;
 mod storage;
 
 pub(crate) use event::{Event, JobDone, Outlet, Received};
@@ -20,4 +21,5 @@ pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
 pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
+pub(crate) use space::LogSpace;
 pub(crate) use storage::restored;

@@ -19,16 +19,17 @@ use quorate_wal::{GroupId, LogStatus, Lsn, SnapshotRef, SubmitError, WriteBatch}
 use super::event::{Event, JobDone, Outlet};
 use super::ports::{Job, Ports};
 use super::replica::{Health, Replica};
+use super::space::{LogSpace, Pressure};
 use crate::transport::{Frame, GroupMessage, Origin, Refusal};
 
 /// Commands in the output of one replica that a pass goes on to finish before others get their turn.
 const ROUNDS_PER_FLUSH_MAX: usize = 16;
 
-/// How often the groups that hold back the log's oldest segment are looked at while the log rests…
-const PINNED_CHECK_NS: u64 = 1_000_000_000;
+/// How often the log's size is looked at while the log rests.
+const SPACE_CHECK_NS: u64 = 1_000_000_000;
 
-/// … and while it moves, at the most.
-const PINNED_CHECK_BUSY_NS: u64 = 20_000_000;
+/// The time between two rounds of letting go: the first should have had an effect.
+const LET_GO_GAP_NS: u64 = 20_000_000;
 
 /// The groups of one node that one worker owns.
 pub(crate) struct Shard<M: StateMachine> {
@@ -43,9 +44,9 @@ pub(crate) struct Shard<M: StateMachine> {
     unacked: VecDeque<(Lsn, Vec<After>)>,
     stalled: VecDeque<(WriteBatch, Vec<After>)>,
     outbox: Outbox,
-    pinned_check_at_ns: u64,
-    pinned_checked_at_ns: u64,
-    log_bytes_max: u64,
+    space: LogSpace,
+    space_check_at_ns: u64,
+    let_go_at_ns: u64,
     /// Set while an [`Event::LogMoved`] is on its way.
     log_moved: Arc<AtomicBool>,
 }
@@ -123,13 +124,12 @@ impl Outbox {
 }
 
 impl<M: StateMachine> Shard<M> {
-    /// Takes the replicas over. `log_bytes_max` is how much log the node keeps before groups that have been quiet
-    /// for long are snapshotted to let go of it.
+    /// Takes the replicas over.
     pub(crate) fn new(
         node: NodeId,
         mut replicas: Vec<Replica<M>>,
         ports: Ports<M>,
-        log_bytes_max: u64,
+        space: LogSpace,
         now_ns: u64,
         log_moved: Arc<AtomicBool>,
     ) -> Self {
@@ -145,9 +145,9 @@ impl<M: StateMachine> Shard<M> {
             unacked: VecDeque::new(),
             stalled: VecDeque::new(),
             outbox: Outbox::default(),
-            pinned_check_at_ns: now_ns.saturating_add(PINNED_CHECK_NS),
-            pinned_checked_at_ns: now_ns,
-            log_bytes_max,
+            space,
+            space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
+            let_go_at_ns: 0,
             log_moved,
         };
         for slot in 0..shard.replicas.len() {
@@ -176,9 +176,7 @@ impl<M: StateMachine> Shard<M> {
                 // Before the log is looked at, so that a move after the look is told again.
                 self.log_moved.store(false, Ordering::Release);
                 self.log_moved(now_ns);
-                if now_ns.saturating_sub(self.pinned_checked_at_ns) >= PINNED_CHECK_BUSY_NS {
-                    self.release_pinned(now_ns);
-                }
+                self.check_space(now_ns);
             }
             Event::Job(done) => self.job_done(now_ns, done),
             Event::Inspect { group, with } => {
@@ -298,7 +296,7 @@ impl<M: StateMachine> Shard<M> {
             .timers
             .peek()
             .map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
-        timer.min(self.pinned_check_at_ns)
+        timer.min(self.space_check_at_ns)
     }
 
     /// Fires what is due.
@@ -315,8 +313,8 @@ impl<M: StateMachine> Shard<M> {
             self.mark_ready(slot);
             self.arm(slot);
         }
-        if now_ns >= self.pinned_check_at_ns {
-            self.release_pinned(now_ns);
+        if now_ns >= self.space_check_at_ns {
+            self.check_space(now_ns);
             if !self.stalled.is_empty() {
                 self.log_moved(now_ns);
             }
@@ -461,14 +459,30 @@ impl<M: StateMachine> Shard<M> {
         self.mark_ready(slot);
     }
 
-    /// Groups that wrote a little long ago hold old segments: a snapshot of their state lets go of them. They go a segment at a
-    /// time, and quickly, since a busy neighbour may fill segments by the dozen every second.
-    fn release_pinned(&mut self, now_ns: u64) {
-        self.pinned_check_at_ns = now_ns.saturating_add(PINNED_CHECK_NS);
-        self.pinned_checked_at_ns = now_ns;
-        if self.ports.log.disk_bytes() <= self.log_bytes_max {
+    /// Looks at how much log there is. Groups that wrote a little long ago hold old segments: a snapshot of their state lets go of
+    /// them. They go a segment at a time, and quickly, since a busy neighbour may fill segments by the dozen every second.
+    fn check_space(&mut self, now_ns: u64) {
+        let replicas = &self.replicas;
+        let own_bytes = || replicas.iter().map(Replica::snapshot_bytes).sum();
+        let pressure = self.space.pressure(self.ports.log.disk_bytes(), own_bytes);
+        match self.health {
+            Health::Good if pressure == Pressure::Refuse => self.health = Health::Behind,
+            Health::Behind if pressure != Pressure::Refuse && self.stalled.is_empty() => {
+                self.health = Health::Good;
+            }
+            _ => {}
+        }
+        let is_due = now_ns.saturating_sub(self.let_go_at_ns) >= LET_GO_GAP_NS;
+        let next_ns = if pressure == Pressure::None {
+            SPACE_CHECK_NS
+        } else {
+            LET_GO_GAP_NS
+        };
+        self.space_check_at_ns = now_ns.saturating_add(next_ns);
+        if pressure == Pressure::None || !is_due {
             return;
         }
+        self.let_go_at_ns = now_ns;
         for group in self.ports.log.stats().pinned_by {
             if let Some(slot) = self.slot(group) {
                 self.replicas[slot].let_go(&mut self.writes, &self.ports);

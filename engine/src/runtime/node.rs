@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use quorate_kv::{Sessions, StateMachine};
@@ -13,8 +14,8 @@ use super::{NodeJobs, Runtime, ShardHandle};
 use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
 use crate::node::{
-    EventSink, NodeInbox, Ports, Published, Replica, ReplicaOptions, Shard, SnapshotState, restore,
-    restored, shard_index,
+    EventSink, LogSpace, NodeInbox, Ports, Published, Replica, ReplicaOptions, Shard,
+    SnapshotState, restore, restored, shard_index,
 };
 use crate::options::{Options, nanos};
 use crate::transport::{ClerkInbox, Inbox, Transport};
@@ -106,6 +107,8 @@ impl<M: StateMachine> Node<M> {
         let transport = connect(Arc::clone(&inbox) as Arc<dyn Inbox>)?;
         let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
             .map_err(OpenError::Thread)?;
+        let log_bytes = base_log_bytes(&setup.options, identity.groups);
+        let snapshot_bytes = Arc::new(AtomicU64::new(0));
         for (handle, replicas) in handles.iter().zip(by_worker) {
             let jobs: NodeJobs<M> = runtime.jobs.for_node(
                 Arc::clone(&snapshots),
@@ -117,13 +120,12 @@ impl<M: StateMachine> Node<M> {
                 transport: Arc::clone(&transport),
                 jobs: Arc::new(jobs),
             };
-            let log_bytes_max = log_bytes_max(&setup.options, identity.groups);
             log.add_observer(Arc::new(handle.clone()));
             handle.attach(Shard::new(
                 id,
                 replicas,
                 ports,
-                log_bytes_max,
+                LogSpace::new(log_bytes, Arc::clone(&snapshot_bytes)),
                 runtime.clock.now_ns(),
                 handle.log_flag(),
             ));
@@ -261,9 +263,9 @@ fn read_snapshot<M: StateMachine>(
     restore(&mut reader, file.index)
 }
 
-/// How much log a node keeps before the groups that hold its oldest segment are made to let go of it: what a few busy groups
-/// keep by their own rule, and the segments that are being filled.
-fn log_bytes_max(options: &Options, groups: u32) -> u64 {
+/// How much log a node keeps, beside as much as its snapshots are long: what a few small groups keep by their own rule, and
+/// the segments that are being filled.
+fn base_log_bytes(options: &Options, groups: u32) -> u64 {
     let busy = options
         .snapshot_log_bytes
         .saturating_mul(u64::from(groups.min(BUSY_GROUPS)));

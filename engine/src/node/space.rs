@@ -1,0 +1,87 @@
+//! How much log a node may keep, as a function of what its groups hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One shard's share in the node's account of log and snapshots.
+///
+/// A group is snapshotted after as much log as its last snapshot is long, so the sum of the snapshots is what the
+/// log may grow to by the groups' own rule; `base_bytes` is for small groups and for the segments being filled.
+pub(crate) struct LogSpace {
+    base_bytes: u64,
+    /// Bytes of the latest snapshots of all groups of the node.
+    snapshot_bytes: Arc<AtomicU64>,
+    /// What this shard has in `snapshot_bytes`.
+    reported_bytes: u64,
+}
+
+/// What to do about the log's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pressure {
+    /// Nothing.
+    None,
+    /// The groups that hold the oldest segment are to let go of it.
+    LetGo,
+    /// The same, and no writes until it is done: they come faster than snapshots can be written.
+    Refuse,
+}
+
+impl LogSpace {
+    pub(crate) fn new(base_bytes: u64, snapshot_bytes: Arc<AtomicU64>) -> Self {
+        Self {
+            base_bytes,
+            snapshot_bytes,
+            reported_bytes: 0,
+        }
+    }
+
+    /// Judges `disk_bytes` of log. `own_bytes` counts the latest snapshots of this shard's groups, and is asked only when it matters.
+    pub(crate) fn pressure(
+        &mut self,
+        disk_bytes: u64,
+        own_bytes: impl FnOnce() -> u64,
+    ) -> Pressure {
+        if disk_bytes <= self.base_bytes {
+            return Pressure::None;
+        }
+        let own_bytes = own_bytes();
+        // Two's complement: adding the difference also takes away.
+        let delta = own_bytes.wrapping_sub(self.reported_bytes);
+        let all_bytes = self
+            .snapshot_bytes
+            .fetch_add(delta, Ordering::Relaxed)
+            .wrapping_add(delta);
+        self.reported_bytes = own_bytes;
+        let allowed_bytes = self.base_bytes.saturating_add(all_bytes);
+        if disk_bytes <= allowed_bytes {
+            Pressure::None
+        } else if disk_bytes <= allowed_bytes.saturating_mul(2) {
+            Pressure::LetGo
+        } else {
+            Pressure::Refuse
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_may_grow_with_the_snapshots_of_all_shards() {
+        let shared = Arc::new(AtomicU64::new(0));
+        let mut first = LogSpace::new(100, Arc::clone(&shared));
+        let mut second = LogSpace::new(100, shared);
+        assert_eq!(
+            first.pressure(100, || unreachable!("below the base")),
+            Pressure::None
+        );
+        assert_eq!(first.pressure(101, || 0), Pressure::LetGo);
+        assert_eq!(first.pressure(201, || 0), Pressure::Refuse);
+        assert_eq!(second.pressure(150, || 50), Pressure::None);
+        assert_eq!(first.pressure(300, || 0), Pressure::LetGo);
+        assert_eq!(first.pressure(301, || 0), Pressure::Refuse);
+        // A snapshot may also become smaller.
+        assert_eq!(second.pressure(150, || 10), Pressure::LetGo);
+    }
+}
