@@ -287,10 +287,7 @@ impl Link for LocalLink {
         if to == self.node.id {
             let origin = Origin::Clerk(Arc::clone(&self.port) as Arc<dyn ReplySink>);
             let shard = self.node.inbox.shard_of(request.group);
-            self.node.is_running()
-                && shard
-                    .offer(Event::Frame(origin, Frame::Request(request)))
-                    .is_ok()
+            self.node.is_running() && shard.offer(Event::Frame(origin, Frame::Request(request)))
         } else {
             self.node.transport.send(to, Frame::Request(request))
         }
@@ -414,7 +411,7 @@ impl Builder {
         let mut options =
             TcpOptions::new(self.node, identity.cluster_id, listen, self.members.clone());
         options.groups = identity.groups;
-        options.observer = self.observer.clone();
+        options.observer.clone_from(&self.observer);
         options
     }
 

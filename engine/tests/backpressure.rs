@@ -154,16 +154,16 @@ fn a_future_that_is_not_ready_is_woken_by_its_answer() {
     clerk.put("k", "a").expect("a majority lives");
     settled(&cluster);
     let down = crash_majority(&cluster);
-    let wakes = Arc::new(Wakes::default());
-    let waker = Waker::from(Arc::clone(&wakes));
+    let counter = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&counter));
     let mut context = Context::from_waker(&waker);
     let mut append = pin!(clerk.append_async("k", "b"));
     assert!(append.as_mut().poll(&mut context).is_pending());
-    assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+    assert_eq!(counter.0.load(Ordering::SeqCst), 0);
     for node in down {
         cluster.restart(node).expect("it restarts");
     }
-    eventually("it is woken", || wakes.0.load(Ordering::SeqCst) > 0);
+    eventually("it is woken", || counter.0.load(Ordering::SeqCst) > 0);
     assert_eq!(append.poll(&mut context), Poll::Ready(Ok(2)));
 }
 

@@ -101,8 +101,8 @@ impl Client {
             is_timed: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
         });
-        let timed: Arc<dyn Timed> = client.clone();
-        client.timer.add(Arc::downgrade(&timed));
+        let with_deadlines: Arc<dyn Timed> = client.clone();
+        client.timer.add(Arc::downgrade(&with_deadlines));
         client
     }
 
@@ -118,7 +118,7 @@ impl Client {
     pub(crate) fn write(&self, group: GroupId, command: CommandBuffer, completer: Completer) {
         let now_ns = self.clock.now_ns();
         self.with(group, completer, |window, completer| {
-            window.write(now_ns, command, completer)
+            window.write(now_ns, command, completer);
         });
     }
 
@@ -126,7 +126,7 @@ impl Client {
     pub(crate) fn read(&self, group: GroupId, wants: ReadWants, completer: Completer) {
         let now_ns = self.clock.now_ns();
         self.with(group, completer, |window, completer| {
-            window.read(now_ns, wants, completer)
+            window.read(now_ns, wants, completer);
         });
     }
 

@@ -608,7 +608,7 @@ impl Window {
                 self.look_elsewhere(now_ns, None);
             }
             Refusal::NoSuchGroup | Refusal::NotUnderstood | Refusal::TooLarge { .. } => {
-                self.fail_all(&Error::Incompatible)
+                self.fail_all(&Error::Incompatible);
             }
         }
     }

@@ -25,10 +25,7 @@ pub(crate) enum Event<M: StateMachine> {
     /// A job ended.
     Job(JobDone<M>),
     /// Somebody wants to know how a replica stands; called on the shard's thread between two passes.
-    Inspect {
-        group: GroupId,
-        with: Box<dyn FnOnce(&super::Replica<M>) + Send>,
-    },
+    Inspect { group: GroupId, with: Look<M> },
     /// Ask for an election now.
     Campaign { group: GroupId },
     /// Hand leadership of a group over, to a given node or to the best one.
@@ -36,6 +33,9 @@ pub(crate) enum Event<M: StateMachine> {
     /// Take a snapshot of a group now.
     Snapshot { group: GroupId },
 }
+
+/// Looks at a replica.
+pub(crate) type Look<M> = Box<dyn FnOnce(&super::Replica<M>) + Send>;
 
 /// How a job ended.
 pub(crate) enum JobDone<M: StateMachine> {

@@ -10,8 +10,8 @@ use crate::transport::{ClerkInbox, Frame, GroupMessage, Inbox, Origin, Refusal, 
 
 /// A worker's queue, as seen from one shard's senders.
 pub(crate) trait EventSink<M: StateMachine>: Send + Sync {
-    /// Puts an event on the queue; gives it back when the queue is at its bound or closed.
-    fn offer(&self, event: Event<M>) -> Result<(), Event<M>>;
+    /// Puts an event on the queue. `false`: dropped, since the queue is at its bound or closed.
+    fn offer(&self, event: Event<M>) -> bool;
 
     /// Puts an event on the queue regardless of the bound: for events whose number is bounded by themselves.
     fn push(&self, event: Event<M>);
@@ -31,17 +31,18 @@ impl<M: StateMachine> NodeInbox<M> {
     }
 
     fn offer(&self, group: GroupId, origin: Origin, frame: Frame) {
-        if let Err(Event::Frame(origin, Frame::Request(request))) =
-            self.shard_of(group).offer(Event::Frame(origin, frame))
-        {
-            // A refused Raft frame is a lost one. A refused clerk deserves an answer; a node's
-            // client notices by its own timer, since answering it would need the queue that is full.
-            if let Origin::Clerk(sink) = origin {
-                sink.reply(Reply {
-                    id: request.id,
-                    result: Err(Refusal::Busy),
-                });
-            }
+        let asker = match (&origin, &frame) {
+            (Origin::Clerk(sink), Frame::Request(request)) => Some((Arc::clone(sink), request.id)),
+            _ => None,
+        };
+        let is_taken = self.shard_of(group).offer(Event::Frame(origin, frame));
+        // A refused Raft frame is a lost one. A refused clerk deserves an answer; a node's client notices by
+        // its own timer, since answering it would need the queue that is full.
+        if let (false, Some((sink, id))) = (is_taken, asker) {
+            sink.reply(Reply {
+                id,
+                result: Err(Refusal::Busy),
+            });
         }
     }
 

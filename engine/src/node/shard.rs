@@ -75,7 +75,7 @@ impl Writes {
     /// `after` afterwards.
     pub(super) fn append(&mut self, group: GroupId, entries: Vec<quorate_wal::Entry>) {
         let mut part = Vec::with_capacity(entries.len());
-        let mut part_bytes = self.batch.bytes() as u64;
+        let mut part_bytes = self.batch.bytes();
         for entry in entries {
             part_bytes += entry.payload.len() as u64;
             part.push(entry);

@@ -166,19 +166,16 @@ impl<M: StateMachine> Clone for ShardHandle<M> {
 }
 
 impl<M: StateMachine> EventSink<M> for ShardHandle<M> {
-    fn offer(&self, event: Event<M>) -> Result<(), Event<M>> {
+    fn offer(&self, event: Event<M>) -> bool {
         // The bound is soft by the number of senders that look at the same time.
         if self.worker.load.load(Ordering::Relaxed) >= self.worker.load_max {
-            return Err(event);
+            return false;
         }
         self.worker.load.fetch_add(1, Ordering::Relaxed);
-        match self.worker.orders.send(Order::Counted(self.key, event)) {
-            Ok(()) => Ok(()),
-            Err(returned) => match returned.into_inner() {
-                Order::Counted(_, event) => Err(event),
-                _ => unreachable!("a channel returns what was sent"),
-            },
-        }
+        self.worker
+            .orders
+            .send(Order::Counted(self.key, event))
+            .is_ok()
     }
 
     fn push(&self, event: Event<M>) {
