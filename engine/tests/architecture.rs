@@ -214,16 +214,8 @@ fn code_of(text: &str) -> String {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let skipped = comment_bytes(rest).or_else(|| literal_bytes(rest, &code));
-        let taken = match skipped {
-            Some(bytes) => {
-                code.push(' ');
-                bytes
-            }
-            None => {
-                code.push(first);
-                first.len_utf8()
-            }
-        };
+        code.push(if skipped.is_some() { ' ' } else { first });
+        let taken = skipped.unwrap_or_else(|| first.len_utf8());
         rest = &rest[taken.min(rest.len())..];
     }
     code

@@ -249,7 +249,7 @@ const LOG_TO_LIVE_AT_REST: u64 = 4;
 /// Overwrites the hot group's keys again and again, and looks at the log on every node's disk all the while.
 fn assert_log_stays_small(cluster: &Cluster, hot: GroupId) {
     let clerk = cluster.clerk();
-    let keys: Vec<String> = (0..)
+    let keys: Vec<String> = (0_u64..1_000_000)
         .map(|number| format!("hot/{number}"))
         .filter(|key| clerk.group_of(key) == hot)
         .take((LIVE_BYTES / VALUE_BYTES) as usize)

@@ -167,7 +167,7 @@ fn a_leader_that_is_cut_off_never_answers_with_the_past() {
                                 answered.fetch_add(1, Ordering::AcqRel);
                             }
                             Err(error) => {
-                                assert!(matches!(error, Error::Timeout { .. }), "{error:?}")
+                                assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
                             }
                         }
                     }

@@ -109,7 +109,7 @@ fn a_batch_keeps_to_one_group_and_is_atomic_there() {
     let cluster = start(TransportKind::Memory);
     let clerk = cluster.clerk();
     let home = clerk.group_of("a");
-    let mut keys = (0..).map(|number| format!("key/{number}"));
+    let mut keys = (0_u64..1_000_000).map(|number| format!("key/{number}"));
     let near = keys
         .find(|key| clerk.group_of(key) == home)
         .expect("there are enough keys");
@@ -158,7 +158,7 @@ fn readers_never_see_half_a_batch() {
     let cluster = start(TransportKind::Memory);
     let clerk = cluster.clerk();
     let home = clerk.group_of("a");
-    let near = (0..)
+    let near = (0_u64..1_000_000)
         .map(|number| format!("key/{number}"))
         .find(|key| clerk.group_of(key) == home);
     let near = near.expect("there are enough keys");

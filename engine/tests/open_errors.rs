@@ -24,7 +24,7 @@ const CHILD_DIR: &str = "QUORATE_TEST_CHILD_DIR";
 fn a_second_opener_in_this_process_is_turned_away() {
     let home = Home::new();
     let db = home.builder().open().expect("the first opener");
-    let error = home.refused(home.builder());
+    let error = Home::refused(home.builder());
     assert!(
         matches!(error, OpenError::Log(quorate_wal::OpenError::Locked { .. })),
         "{error:?}"
@@ -81,14 +81,14 @@ fn child_opens() {
 #[test]
 fn whose_a_directory_is_is_checked() {
     let home = Home::new();
-    let error = home.refused(home.builder().node(2));
+    let error = Home::refused(home.builder().node(2));
     let (found, expected) = (NodeId(1), NodeId(2));
     assert!(
         matches!(&error, OpenError::WrongNode { found: f, expected: e, .. } if (*f, *e) == (found, expected))
     );
     assert_says(&error, &["node 1", "node 2", "open it under its own id"]);
 
-    let error = home.refused(home.builder().cluster_id(0xBEEF));
+    let error = Home::refused(home.builder().cluster_id(0xBEEF));
     assert!(
         matches!(
             error,
@@ -101,7 +101,7 @@ fn whose_a_directory_is_is_checked() {
     );
     assert_says(&error, &["0x000000000000beef", "cluster_id(0x"]);
 
-    let error = home.refused(home.builder().groups(3));
+    let error = Home::refused(home.builder().groups(3));
     assert!(matches!(error, OpenError::WrongShape { .. }), "{error:?}");
     assert_says(
         &error,
@@ -139,19 +139,19 @@ fn members_and_addresses_are_checked() {
 fn what_the_builder_is_told_is_checked() {
     let home = Home::new();
     for groups in [0, GROUPS_MAX + 1] {
-        let error = home.refused(home.builder().groups(groups));
+        let error = Home::refused(home.builder().groups(groups));
         assert!(matches!(error, OpenError::Groups { .. }), "{error:?}");
         assert_says(&error, &[&groups.to_string(), "from 1 to 65536"]);
     }
     let twice = [(1, "127.0.0.1:1"), (2, "127.0.0.1:2"), (2, "127.0.0.1:3")];
-    let error = home.refused(home.builder().cluster(twice));
+    let error = Home::refused(home.builder().cluster(twice));
     assert!(
         matches!(error, OpenError::DuplicateNode { id: NodeId(2) }),
         "{error:?}"
     );
     assert_says(&error, &["node 2", "twice"]);
 
-    let error = home.refused(
+    let error = Home::refused(
         home.builder()
             .node(7)
             .cluster([(1, "127.0.0.1:1"), (2, "127.0.0.1:2")]),
@@ -162,7 +162,7 @@ fn what_the_builder_is_told_is_checked() {
     );
     assert_says(&error, &["node 7", "add it"]);
 
-    let error = home.refused(home.builder().node(0));
+    let error = Home::refused(home.builder().node(0));
     assert!(matches!(error, OpenError::Options { .. }), "{error:?}");
     assert_says(&error, &["node ids must be above zero"]);
 
@@ -179,10 +179,10 @@ fn options_out_of_range_are_named() {
     let home = Home::new();
     let cases: [(&str, Change); 19] = [
         ("heartbeat_interval", |o| {
-            o.heartbeat_interval = Duration::ZERO
+            o.heartbeat_interval = Duration::ZERO;
         }),
         ("election_timeout", |o| {
-            o.election_timeout = o.heartbeat_interval * 2
+            o.election_timeout = o.heartbeat_interval * 2;
         }),
         ("clock_drift_percent", |o| o.clock_drift_percent = 100),
         ("workers", |o| o.workers = 0),
@@ -198,20 +198,20 @@ fn options_out_of_range_are_named() {
         ("segment sizes", |o| o.log.segment_bytes_min = 4096),
         ("segment sizes", |o| o.log.segment_bytes_max += 1),
         ("segment_bytes_max", |o| {
-            o.log.segment_bytes_max = o.log.segment_bytes_min / 2
+            o.log.segment_bytes_max = o.log.segment_bytes_min / 2;
         }),
         ("segment_bytes_max", |o| o.log.segment_bytes_max = 256 << 20),
         ("batch_bytes_max", |o| {
-            o.log.batch_bytes_max = o.log.entry_bytes_max - 1
+            o.log.batch_bytes_max = o.log.entry_bytes_max - 1;
         }),
         ("queue_bytes_max", |o| {
-            o.log.queue_bytes_max = o.log.batch_bytes_max - 1
+            o.log.queue_bytes_max = o.log.batch_bytes_max - 1;
         }),
     ];
     for (name, change) in cases {
         let mut options = Options::default();
         change(&mut options);
-        let error = home.refused(home.builder().options(options));
+        let error = Home::refused(home.builder().options(options));
         let typed = matches!(
             error,
             OpenError::Options { .. } | OpenError::Log(quorate_wal::OpenError::Options { .. })
@@ -248,7 +248,7 @@ fn a_file_in_the_place_of_a_folder_is_named_and_nothing_is_lost() {
         let (place, aside) = (home.dir.join(folder), home.dir.join("aside"));
         fs::rename(&place, &aside).expect("the folder moves");
         fs::write(&place, "").expect("a file takes its place");
-        let error = home.refused(home.builder());
+        let error = Home::refused(home.builder());
         assert_says(&error, &[folder]);
         fs::remove_file(&place).expect("the file goes");
         fs::rename(&aside, &place).expect("the folder comes back");
@@ -263,7 +263,7 @@ fn a_folder_in_the_place_of_a_file_is_named_and_nothing_is_lost() {
         let (place, aside) = (home.dir.join(file), home.dir.join("aside"));
         fs::rename(&place, &aside).expect("the file moves");
         fs::create_dir(&place).expect("a folder takes its place");
-        let error = home.refused(home.builder());
+        let error = Home::refused(home.builder());
         assert!(matches!(error, OpenError::Io { .. }), "{file}: {error:?}");
         assert_says(&error, &[home.dir.to_str().expect("the name is text")]);
         fs::remove_dir(&place).expect("the folder goes");
@@ -288,7 +288,7 @@ fn files_that_may_not_be_written_are_named_and_nothing_is_lost() {
     }
     for path in [identity, segment(&home.dir)] {
         may(&path, 0);
-        let error = home.refused(home.builder());
+        let error = Home::refused(home.builder());
         assert_says(
             &error,
             &[path.to_str().expect("the name is text"), "ermission denied"],
@@ -306,7 +306,7 @@ fn a_newer_identity_is_named_with_both_versions() {
     let mut newer = good.clone();
     newer[8..10].copy_from_slice(&9_u16.to_le_bytes());
     fs::write(&path, newer).expect("writable");
-    let error = home.refused(home.builder());
+    let error = Home::refused(home.builder());
     assert!(
         matches!(
             error,
@@ -340,7 +340,7 @@ fn a_newer_segment_is_named_with_both_versions() {
     covered.extend_from_slice(&newer[..4092]);
     newer[4092..4096].copy_from_slice(&crc32fast::hash(&covered).to_le_bytes());
     fs::write(&path, newer).expect("writable");
-    let error = home.refused(home.builder());
+    let error = Home::refused(home.builder());
     let typed = matches!(
         error,
         OpenError::Log(quorate_wal::OpenError::Version {
@@ -372,12 +372,12 @@ fn a_damaged_identity_is_named_and_data_without_one_is_not_claimed() {
         flipped,
     ] {
         fs::write(&path, &bad).expect("writable");
-        let error = home.refused(home.builder());
+        let error = Home::refused(home.builder());
         assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
         assert_says(&error, &["IDENTITY", "restore it from a copy"]);
     }
     fs::remove_file(&path).expect("writable");
-    let error = home.refused(home.builder());
+    let error = Home::refused(home.builder());
     assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
     assert_says(&error, &["holds data but no identity"]);
     fs::write(&path, good).expect("writable");
@@ -531,7 +531,7 @@ impl Home {
     }
 
     /// Opens as told, which must fail, with a message of one line.
-    fn refused(&self, builder: Builder) -> OpenError {
+    fn refused(builder: Builder) -> OpenError {
         let error = builder.open().expect_err("this must not open");
         let text = error.to_string();
         assert!(!text.contains('\n') && text.len() < 1000, "{text}");
