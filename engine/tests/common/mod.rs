@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate::{Cluster, ClusterBuilder, GroupId, Options, TransportKind};
@@ -100,7 +101,6 @@ pub(crate) fn durable(dir: &Path, transport: TransportKind, options: Options) ->
     )
 }
 
-/// Starts a cluster, and again if a port that was found free is not any more.
 fn start(builder: ClusterBuilder) -> Cluster {
     builder.start().expect("a cluster starts")
 }
@@ -108,7 +108,11 @@ fn start(builder: ClusterBuilder) -> Cluster {
 /// Addresses of the loopback interface that are free now. They are below the range from which the system gives ports to
 /// connections, so that no connection takes one before its node listens.
 pub(crate) fn free_addresses<const N: usize>() -> [String; N] {
-    let mut rng = Rng(u64::from(std::process::id()) << 32 | u64::from(line!()));
+    // Tests of one process run at once: each call draws from a sequence of its own.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let mut rng =
+        Rng((u64::from(std::process::id()) << 32 | call).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut held: Vec<TcpListener> = Vec::new();
     while held.len() < N {
         let port = rng.range(12_000, 32_000) as u16;
