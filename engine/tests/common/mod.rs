@@ -111,8 +111,9 @@ pub(crate) fn free_addresses<const N: usize>() -> [String; N] {
     // Tests of one process run at once: each call draws from a sequence of its own.
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    let mut rng =
-        Rng((u64::from(std::process::id()) << 32 | call).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    // Another odd constant than the generator's own step, or the sequences would be one, shifted.
+    let own = call.wrapping_mul(0xD1B5_4A32_D192_ED03);
+    let mut rng = Rng((u64::from(std::process::id()) << 32) ^ own);
     let mut held: Vec<TcpListener> = Vec::new();
     while held.len() < N {
         let port = rng.range(12_000, 32_000) as u16;
