@@ -12,6 +12,8 @@
 //! - A write fails with `maybe_applied: false` only if every copy of it that was sent was refused, and no
 //!   copy will be sent any more.
 
+mod reads;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -19,9 +21,12 @@ use quorate_kv::{Command, CommandBuffer, Outcome, SessionId};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
+use self::reads::Read;
+pub(crate) use self::reads::ReadWants;
+
 use crate::error::{Error, Obstacle};
 use crate::pending::{Answer, Completer};
-use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
+use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
 
 /// The wait before another node is asked, when the last one knew of no leader.
 const ROTATE_BACKOFF_NS: u64 = 10_000_000;
@@ -114,22 +119,6 @@ enum Body {
     Skip,
 }
 
-struct Read {
-    wants: ReadWants,
-    deadline_ns: u64,
-    completer: Completer,
-    sent_to: Option<NodeId>,
-}
-
-/// What a read asks for.
-#[derive(Clone)]
-pub(crate) enum ReadWants {
-    /// The machine's answer, evaluated at the node asked.
-    Answer(Consistency, Bytes),
-    /// That the replica in this process may answer.
-    LocalIndex,
-}
-
 impl Window {
     pub(crate) fn new(group: GroupId, nodes: Vec<NodeId>, options: WindowOptions) -> Self {
         let target = nodes.first().copied().unwrap_or_default();
@@ -193,30 +182,6 @@ impl Window {
             completer: Some(completer),
             is_settled: false,
         });
-        self.pump(now_ns);
-    }
-
-    /// Issues a read.
-    pub(crate) fn read(&mut self, now_ns: u64, wants: ReadWants, completer: Completer) {
-        if self.reads.len() >= self.options.outstanding_max {
-            let busy = Error::Busy {
-                outstanding: self.reads.len(),
-            };
-            self.effects.completions.push((completer, Err(busy)));
-            return;
-        }
-        let id = self.request_id();
-        let deadline_ns = now_ns.saturating_add(self.options.call_timeout_ns);
-        self.reads.insert(
-            id,
-            Read {
-                wants,
-                deadline_ns,
-                completer,
-                sent_to: None,
-            },
-        );
-        self.unsent_reads.push_back(id);
         self.pump(now_ns);
     }
 
@@ -304,24 +269,7 @@ impl Window {
         if !self.owes_answer() {
             self.heard_at_ns = now_ns;
         }
-        while let Some(id) = self.unsent_reads.pop_front() {
-            let Some(read) = self.reads.get_mut(&id) else {
-                continue;
-            };
-            let body = match read.wants.clone() {
-                ReadWants::Answer(consistency, query) => RequestBody::Query { consistency, query },
-                ReadWants::LocalIndex => RequestBody::ReadIndex,
-            };
-            read.sent_to = Some(self.target);
-            let request = Request {
-                id,
-                group: self.group,
-                body,
-            };
-            self.effects
-                .sends
-                .push_back(Send::Request(self.target, request));
-        }
+        self.send_reads();
         match self.session {
             _ if self.writes.is_empty() => {}
             Session::Registering(_) => {}
@@ -520,60 +468,6 @@ impl Window {
         self.rewind();
     }
 
-    fn read_answered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
-        let Some(read) = self.reads.remove(&reply.id) else {
-            return;
-        };
-        match (reply.result, &read.wants) {
-            (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
-                self.effects.completions.push((read.completer, Ok(answer)));
-            }
-            (Ok(ReplyBody::ReadIndex(index)), ReadWants::LocalIndex) => {
-                self.leader = Some(from);
-                if read.sent_to.is_none() {
-                    // The second answer, from the replica here: it has caught up.
-                    self.effects
-                        .completions
-                        .push((read.completer, Ok(Bytes::new())));
-                    return;
-                }
-                self.effects
-                    .sends
-                    .push_back(Send::WaitApplied(self.group, index, reply.id));
-                self.reads.insert(
-                    reply.id,
-                    Read {
-                        sent_to: None,
-                        ..read
-                    },
-                );
-            }
-            (Ok(_), _) => self
-                .effects
-                .completions
-                .push((read.completer, Err(Error::Incompatible))),
-            (Err(Refusal::NoSuchGroup), _) => {
-                self.effects
-                    .completions
-                    .push((read.completer, Err(Error::Incompatible)));
-            }
-            (Err(refusal), _) => {
-                let was_target = read.sent_to == Some(self.target);
-                self.reads.insert(
-                    reply.id,
-                    Read {
-                        sent_to: None,
-                        ..read
-                    },
-                );
-                self.unsent_reads.push_back(reply.id);
-                if was_target {
-                    self.refused(now_ns, from, refusal);
-                }
-            }
-        }
-    }
-
     /// Sends everything unsettled again, from the first.
     fn rewind(&mut self) {
         self.sent = 0;
@@ -633,15 +527,6 @@ impl Window {
         let next = present.map_or(0, |place| (place + 1) % self.nodes.len().max(1));
         if let Some(&node) = self.nodes.get(next) {
             self.target = node;
-        }
-    }
-
-    fn resend_reads_of(&mut self, node: NodeId) {
-        for (&id, read) in &mut self.reads {
-            if read.sent_to == Some(node) {
-                read.sent_to = None;
-                self.unsent_reads.push_back(id);
-            }
         }
     }
 
