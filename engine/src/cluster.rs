@@ -273,6 +273,19 @@ impl ClusterBuilder {
 
     /// Starts all nodes.
     pub fn start(self) -> Result<Cluster, OpenError> {
+        let has_dir = self.dir.is_some();
+        self.start_on(|_| {
+            let disk: Arc<dyn Disk> = if has_dir {
+                Arc::new(RealDisk)
+            } else {
+                Arc::new(MemoryDisk::new())
+            };
+            disk
+        })
+    }
+
+    /// Starts all nodes, each on the disk that it is given.
+    fn start_on(self, disk_of: impl Fn(NodeId) -> Arc<dyn Disk>) -> Result<Cluster, OpenError> {
         if self.nodes == 0 || self.nodes > NODES_MAX {
             let reason = format!(
                 "{} nodes asked for; choose from 1 to {NODES_MAX}",
@@ -299,7 +312,7 @@ impl ClusterBuilder {
             .map_err(OpenError::Thread)?;
         let members = sockets
             .into_iter()
-            .map(|(id, socket)| self.member(id, socket, &addresses))
+            .map(|(id, socket)| self.member(id, socket, disk_of(NodeId(id)), &addresses))
             .collect();
         let cluster = Cluster {
             runtime,
@@ -315,12 +328,16 @@ impl ClusterBuilder {
         Ok(cluster)
     }
 
-    fn member(&self, id: u64, socket: Option<TcpListener>, addresses: &[(u64, String)]) -> Member {
+    fn member(
+        &self,
+        id: u64,
+        socket: Option<TcpListener>,
+        disk: Arc<dyn Disk>,
+        addresses: &[(u64, String)],
+    ) -> Member {
         let node = NodeId(id);
-        let (dir, disk): (PathBuf, Arc<dyn Disk>) = match &self.dir {
-            Some(dir) => (dir.join(id.to_string()), Arc::new(RealDisk)),
-            None => (PathBuf::from(format!("/{id}")), Arc::new(MemoryDisk::new())),
-        };
+        let root = self.dir.clone().unwrap_or_else(|| PathBuf::from("/"));
+        let dir = root.join(id.to_string());
         let builder = Db::builder(dir)
             .node(id)
             .cluster(addresses.iter().cloned())
@@ -378,3 +395,6 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

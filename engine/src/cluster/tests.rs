@@ -1,0 +1,244 @@
+//! Clusters on disks that get into trouble: what users see, and what they get back afterwards.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use quorate_wal::{DirLock, DiskFile, LogStatus};
+
+use super::*;
+use crate::Consistency;
+
+/// A memory disk whose syncs fail, or that is full, on demand.
+#[derive(Debug, Default)]
+struct TroubledDisk {
+    disk: MemoryDisk,
+    trouble: Arc<Trouble>,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    syncs_fail: AtomicBool,
+    is_full: AtomicBool,
+}
+
+#[derive(Debug)]
+struct TroubledFile {
+    file: Arc<dyn DiskFile>,
+    trouble: Arc<Trouble>,
+}
+
+impl Trouble {
+    fn set(flag: &AtomicBool, value: bool) {
+        flag.store(value, Ordering::SeqCst);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.syncs_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the device is gone"));
+        }
+        Ok(())
+    }
+}
+
+impl TroubledDisk {
+    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(TroubledFile {
+            file,
+            trouble: Arc::clone(&self.trouble),
+        })
+    }
+}
+
+impl Disk for TroubledDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(self.disk.create(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(self.disk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        self.disk.lock(dir)
+    }
+}
+
+impl DiskFile for TroubledFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.file.read_bytes(offset, len)
+    }
+
+    fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        self.file.write_at(offset, slices)
+    }
+
+    fn zero_fill(&self, bytes: u64) -> io::Result<()> {
+        if self.trouble.is_full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.zero_fill(bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.trouble.sync()?;
+        self.file.sync_data()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.election_timeout = Duration::from_millis(150);
+    options.heartbeat_interval = Duration::from_millis(30);
+    options.retry_after = Duration::from_millis(150);
+    options.log.segment_bytes_min = 64 << 10;
+    options.log.segment_bytes_max = 64 << 10;
+    options.log.entry_bytes_max = 32 << 10;
+    options.log.batch_bytes_max = 64 << 10;
+    options.log.queue_bytes_max = 256 << 10;
+    options
+}
+
+/// A cluster, and each node's way to make its disk misbehave.
+fn troubled(nodes: u64, options: Options) -> (Cluster, Vec<Arc<Trouble>>) {
+    let disks: Vec<Arc<TroubledDisk>> = (0..nodes).map(|_| Arc::default()).collect();
+    let builder = Cluster::builder().nodes(nodes).options(options);
+    let of = |node: NodeId| Arc::clone(&disks[node.0 as usize - 1]) as Arc<dyn Disk>;
+    let cluster = builder.start_on(of).expect("it starts");
+    (
+        cluster,
+        disks.iter().map(|disk| Arc::clone(&disk.trouble)).collect(),
+    )
+}
+
+/// The row "a sync fails" of the guarantees.
+#[test]
+fn a_leader_whose_sync_fails_acknowledges_nothing_on_it_and_another_leads() {
+    let (cluster, troubles) = troubled(3, options());
+    let clerk = cluster.clerk();
+    clerk.put("before", "1").expect("all is well");
+    let failed = cluster.leader().expect("one leads");
+    Trouble::set(&troubles[failed.0 as usize - 1].syncs_fail, true);
+    clerk.put("after", "2").expect("the others are a majority");
+    let next = cluster.leader().expect("another leads");
+    assert_ne!(next, failed);
+    let db = cluster.db(failed).expect("it runs, but leads no more");
+    assert!(
+        matches!(db.stats().log_status, LogStatus::Failed { .. }),
+        "{:?}",
+        db.stats()
+    );
+    assert_eq!(db.status()[0].role, quorate_raft::Role::Follower);
+
+    // The disk is replaced, the node reopened: it catches up, and nothing is missing.
+    Trouble::set(&troubles[failed.0 as usize - 1].syncs_fail, false);
+    cluster.crash(failed);
+    cluster.restart(failed).expect("it opens");
+    let db = cluster.db(failed).expect("it runs");
+    assert_eq!(
+        db.get("before").expect("readable").as_deref(),
+        Some(&b"1"[..])
+    );
+    assert_eq!(
+        db.get("after").expect("readable").as_deref(),
+        Some(&b"2"[..])
+    );
+}
+
+/// A single node has nobody to give its office to: it must say so, and never acknowledge.
+#[test]
+fn a_lone_node_whose_sync_fails_acknowledges_nothing_any_more() {
+    let mut options = options();
+    options.call_timeout = Duration::from_millis(400);
+    let (cluster, troubles) = troubled(1, options);
+    let clerk = cluster.clerk();
+    clerk.put("before", "1").expect("all is well");
+    Trouble::set(&troubles[0].syncs_fail, true);
+    for _ in 0..2 {
+        let error = clerk.put("after", "2").expect_err("the log failed");
+        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    }
+    // A later sync that pretends to succeed changes nothing: the pages may be gone.
+    Trouble::set(&troubles[0].syncs_fail, false);
+    clerk.put("after", "3").expect_err("the log stays failed");
+    let db = cluster.db(NodeId(1)).expect("it runs");
+    let view = db
+        .view(GroupId(0), Consistency::Stale)
+        .expect("stale reads go on");
+    assert_eq!(view.get(b"before").as_deref(), Some(&b"1"[..]));
+}
+
+/// The row "the disk is full" of the guarantees.
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
+    let mut options = options();
+    options.call_timeout = Duration::from_millis(300);
+    let (cluster, troubles) = troubled(1, options);
+    let clerk = cluster.clerk();
+    clerk.put("first", "1").expect("all is well");
+    Trouble::set(&troubles[0].is_full, true);
+    let refused = (0..1_000).find_map(|number| {
+        let error = clerk.put(format!("key/{number}"), vec![7; 8 << 10]).err()?;
+        let is_refusal = matches!(
+            error,
+            Error::Timeout {
+                maybe_applied: false,
+                cause: Obstacle::DiskFull,
+                ..
+            }
+        );
+        is_refusal.then_some(error)
+    });
+    let refused = refused.expect("the space that is left does not last for 8 MB");
+    assert!(refused.is_retryable(), "{refused}");
+    assert_eq!(
+        clerk.get("first").expect("reads go on").as_deref(),
+        Some(&b"1"[..])
+    );
+
+    Trouble::set(&troubles[0].is_full, false);
+    let began = Instant::now();
+    while clerk.put("last", "2").is_err() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "space is back, and nothing is written"
+        );
+    }
+    assert_eq!(
+        clerk.get("last").expect("readable").as_deref(),
+        Some(&b"2"[..])
+    );
+}
