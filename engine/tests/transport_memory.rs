@@ -35,6 +35,53 @@ fn a_payload_arrives_as_the_same_memory() {
     assert_eq!(command_of(&arrived).as_ptr(), command.as_ptr());
 }
 
+/// All clerks share the links to and from their end of the network. A frame that was held back on such a link
+/// once came out with the next clerk's frame as its own, and two clerks shared a session.
+#[test]
+fn a_frame_that_was_held_back_reaches_whom_it_was_meant_for() {
+    let network = MemoryNetwork::new();
+    let (inbox, requests) = recorder();
+    let _node = network.attach(ONE, inbox);
+    let clerks: Vec<_> = (0..2)
+        .map(|_| {
+            let (replies_to, replies) = mpsc::channel();
+            (network.clerk(Arc::new(ClerkRecorder(replies_to))), replies)
+        })
+        .collect();
+    let hold_back = LinkFaults {
+        reorder_per_mille: 1000,
+        ..LinkFaults::default()
+    };
+    network.set_faults(Endpoint::Clerks, ONE, hold_back);
+    network.set_faults(ONE, Endpoint::Clerks, hold_back);
+    for (id, (clerk, _)) in (1..).zip(&clerks) {
+        let Frame::Request(request) = request(id, Bytes::new()) else {
+            unreachable!()
+        };
+        assert!(clerk.send(ONE, request));
+    }
+    // The first request was held back and comes behind the second; the answers likewise.
+    for _ in 0..2 {
+        let (origin, Frame::Request(request)) = requests.try_recv().unwrap() else {
+            panic!("a request")
+        };
+        let Origin::Clerk(sink) = origin else {
+            panic!("the request came from a clerk")
+        };
+        sink.reply(Reply {
+            id: request.id,
+            result: Ok(ReplyBody::Answer(Bytes::new())),
+        });
+    }
+    for (id, (_, replies)) in (1..).zip(&clerks) {
+        let ClerkHeard::Reply(_, reply) = replies.try_recv().unwrap() else {
+            panic!("a reply")
+        };
+        assert_eq!(reply.id, RequestId(id));
+        assert!(replies.try_recv().is_err(), "one reply each");
+    }
+}
+
 #[test]
 fn a_request_of_a_clerk_and_its_reply_arrive_as_the_same_memory() {
     let network = MemoryNetwork::new();

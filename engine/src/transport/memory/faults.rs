@@ -1,7 +1,8 @@
 //! What may happen to a frame between two ends in memory.
 //!
 //! Invariants:
-//! - A link holds back at most one frame, and lets it go after the next one that gets through.
+//! - A link holds back at most one frame, and lets it go after the next one that gets through. All clerks share the links of
+//!   [`Endpoint::Clerks`], so a frame that is held back keeps its own way: it arrives late, never at somebody else.
 //! - What happens on a link follows from the seed, the link, and the number of frames sent on it.
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use quorate_raft::NodeId;
 
+use super::Way;
 use crate::transport::Frame;
 
 /// One end of a link.
@@ -40,6 +42,13 @@ pub struct LinkFaults {
     pub reorder_per_mille: u16,
 }
 
+/// A frame, and who gets it in the end.
+#[derive(Clone)]
+pub(super) struct Parcel {
+    pub(super) frame: Frame,
+    pub(super) way: Way,
+}
+
 /// All faults of a network.
 #[derive(Default)]
 pub(super) struct Faults {
@@ -58,7 +67,7 @@ struct State {
 struct Link {
     faults: LinkFaults,
     dice: Dice,
-    held: Option<Frame>,
+    held: Option<Parcel>,
 }
 
 impl Faults {
@@ -111,7 +120,7 @@ impl Faults {
     }
 
     /// What arrives, in order, when this frame is sent.
-    pub(super) fn pass(&self, from: Endpoint, to: Endpoint, frame: Frame) -> Vec<Frame> {
+    pub(super) fn pass(&self, from: Endpoint, to: Endpoint, parcel: Parcel) -> Vec<Parcel> {
         let mut state = self.state.lock();
         if let (Endpoint::Node(from), Endpoint::Node(to)) = (from, to)
             && (state.isolated.contains(&from) || state.isolated.contains(&to))
@@ -119,14 +128,14 @@ impl Faults {
             return Vec::new();
         }
         match state.links.get_mut(&(from, to)) {
-            Some(link) => link.pass(frame),
-            None => vec![frame],
+            Some(link) => link.pass(parcel),
+            None => vec![parcel],
         }
     }
 }
 
 impl Link {
-    fn pass(&mut self, frame: Frame) -> Vec<Frame> {
+    fn pass(&mut self, parcel: Parcel) -> Vec<Parcel> {
         // All dice are rolled for each frame, so that one probability does not shift the others.
         let dropped = self.dice.roll(self.faults.drop_per_mille);
         let duplicated = self.dice.roll(self.faults.duplicate_per_mille);
@@ -135,14 +144,14 @@ impl Link {
             return Vec::new();
         }
         if held_back && self.held.is_none() {
-            self.held = Some(frame);
+            self.held = Some(parcel);
             return Vec::new();
         }
         let mut arriving = Vec::with_capacity(3);
         if duplicated {
-            arriving.push(frame.clone());
+            arriving.push(parcel.clone());
         }
-        arriving.push(frame);
+        arriving.push(parcel);
         arriving.extend(self.held.take());
         arriving
     }

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use faults::Faults;
 pub use faults::{Endpoint, LinkFaults};
+use faults::{Faults, Parcel};
 use gate::Gate;
 use parking_lot::{Mutex, RwLock};
 use quorate_raft::NodeId;
@@ -145,11 +145,14 @@ impl MemoryNetwork {
         if self.faults.none() {
             return port.deliver(origin.clone(), frame);
         }
-        let mut delivered = true;
-        for frame in self.faults.pass(from, Endpoint::Node(to), frame) {
-            delivered &= port.deliver(origin.clone(), frame);
-        }
-        delivered
+        let parcel = Parcel {
+            frame,
+            way: Way::Node(port, origin.clone()),
+        };
+        let arriving = self.faults.pass(from, Endpoint::Node(to), parcel);
+        arriving
+            .into_iter()
+            .fold(true, |all, parcel| all & parcel.deliver())
     }
 
     fn tell_clerks_disconnected(&self, node: NodeId) {
@@ -277,6 +280,29 @@ struct ClerkPort {
     gate: Gate,
 }
 
+impl ClerkPort {
+    fn deliver(&self, from: NodeId, reply: Reply) -> bool {
+        self.gate.while_open(|| self.inbox.reply(from, reply))
+    }
+}
+
+/// Who gets a frame, and from whom.
+#[derive(Clone)]
+enum Way {
+    Node(Arc<NodePort>, Origin),
+    Clerk(Arc<ClerkPort>, NodeId),
+}
+
+impl Parcel {
+    fn deliver(self) -> bool {
+        match (self.way, self.frame) {
+            (Way::Node(port, origin), frame) => port.deliver(origin, frame),
+            (Way::Clerk(clerk, from), Frame::Reply(reply)) => clerk.deliver(from, reply),
+            (Way::Clerk(..), _) => unreachable!("clerks are sent replies only"),
+        }
+    }
+}
+
 /// The way back from a node to a clerk. Weak, so that a request that a node keeps does not keep
 /// the network.
 struct MemoryReplySink {
@@ -291,21 +317,16 @@ impl ReplySink for MemoryReplySink {
             return;
         };
         if network.faults.none() {
-            clerk
-                .gate
-                .while_open(|| clerk.inbox.reply(self.node, reply));
+            clerk.deliver(self.node, reply);
             return;
         }
+        let parcel = Parcel {
+            frame: Frame::Reply(reply),
+            way: Way::Clerk(clerk, self.node),
+        };
         let from = Endpoint::Node(self.node);
-        for frame in network
-            .faults
-            .pass(from, Endpoint::Clerks, Frame::Reply(reply))
-        {
-            if let Frame::Reply(reply) = frame {
-                clerk
-                    .gate
-                    .while_open(|| clerk.inbox.reply(self.node, reply));
-            }
+        for parcel in network.faults.pass(from, Endpoint::Clerks, parcel) {
+            parcel.deliver();
         }
     }
 }
