@@ -120,10 +120,12 @@ impl DiskFile for TroubledFile {
 }
 
 fn options() -> Options {
-    let mut options = Options::default();
-    options.election_timeout = Duration::from_millis(150);
-    options.heartbeat_interval = Duration::from_millis(30);
-    options.retry_after = Duration::from_millis(150);
+    let mut options = Options {
+        election_timeout: Duration::from_millis(150),
+        heartbeat_interval: Duration::from_millis(30),
+        retry_after: Duration::from_millis(150),
+        ..Options::default()
+    };
     options.log.segment_bytes_min = 64 << 10;
     options.log.segment_bytes_max = 64 << 10;
     options.log.entry_bytes_max = 32 << 10;
