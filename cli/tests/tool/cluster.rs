@@ -158,7 +158,7 @@ fn a_directory_is_opened_by_one_process_and_under_one_name() {
     let misnamed = quorate(&["node", "--id", "2", "--dir", dir, "--cluster", &list]);
     assert_eq!(misnamed.code, Some(1), "{misnamed:?}");
     assert!(
-        misnamed.stderr.contains("belongs to node n1"),
+        misnamed.stderr.contains("belongs to node 1"),
         "{misnamed:?}"
     );
     let resized = quorate(&[

@@ -40,7 +40,7 @@ fn lists_that_contradict_themselves_are_refused_and_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let cases = [
-        ("2=127.0.0.1:1,3=127.0.0.1:2", "node n1 is not in the list"),
+        ("2=127.0.0.1:1,3=127.0.0.1:2", "node 1 is not in the list"),
         ("1=127.0.0.1:1,1=127.0.0.1:2", "listed twice"),
     ];
     for (list, named) in cases {
