@@ -4,8 +4,8 @@
 //!
 //! Invariants:
 //! - A snapshot covers only what this replica has applied.
-//! - The log is cut only in the batch that names the snapshot (`docs/format.md`), and older files go only when
-//!   that batch is durable.
+//! - The log is cut only in the batch that names the snapshot (`docs/format.md`), and the file before it goes, by name, only
+//!   when that batch is durable.
 //! - At most one save, one incoming transfer, and one outgoing transfer for each peer are under way.
 
 use quorate_kv::StateMachine;
@@ -32,6 +32,8 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     /// A save that failed is tried again only after this much more log.
     failed_at_log_bytes: u64,
     outgoing: Vec<Outgoing>,
+    /// Files that nothing names any more, but that are still being sent.
+    doomed: Vec<SnapshotRef>,
     incoming: Option<(NodeId, SnapshotTransfer)>,
     received: Option<Received<M>>,
     /// Numbers files and transfers; starts above every id seen on disk.
@@ -60,6 +62,7 @@ impl<M: StateMachine> SnapshotState<M> {
             lets_go: false,
             failed_at_log_bytes: 0,
             outgoing: Vec::new(),
+            doomed: Vec::new(),
             incoming: None,
             received: None,
             next_id: above.max(seed) + 1,
@@ -149,7 +152,7 @@ impl<M: StateMachine> Replica<M> {
         };
         if meta.index <= self.raft.snapshot().index {
             // A leader's newer snapshot came in meanwhile.
-            self.drop_stale_files(ports);
+            self.superseded(file, ports);
             return;
         }
         self.snapshots.trouble = None;
@@ -162,14 +165,17 @@ impl<M: StateMachine> Replica<M> {
         };
         writes.batch.set_snapshot(self.group, file.clone());
         writes.batch.compact(self.group, first_index.0);
-        writes.after.push(After::Retain {
-            slot,
-            file: file.clone(),
-        });
+        self.name(file, writes, slot);
         self.raft.on_snapshot_saved(meta.clone(), first_index);
-        self.snapshots.current = Some(file);
         self.log_bytes = 0;
         self.log_entries = 0;
+    }
+
+    /// From the batch on that is being made, the log names `file`; the one before goes when that batch is durable.
+    fn name(&mut self, file: SnapshotRef, writes: &mut Writes, slot: usize) {
+        if let Some(file) = self.snapshots.current.replace(file) {
+            writes.after.push(After::Superseded { slot, file });
+        }
     }
 
     /// Where the log begins behind a snapshot: some entries stay for followers that lag a little, but no more than
@@ -182,44 +188,33 @@ impl<M: StateMachine> Replica<M> {
         first.max(self.raft.first_index())
     }
 
-    /// The log durably names `file`: what is older may go, except what is still being sent.
-    pub(super) fn retain(&mut self, file: &SnapshotRef, ports: &Ports<M>) {
-        if self
-            .snapshots
-            .current
-            .as_ref()
-            .is_some_and(|current| current.id == file.id)
-        {
-            self.drop_stale_files(ports);
-        }
+    /// The log durably names a newer snapshot than this one, which may go, unless it is still being sent.
+    ///
+    /// Files go one by one, by name, and only for this reason. To sweep away all that is not known would also catch the
+    /// one that a job has just published and this replica has not heard of yet.
+    pub(super) fn superseded(&mut self, file: SnapshotRef, ports: &Ports<M>) {
+        self.snapshots.doomed.push(file);
+        self.delete_doomed(ports);
     }
 
-    fn drop_stale_files(&self, ports: &Ports<M>) {
-        let sending = self
-            .snapshots
-            .outgoing
-            .iter()
-            .map(|outgoing| outgoing.file.clone());
-        let received = self
-            .snapshots
-            .received
-            .iter()
-            .map(|received| received.file.clone());
-        let keep = self
-            .snapshots
-            .current
-            .iter()
-            .cloned()
-            .chain(sending)
-            .chain(received)
-            .collect();
-        submit_job(
-            ports,
-            Job::Retain {
-                group: self.group,
-                keep,
-            },
-        );
+    fn delete_doomed(&mut self, ports: &Ports<M>) {
+        let SnapshotState {
+            doomed, outgoing, ..
+        } = &mut self.snapshots;
+        let group = self.group;
+        doomed.retain(|file| {
+            let is_sending = outgoing.iter().any(|outgoing| outgoing.file.id == file.id);
+            if !is_sending {
+                submit_job(
+                    ports,
+                    Job::Delete {
+                        group,
+                        file: file.clone(),
+                    },
+                );
+            }
+            is_sending
+        });
     }
 }
 
@@ -239,6 +234,7 @@ impl<M: StateMachine> Replica<M> {
             }
         };
         self.snapshots.outgoing.retain(|outgoing| outgoing.to != to);
+        self.delete_doomed(ports);
         let transfer = SnapshotTransfer {
             group: self.group,
             term: self.raft.term(),
@@ -289,15 +285,17 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    pub(super) fn send_failed(&mut self, now_ns: u64, transfer: SnapshotTransfer, reason: String) {
+    pub(super) fn send_failed(
+        &mut self,
+        now_ns: u64,
+        transfer: SnapshotTransfer,
+        reason: String,
+        ports: &Ports<M>,
+    ) {
         self.snapshots.trouble = Some(reason);
-        let outgoing = &mut self.snapshots.outgoing;
-        if let Some(place) = outgoing
-            .iter()
-            .position(|outgoing| outgoing.transfer == transfer)
-        {
-            let ended = outgoing.swap_remove(place);
-            self.raft.on_snapshot_sent(now_ns, ended.to, false);
+        let mut outgoing = self.snapshots.outgoing.iter();
+        if let Some(place) = outgoing.position(|outgoing| outgoing.transfer == transfer) {
+            self.end_send(now_ns, place, false, ports);
         }
     }
 
@@ -321,14 +319,7 @@ impl<M: StateMachine> Replica<M> {
     fn end_send(&mut self, now_ns: u64, place: usize, sent: bool, ports: &Ports<M>) {
         let ended = self.snapshots.outgoing.swap_remove(place);
         self.raft.on_snapshot_sent(now_ns, ended.to, sent);
-        if self
-            .snapshots
-            .current
-            .as_ref()
-            .is_some_and(|current| current.id != ended.file.id)
-        {
-            self.drop_stale_files(ports);
-        }
+        self.delete_doomed(ports);
     }
 
     /// When [`Shard::tick`](super::Shard::tick) is wanted by this replica.
@@ -400,6 +391,7 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.incoming = None;
         if self.snapshots.received.is_some() {
             // The core has not said yet what becomes of the one before; the leader sends again what is still wanted.
+            self.superseded(received.file, ports);
             return;
         }
         let message = Message {
@@ -421,8 +413,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// Forgets a snapshot that the core, asked at once, did not want.
     pub(super) fn discard_unwanted(&mut self, ports: &Ports<M>) {
-        if self.snapshots.received.take().is_some() {
-            self.drop_stale_files(ports);
+        if let Some(unwanted) = self.snapshots.received.take() {
+            self.superseded(unwanted.file, ports);
         }
     }
 
@@ -457,16 +449,12 @@ impl<M: StateMachine> Replica<M> {
         file.context = config_to_bytes(&meta.config);
         let keep_from = keep_suffix.then_some(meta.index.0 + 1);
         writes.batch.install(self.group, file.clone(), keep_from);
-        writes.after.push(After::Retain {
-            slot,
-            file: file.clone(),
-        });
+        self.name(file, writes, slot);
         self.sessions = received.machine;
         self.applied = meta.index;
         self.applied_term = meta.term;
         self.log_bytes = 0;
         self.log_entries = 0;
-        self.snapshots.current = Some(file);
         self.published.publish(meta.index, self.sessions.view());
     }
 }

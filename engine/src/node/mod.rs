@@ -13,6 +13,8 @@ mod replica;
 mod shard;
 mod space;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use event::{Event, JobDone, Outlet, Received};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};

@@ -49,11 +49,8 @@ pub(crate) enum Job<M: StateMachine> {
     },
     /// Store a chunk that arrived; after the last one, verify, publish and restore.
     Receive { from: NodeId, chunk: SnapshotChunk },
-    /// Delete the snapshots of a group except these.
-    Retain {
-        group: GroupId,
-        keep: Vec<SnapshotRef>,
-    },
+    /// Delete a snapshot.
+    Delete { group: GroupId, file: SnapshotRef },
 }
 
 /// How many bytes of a snapshot one chunk carries.

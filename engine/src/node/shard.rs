@@ -55,8 +55,8 @@ pub(crate) struct Shard<M: StateMachine> {
 pub(crate) enum After {
     /// Tell the core.
     Persisted { slot: usize, seq: PersistSeq },
-    /// The log names this snapshot now: the older ones may go.
-    Retain { slot: usize, file: SnapshotRef },
+    /// The log names a newer snapshot now: this one may go.
+    Superseded { slot: usize, file: SnapshotRef },
 }
 
 /// What a pass writes: batches in order, each with what to do once it is durable.
@@ -414,7 +414,9 @@ impl<M: StateMachine> Shard<M> {
                         self.replicas[slot].raft.on_persisted(now_ns, seq);
                         self.mark_ready(slot);
                     }
-                    After::Retain { slot, file } => self.replicas[slot].retain(&file, &self.ports),
+                    After::Superseded { slot, file } => {
+                        self.replicas[slot].superseded(file, &self.ports);
+                    }
                 }
             }
         }
@@ -453,7 +455,7 @@ impl<M: StateMachine> Shard<M> {
                 replica.receive_failed(transfer, reason);
             }
             JobDone::SendFailed { transfer, reason } => {
-                replica.send_failed(now_ns, transfer, reason);
+                replica.send_failed(now_ns, transfer, reason, &self.ports);
             }
         }
         self.mark_ready(slot);

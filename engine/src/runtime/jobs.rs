@@ -150,9 +150,9 @@ impl<M: StateMachine> NodeFiles<M> {
                 }
             }
             Job::Receive { from, chunk } => self.receive(from, chunk),
-            Job::Retain { group, keep } => {
-                // What could not be deleted now is deleted at the next snapshot or open.
-                let _left = self.snapshots.retain(group, &keep);
+            Job::Delete { group, file } => {
+                // What could not be deleted now is deleted at the next open.
+                let _left = self.snapshots.remove(group, &file);
             }
         }
     }

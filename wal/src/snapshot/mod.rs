@@ -122,8 +122,22 @@ impl Snapshots {
         self.open_reader(group, snapshot)?.verify()
     }
 
-    /// Deletes the snapshots of a group except these. Snapshots that are being written stay, and so
-    /// do the bytes that open readers hold.
+    /// Deletes a snapshot. No error if there is none. The bytes that open readers hold stay.
+    pub fn remove(&self, group: GroupId, snapshot: &SnapshotRef) -> Result<(), SnapshotError> {
+        let path = self
+            .group_dir(group)
+            .join(file_name(identity(group, snapshot)));
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("delete", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the snapshots of a group except these, also one that was published a moment ago: for
+    /// when nobody else is at work here. What is being written stays, and so do the bytes that open
+    /// readers hold.
     pub fn retain(&self, group: GroupId, keep: &[SnapshotRef]) -> Result<(), SnapshotError> {
         let dir = self.group_dir(group);
         let names = match self.disk.list(&dir) {

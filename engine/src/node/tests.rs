@@ -1,0 +1,191 @@
+//! A shard driven by hand: its log, its jobs and its time are the test's.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::Mutex;
+use quorate_kv::{CommandBuffer, Image, Map, Sessions};
+use quorate_raft::{Config, NodeId, Raft};
+use quorate_wal::{Disk, GroupId, Log, LogOptions, MemoryDisk, SnapshotRef, Snapshots};
+
+use super::event::JobDone;
+use super::ports::{Job, Jobs};
+use super::*;
+use crate::options::Options;
+use crate::transport::{
+    Frame, NoTransport, Origin, Reply, ReplySink, Request, RequestBody, RequestId,
+};
+
+const GROUP: GroupId = GroupId(0);
+
+/// Keeps jobs until the test does them.
+#[derive(Default)]
+struct Queue(Mutex<Vec<Job<Map>>>);
+
+impl Jobs<Map> for Queue {
+    fn submit(&self, job: Job<Map>) {
+        self.0.lock().push(job);
+    }
+}
+
+struct Deaf;
+
+impl ReplySink for Deaf {
+    fn reply(&self, _reply: Reply) {}
+}
+
+struct Bench {
+    shard: Shard<Map>,
+    jobs: Arc<Queue>,
+    snapshots: Snapshots,
+    now_ns: u64,
+}
+
+impl Bench {
+    /// A group of one, on a disk whose syncs take no time; its log is durable when flushed, but it hears so only when told.
+    fn new() -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let (log, _) = Log::open(Arc::clone(&disk), Path::new("/wal"), LogOptions::default())
+            .expect("a fresh log opens");
+        let snapshots = Snapshots::open(disk, Path::new("/snap")).expect("memory");
+        let config = Config {
+            voters: vec![NodeId(1)],
+        };
+        let start = restored(NodeId(1), &config, None).expect("nothing is restored");
+        let options = Options::default();
+        let raft = Raft::new(options.raft(1), start, 0).expect("a fresh replica");
+        let replica_options = ReplicaOptions {
+            snapshot_log_bytes: u64::MAX / 2,
+            trailing_entries: 0,
+            command_bytes_max: 1 << 20,
+            transfer_timeout_ns: 1_000_000_000,
+        };
+        let state = SnapshotState::new(None, 0);
+        let replica = Replica::new(GROUP, raft, Sessions::default(), state, replica_options);
+        let jobs = Arc::new(Queue::default());
+        let ports = Ports {
+            log,
+            transport: Arc::new(NoTransport),
+            jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
+        };
+        let space = LogSpace::new(u64::MAX / 4, Arc::new(AtomicU64::new(0)));
+        let told = Arc::new(AtomicBool::new(false));
+        let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, told);
+        let mut bench = Self {
+            shard,
+            jobs,
+            snapshots,
+            now_ns: 0,
+        };
+        bench.take(Event::Campaign { group: GROUP });
+        bench.take(Event::LogMoved);
+        bench
+    }
+
+    fn take(&mut self, event: Event<Map>) {
+        self.now_ns += 1_000_000;
+        self.shard.handle(self.now_ns, event);
+        while self.shard.has_work() {
+            self.shard.flush(self.now_ns);
+        }
+        self.shard.flush(self.now_ns);
+    }
+
+    /// Commits and applies something.
+    fn write(&mut self, key: &str) {
+        let command = CommandBuffer::put(key.as_bytes(), b"v")
+            .expect("small")
+            .seal_plain();
+        let body = RequestBody::Propose { command };
+        let request = Request {
+            id: RequestId(1),
+            group: GROUP,
+            body,
+        };
+        self.take(Event::Frame(
+            Origin::Clerk(Arc::new(Deaf)),
+            Frame::Request(request),
+        ));
+        self.take(Event::LogMoved);
+    }
+
+    fn write_and_snapshot(&mut self, key: &str) {
+        self.write(key);
+        self.take(Event::Snapshot { group: GROUP });
+    }
+
+    /// Does the oldest job; a save is reported, and what it published is returned.
+    fn do_job(&mut self) -> Option<(SnapshotRef, Event<Map>)> {
+        let job = self.jobs.0.lock().remove(0);
+        match job {
+            Job::Save {
+                group,
+                meta,
+                id,
+                image,
+            } => {
+                let mut writer = self
+                    .snapshots
+                    .create(group, meta.index.0, meta.term.0, id)
+                    .expect("memory");
+                image.write_to(&mut writer).expect("memory");
+                let file = writer.finish().expect("memory");
+                let done = JobDone::Saved {
+                    group,
+                    meta,
+                    result: Ok(file.clone()),
+                };
+                Some((file, Event::Job(done)))
+            }
+            Job::Delete { group, file } => {
+                self.snapshots.remove(group, &file).expect("memory");
+                None
+            }
+            Job::Send { .. } | Job::Receive { .. } => panic!("a group of one sends nothing"),
+        }
+    }
+}
+
+/// A save had just published its file when the deletion of an older one, asked for meanwhile, swept it away with all that the
+/// replica did not know of yet. The log then named a file that was gone, and the node could not be opened again.
+#[test]
+fn deleting_an_old_snapshot_leaves_the_one_just_published_alone() {
+    let mut bench = Bench::new();
+    bench.write_and_snapshot("a");
+    let (first, saved) = bench.do_job().expect("a save");
+    bench.take(saved);
+    bench.take(Event::LogMoved);
+
+    bench.write_and_snapshot("b");
+    let (second, saved) = bench.do_job().expect("a save");
+    bench.write("c");
+    bench.take(saved);
+    assert!(
+        bench.snapshots.exists(GROUP, &first),
+        "the log on disk may still name it"
+    );
+    // The third save is on the queue before the log says that it names the second.
+    bench.take(Event::Snapshot { group: GROUP });
+    bench.take(Event::LogMoved);
+
+    let is_in_order = matches!(
+        &bench.jobs.0.lock()[..],
+        [Job::Save { .. }, Job::Delete { .. }]
+    );
+    assert!(is_in_order, "the deletion comes behind the save");
+    let mut third = None;
+    while !bench.jobs.0.lock().is_empty() {
+        third = bench.do_job().or(third);
+    }
+    let (third, _) = third.expect("a third save");
+    assert!(bench.snapshots.exists(GROUP, &second), "the log names it");
+    assert!(
+        bench.snapshots.exists(GROUP, &third),
+        "the log is about to name it"
+    );
+    assert!(
+        !bench.snapshots.exists(GROUP, &first),
+        "nothing needs it any more"
+    );
+}
