@@ -243,9 +243,12 @@ fn keep_one(
     options: &LogOptions,
 ) -> Result<Option<Segment>, OpenError> {
     let mut kept = None;
-    for Candidate { segment, .. } in others.into_iter().rev() {
-        let fits =
-            segment.bytes >= options.segment_bytes_min && segment.bytes.is_multiple_of(BLOCK_BYTES);
+    for Candidate { segment, header } in others.into_iter().rev() {
+        // A file that begins with anything is not used again: under its new name that could pass for a segment in service.
+        let is_blank = matches!(header, HeaderBlock::Blank);
+        let fits = is_blank
+            && segment.bytes >= options.segment_bytes_min
+            && segment.bytes.is_multiple_of(BLOCK_BYTES);
         if kept.is_some() || !fits {
             remove_file(disk, &segment.path)?;
             continue;
