@@ -7,11 +7,14 @@
 //! - The payloads stand in the payload area in the order of the slots, each on a multiple of 8
 //!   bytes.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
+use crate::footer::footer_bytes;
 use crate::format::{UNIT_BYTES, batch_bytes, entry_crc, padded};
-use crate::ids::{GroupId, SegmentId};
-use crate::record::{self, Keep, Slot};
+use crate::ids::{GroupId, Lsn, SegmentId};
+use crate::record::{self, Keep, RunHead, Slot};
 
 /// Payloads up to this size are copied into one buffer; larger ones are written from where they
 /// are.
@@ -67,10 +70,15 @@ pub struct WriteBatch {
     pub(crate) payload_bytes: u64,
     pub(crate) records: u32,
     pub(crate) entries: u64,
+    pub(crate) runs: u64,
+    /// Entries, with those that are moved.
+    pub(crate) slots: u64,
     pub(crate) entry_bytes_max: u64,
     /// By how much the checkpoint of all groups may grow.
     pub(crate) growth: u64,
     pub(crate) ops: Vec<Op>,
+    /// Entries that this batch moves out of an old segment.
+    pub(crate) moves: Vec<Move>,
     pub(crate) invalid: Option<(GroupId, &'static str)>,
 }
 
@@ -106,6 +114,18 @@ pub(crate) enum Op {
     },
 }
 
+/// Entries that stand elsewhere once the batch is written, if nothing else has become of them
+/// until then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) group: GroupId,
+    /// Tells the group from a later one with the same id.
+    pub(crate) born: Lsn,
+    pub(crate) indexes: Range<u64>,
+    /// The segment that they are moved out of.
+    pub(crate) from: SegmentId,
+}
+
 impl WriteBatch {
     /// An empty batch.
     pub fn new() -> Self {
@@ -136,7 +156,7 @@ impl WriteBatch {
             return;
         }
         for run in entries.chunk_by(|a, b| (a.term, a.kind) == (b.term, b.kind)) {
-            self.put_run(group, run);
+            self.put_run(group, run, false);
         }
         self.entries += entries.len() as u64;
         self.ops.push(Op::Append { group, first, last });
@@ -205,18 +225,44 @@ impl WriteBatch {
         batch_bytes(self.desc.len() as u64, self.payload_bytes)
     }
 
-    pub(crate) fn trim(oldest: SegmentId) -> Self {
-        let mut batch = Self::new();
-        record::put_trim(&mut batch.desc, oldest);
-        batch.count_record(0);
-        batch
+    /// Bytes that it and the index of its entries take at most if it is written alone.
+    pub(crate) fn bytes_indexed(&self) -> u64 {
+        self.bytes_alone() + footer_bytes(self.runs, self.slots)
     }
 
-    fn put_run(&mut self, group: GroupId, run: &[Entry]) {
+    /// Bytes of payloads that are moved.
+    pub(crate) fn moved_bytes(&self) -> u64 {
+        if self.moves.is_empty() {
+            0
+        } else {
+            self.payload_bytes
+        }
+    }
+
+    /// Adds entries that are in the log already and are moved out of a segment.
+    pub(crate) fn move_entries(&mut self, moved: Move, entries: Vec<Entry>) {
+        for run in entries.chunk_by(|a, b| (a.term, a.kind) == (b.term, b.kind)) {
+            self.put_run(moved.group, run, true);
+        }
+        self.moves.push(moved);
+        for entry in entries {
+            self.put_payload(entry.payload);
+        }
+    }
+
+    fn put_run(&mut self, group: GroupId, run: &[Entry], moved: bool) {
         let Entry {
             term, index, kind, ..
         } = run[0];
-        record::put_run(&mut self.desc, group, term, index, kind, run.len() as u32);
+        let head = RunHead {
+            group,
+            term,
+            first_index: index,
+            kind,
+            count: run.len() as u32,
+            moved,
+        };
+        record::put_run(&mut self.desc, head);
         for entry in run {
             let len = entry.payload.len() as u64;
             let crc = entry_crc(group.0, entry.index, term, kind, &entry.payload);
@@ -230,6 +276,8 @@ impl WriteBatch {
             );
             self.entry_bytes_max = self.entry_bytes_max.max(len);
         }
+        self.runs += 1;
+        self.slots += run.len() as u64;
         self.count_record(0);
     }
 

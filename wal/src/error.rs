@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::ids::{GroupId, SegmentId};
 
@@ -91,6 +91,16 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
 }
 
 /// Why a submission was refused. Nothing of it entered the log.
@@ -273,6 +283,10 @@ pub enum DamageKind {
     Truncated,
     /// The header, a chunk or the footer of a snapshot file.
     Snapshot,
+    /// The list of the segments in service.
+    Manifest,
+    /// The index behind a sealed segment. No entry is lost: the index is made anew.
+    Footer,
 }
 
 impl fmt::Display for DamageKind {
@@ -287,6 +301,8 @@ impl fmt::Display for DamageKind {
             Self::MissingEntries => "missing entries",
             Self::Truncated => "truncated file",
             Self::Snapshot => "damaged snapshot",
+            Self::Manifest => "damaged manifest",
+            Self::Footer => "damaged index of a segment",
         })
     }
 }

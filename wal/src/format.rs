@@ -23,9 +23,13 @@ pub(crate) const UNIT_BYTES: usize = 8;
 
 /// Major version of the format that this build writes, and the newest that it reads.
 pub(crate) const VERSION_MAJOR: u16 = 1;
-const VERSION_MINOR: u16 = 0;
+pub(crate) const VERSION_MINOR: u16 = 0;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"QRTSEG\r\n";
+/// In the flags of a segment: its predecessor may not have been synced.
+const FLAG_UNSYNCED: u32 = 0x01;
+/// In the flags of a segment: what stands behind its batches may be left from another one.
+const FLAG_RECYCLED: u32 = 0x02;
 const SEGMENT_CRC_OFFSET: usize = BLOCK_BYTES as usize - 4;
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"QBAT");
 const BATCH_CRC_OFFSET: usize = BATCH_HEADER_BYTES - 4;
@@ -51,8 +55,12 @@ pub(crate) struct SegmentHeader {
     pub(crate) prev_chain: u32,
     /// The lsn that the first batch begins with.
     pub(crate) first_lsn: Lsn,
-    /// The oldest segment that the log needed when this one went into service.
-    pub(crate) oldest: SegmentId,
+    /// The generation of the manifest that was durable when this segment went into service.
+    pub(crate) generation: u64,
+    /// Whether its predecessor may not have been synced when this one went into service.
+    pub(crate) unsynced: bool,
+    /// Whether the file was another segment before, of which the rest may stand behind the batches.
+    pub(crate) recycled: bool,
 }
 
 /// What the first block of a segment file says.
@@ -77,14 +85,14 @@ impl SegmentHeader {
         block.put_u64(self.segment.0);
         block.put_u64(self.identity);
         block.put_u32(self.epoch);
-        block.put_u32(0); // Flags: none are defined.
+        block.put_u32(self.flags());
         block.put_u64(self.segment_bytes);
         block.put_u64(self.prev.0);
         block.put_u64(self.prev_end);
         block.put_u32(self.prev_chain);
         block.put_u32(0); // Reserved.
         block.put_u64(self.first_lsn.0);
-        block.put_u64(self.oldest.0);
+        block.put_u64(self.generation);
         block.resize(SEGMENT_CRC_OFFSET, 0);
         block.put_u32(crc_bound(&[self.segment.0], &block));
         assert_eq!(block.len() as u64, BLOCK_BYTES);
@@ -119,18 +127,17 @@ impl SegmentHeader {
         let found = SegmentId(take.u64()?);
         let identity = take.u64()?;
         let epoch = take.u32()?;
-        take.u32()?;
+        let flags = take.u32()?;
         let segment_bytes = take.u64()?;
         let prev = SegmentId(take.u64()?);
         let prev_end = take.u64()?;
         let prev_chain = take.u32()?;
         take.u32()?;
         let first_lsn = Lsn(take.u64()?);
-        let oldest = SegmentId(take.u64()?);
+        let generation = take.u64()?;
         let sound = u64::from(block_bytes) == BLOCK_BYTES
             && found == segment
             && prev < segment
-            && oldest <= segment
             && prev_end.is_multiple_of(BLOCK_BYTES)
             && segment_bytes.is_multiple_of(BLOCK_BYTES)
             && segment_bytes <= SEGMENT_BYTES_LIMIT;
@@ -143,8 +150,15 @@ impl SegmentHeader {
             prev_end,
             prev_chain,
             first_lsn,
-            oldest,
+            generation,
+            unsynced: flags & FLAG_UNSYNCED != 0,
+            recycled: flags & FLAG_RECYCLED != 0,
         }))
+    }
+
+    fn flags(&self) -> u32 {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        flag(self.unsynced, FLAG_UNSYNCED) | flag(self.recycled, FLAG_RECYCLED)
     }
 
     /// What the chain of this segment's batches starts from.
@@ -221,6 +235,16 @@ impl BatchHeader {
             Some((self.clone(), crc))
         );
         (header, crc)
+    }
+
+    /// Bytes of the batch that a header tells that is not whole, if it was written to this segment.
+    pub(crate) fn torn_bytes(bytes: &[u8], segment: SegmentId) -> Option<u64> {
+        let mut take = Take::new(bytes);
+        let is_here =
+            take.u32()? == BATCH_MAGIC && take.u32().is_some() && take.u64()? == segment.0;
+        take.u32()?;
+        let batch_bytes = u64::from(take.u32()?);
+        is_here.then_some(batch_bytes)
     }
 
     /// Reads a header that stands at `offset` of `segment`, and its CRC.
@@ -305,7 +329,9 @@ mod tests {
             prev_end: 8192,
             prev_chain: 9,
             first_lsn: Lsn(100),
-            oldest: SegmentId(4),
+            generation: 4,
+            unsynced: true,
+            recycled: true,
         }
     }
 

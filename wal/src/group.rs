@@ -8,77 +8,78 @@
 //!   there is none.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::batch::{GroupState, SnapshotRef};
-use crate::ids::GroupId;
-use crate::locations::{Location, Locations};
+use crate::ids::{GroupId, Lsn};
+use crate::locations::{Dropped, Locations, Piece, SegmentSlot, Spot, Spots};
 use crate::record::{self, GroupMeta};
 
 /// One group.
 #[derive(Debug)]
 pub(crate) struct GroupLog {
+    /// The lsn of the batch that made it.
+    pub(crate) born: Lsn,
     pub(crate) state: GroupState,
     pub(crate) snapshot: Option<SnapshotRef>,
-    first_index: u64,
     previous_term: u64,
     runs: VecDeque<TermRun>,
     locations: Locations,
 }
 
-/// Entries of one term and kind, up to where the next run begins.
+/// Entries of one term, up to where the next run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TermRun {
     first_index: u64,
     term: u64,
-    kind: u8,
 }
 
-/// An entry that is in the log, and where.
+/// Consecutive entries of one term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Located {
-    pub(crate) index: u64,
+pub(crate) struct Stretch {
+    pub(crate) first: u64,
+    /// The index behind the last one.
+    pub(crate) end: u64,
     pub(crate) term: u64,
-    pub(crate) kind: u8,
-    /// None if the log has lost the entry.
-    pub(crate) location: Option<Location>,
-}
-
-impl Default for GroupLog {
-    fn default() -> Self {
-        Self {
-            state: GroupState::default(),
-            snapshot: None,
-            first_index: 1,
-            previous_term: 0,
-            runs: VecDeque::new(),
-            locations: Locations::default(),
-        }
-    }
 }
 
 impl GroupLog {
+    /// A group without entries.
+    pub(crate) fn new(born: Lsn) -> Self {
+        Self {
+            born,
+            state: GroupState::default(),
+            snapshot: None,
+            previous_term: 0,
+            runs: VecDeque::new(),
+            locations: Locations::new(1),
+        }
+    }
+
     /// A group as a checkpoint describes it; where its entries are is not known yet.
     pub(crate) fn from_meta(meta: GroupMeta) -> Self {
-        let runs = meta.terms.iter().map(|&(first_index, term)| TermRun {
-            first_index,
-            term,
-            kind: 0,
-        });
+        let runs = meta
+            .terms
+            .iter()
+            .map(|&(first_index, term)| TermRun { first_index, term });
+        let mut locations = Locations::new(meta.first_index);
+        locations.push_nowhere(meta.last_index + 1 - meta.first_index);
         Self {
+            born: meta.born,
             state: meta.state,
             snapshot: meta.snapshot,
-            first_index: meta.first_index,
             previous_term: meta.previous_term,
             runs: runs.collect(),
-            locations: Locations::absent(meta.last_index + 1 - meta.first_index),
+            locations,
         }
     }
 
     pub(crate) fn meta(&self, group: GroupId) -> GroupMeta {
         GroupMeta {
             group,
+            born: self.born,
             state: self.state,
-            first_index: self.first_index,
+            first_index: self.first_index(),
             last_index: self.last_index(),
             previous_term: self.previous_term,
             terms: self.terms(),
@@ -96,11 +97,11 @@ impl GroupLog {
     }
 
     pub(crate) fn first_index(&self) -> u64 {
-        self.first_index
+        self.locations.start()
     }
 
     pub(crate) fn last_index(&self) -> u64 {
-        self.first_index + self.locations.len() - 1
+        self.locations.end() - 1
     }
 
     pub(crate) fn previous_term(&self) -> u64 {
@@ -109,50 +110,64 @@ impl GroupLog {
 
     /// First index and term of each run of one term.
     pub(crate) fn terms(&self) -> Vec<(u64, u64)> {
-        let mut terms: Vec<(u64, u64)> = Vec::with_capacity(self.runs.len());
-        for run in &self.runs {
-            if terms.last().is_none_or(|&(_, term)| term != run.term) {
-                terms.push((run.first_index, run.term));
-            }
-        }
-        terms
+        let run = |run: &TermRun| (run.first_index, run.term);
+        self.runs.iter().map(run).collect()
     }
 
-    /// Where the oldest entry is that is somewhere.
-    pub(crate) fn first_location(&self) -> Option<Location> {
-        self.locations.first()
+    /// Where the entries are.
+    pub(crate) fn locations(&self) -> &Locations {
+        &self.locations
     }
 
-    /// First and last index of the first stretch of entries that are nowhere.
-    pub(crate) fn first_missing(&self) -> Option<(u64, u64)> {
-        let (first, last) = self.locations.first_absent()?;
-        Some((self.first_index + first, self.first_index + last))
+    /// Puts entries, which are in the log, somewhere else.
+    pub(crate) fn replace(
+        &mut self,
+        first: u64,
+        count: u64,
+        bytes: u64,
+        segment: SegmentSlot,
+        spots: Spots,
+        dropped: impl FnMut(Dropped),
+    ) {
+        self.locations
+            .replace(first, count, bytes, segment, spots, dropped);
     }
 
-    /// The entries from `from` up to but without `to`, which must be in the log.
-    pub(crate) fn located(&self, from: u64, to: u64) -> impl Iterator<Item = Located> + '_ {
-        assert!(self.first_index <= from);
-        assert!(to <= self.last_index() + 1);
-        let mut run = self
+    /// Where the entries of a range are, which must lie within the log.
+    pub(crate) fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = Piece<'_>> + '_ {
+        self.locations.pieces(range)
+    }
+
+    /// What the entries of a range are, which must lie within the log.
+    pub(crate) fn stretches(&self, range: Range<u64>) -> impl Iterator<Item = Stretch> + '_ {
+        let Range { start, end } = range;
+        assert!(self.first_index() <= start && end <= self.last_index() + 1);
+        let begin = self
             .runs
-            .partition_point(|run| run.first_index <= from)
+            .partition_point(|run| run.first_index <= start)
             .saturating_sub(1);
-        (from..to).map(move |index| {
-            while self
-                .runs
-                .get(run + 1)
-                .is_some_and(|next| next.first_index <= index)
-            {
-                run += 1;
-            }
-            let TermRun { term, kind, .. } = self.runs[run];
-            Located {
-                index,
-                term,
-                kind,
-                location: self.locations.get(index - self.first_index),
-            }
-        })
+        (begin..self.runs.len())
+            .take_while(move |&run| self.runs[run].first_index < end)
+            .map(move |position| {
+                let run = self.runs[position];
+                let next = self.runs.get(position + 1);
+                Stretch {
+                    first: run.first_index.max(start),
+                    end: next.map_or(end, |next| next.first_index.min(end)),
+                    term: run.term,
+                }
+            })
+    }
+
+    /// First and last index of each stretch of entries that are nowhere.
+    pub(crate) fn missing(&self) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut from = 0;
+        while let Some(range) = self.locations.next_nowhere(from..u64::MAX) {
+            missing.push((range.start, range.end - 1));
+            from = range.end;
+        }
+        missing
     }
 
     /// Makes `first_index` the next index: cuts what is there, or notes what is missing before it.
@@ -160,18 +175,17 @@ impl GroupLog {
     pub(crate) fn prepare_append(
         &mut self,
         first_index: u64,
-        mut dropped: impl FnMut(Location),
+        mut dropped: impl FnMut(Dropped),
     ) -> Option<(u64, u64)> {
         assert!(first_index > 0);
-        if first_index < self.first_index {
+        if first_index < self.first_index() {
             // Only a damaged log does this: what was compacted is written again.
             self.clear(first_index, 0, &mut dropped);
             return None;
         }
         let end = self.last_index() + 1;
         if first_index <= end {
-            self.locations
-                .truncate(first_index - self.first_index, dropped);
+            self.locations.truncate(first_index, dropped);
             while self
                 .runs
                 .back()
@@ -181,20 +195,20 @@ impl GroupLog {
             }
             return None;
         }
-        self.push_run(end, 0, 0);
-        self.locations.push_absent(first_index - end, dropped);
+        self.push_run(end, 0);
+        self.locations.push_nowhere(first_index - end);
         Some((end, first_index - 1))
     }
 
     /// Adds one entry behind the last.
-    pub(crate) fn push(&mut self, term: u64, kind: u8, location: Location) {
-        self.push_run(self.last_index() + 1, term, kind);
-        self.locations.push(location);
+    pub(crate) fn push(&mut self, term: u64, segment: SegmentSlot, spot: Spot, bytes: u64) {
+        self.push_run(self.last_index() + 1, term);
+        self.locations.push(segment, spot, bytes);
     }
 
     /// Drops the entries before `first_index`.
-    pub(crate) fn compact(&mut self, first_index: u64, mut dropped: impl FnMut(Location)) {
-        if first_index <= self.first_index {
+    pub(crate) fn compact(&mut self, first_index: u64, mut dropped: impl FnMut(Dropped)) {
+        if first_index <= self.first_index() {
             return;
         }
         if first_index > self.last_index() + 1 {
@@ -221,11 +235,9 @@ impl GroupLog {
         {
             self.runs.pop_front();
         }
-        self.locations
-            .drop_front(first_index - self.first_index, dropped);
-        self.first_index = first_index;
+        self.locations.drop_front(first_index, dropped);
         match self.runs.front_mut() {
-            Some(run) if self.locations.len() > 0 => run.first_index = first_index,
+            Some(run) if first_index < self.locations.end() => run.first_index = first_index,
             _ => self.runs.clear(),
         }
     }
@@ -235,31 +247,30 @@ impl GroupLog {
         &mut self,
         first_index: u64,
         previous_term: u64,
-        dropped: impl FnMut(Location),
+        dropped: impl FnMut(Dropped),
     ) {
-        self.locations.truncate(0, dropped);
+        self.locations.restart(first_index, dropped);
         self.runs.clear();
-        self.first_index = first_index;
         self.previous_term = previous_term;
     }
 
     /// Brings a group up to what a checkpoint says after records were lost. Keeps the entries that
     /// are where they were; those that were lost are nowhere.
-    pub(crate) fn reconcile(&mut self, meta: GroupMeta, mut dropped: impl FnMut(Location)) {
-        if self.first_index < meta.first_index {
+    pub(crate) fn reconcile(&mut self, meta: GroupMeta, mut dropped: impl FnMut(Dropped)) {
+        if self.first_index() < meta.first_index {
             self.compact(meta.first_index, &mut dropped);
         }
         let last_index = self.last_index();
         let kept = meta.terms.iter().take_while(|run| run.0 <= last_index);
-        let is_prefix = self.first_index == meta.first_index
+        let is_prefix = self.born == meta.born
+            && self.first_index() == meta.first_index
             && last_index <= meta.last_index
             && kept.eq(self.terms().iter());
         if is_prefix {
             for &(first_index, term) in meta.terms.iter().filter(|run| run.0 > last_index) {
-                self.push_run(first_index, term, 0);
+                self.push_run(first_index, term);
             }
-            self.locations
-                .push_absent(meta.last_index - last_index, dropped);
+            self.locations.push_nowhere(meta.last_index - last_index);
             self.previous_term = meta.previous_term;
             self.state = meta.state;
             self.snapshot = meta.snapshot;
@@ -273,14 +284,9 @@ impl GroupLog {
         self.locations.memory_bytes() + self.runs.capacity() * size_of::<TermRun>()
     }
 
-    fn push_run(&mut self, first_index: u64, term: u64, kind: u8) {
-        let same = |run: &TermRun| (run.term, run.kind) == (term, kind);
-        if !self.runs.back().is_some_and(same) {
-            self.runs.push_back(TermRun {
-                first_index,
-                term,
-                kind,
-            });
+    fn push_run(&mut self, first_index: u64, term: u64) {
+        if self.runs.back().is_none_or(|run| run.term != term) {
+            self.runs.push_back(TermRun { first_index, term });
         }
     }
 }
@@ -288,18 +294,18 @@ impl GroupLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::locations::SegmentSlot;
 
     fn group(terms: &[u64]) -> GroupLog {
-        let mut group = GroupLog::default();
+        let mut group = GroupLog::new(Lsn(1));
         for (position, &term) in (0..).zip(terms) {
-            group.push(
-                term,
-                0,
-                Location::new(SegmentSlot(1), position * 8, position * 8),
-            );
+            push(&mut group, term, position);
         }
         group
+    }
+
+    fn push(group: &mut GroupLog, term: u64, position: u64) {
+        let spot = Spot::new(0, position * 8, position * 8);
+        group.push(term, SegmentSlot(1), spot, 8);
     }
 
     #[test]
@@ -308,7 +314,7 @@ mod tests {
         for first_index in 1..=6 {
             let mut group = group(&terms);
             let mut dropped = 0;
-            group.compact(first_index, |_| dropped += 1);
+            group.compact(first_index, |gone| dropped += gone.entries);
             assert_eq!((group.first_index(), group.last_index()), (first_index, 5));
             assert_eq!(dropped, first_index - 1);
             let previous = first_index
@@ -316,8 +322,8 @@ mod tests {
                 .map_or(0, |position| terms[position as usize]);
             assert_eq!(group.previous_term(), previous, "first index {first_index}");
             let found: Vec<_> = group
-                .located(first_index, 6)
-                .map(|entry| entry.term)
+                .stretches(first_index..6)
+                .flat_map(|it| std::iter::repeat_n(it.term, (it.end - it.first) as usize))
                 .collect();
             assert_eq!(found, terms[first_index as usize - 1..]);
             assert_eq!(
@@ -331,7 +337,7 @@ mod tests {
     fn an_append_cuts_what_it_conflicts_with() {
         let mut group = group(&[1, 1, 2, 2]);
         assert_eq!(group.prepare_append(3, |_| {}), None);
-        group.push(4, 0, Location::new(SegmentSlot(1), 0, 0));
+        push(&mut group, 4, 0);
         assert_eq!(group.terms(), [(1, 1), (3, 4)]);
         assert_eq!(group.last_index(), 3);
     }
@@ -340,13 +346,13 @@ mod tests {
     fn a_gap_is_named_and_its_entries_are_nowhere() {
         let mut group = group(&[1, 1]);
         assert_eq!(group.prepare_append(5, |_| {}), Some((3, 4)));
-        group.push(2, 0, Location::new(SegmentSlot(1), 0, 0));
-        assert_eq!(group.first_missing(), Some((3, 4)));
+        push(&mut group, 2, 0);
+        assert_eq!(group.missing(), [(3, 4)]);
         let found: Vec<_> = group
-            .located(1, 6)
-            .map(|entry| entry.location.is_some())
+            .pieces(1..6)
+            .map(|piece| (piece.first, piece.count, piece.place.segment().is_some()))
             .collect();
-        assert_eq!(found, [true, true, false, false, true]);
+        assert_eq!(found, [(1, 2, true), (3, 2, false), (5, 1, true)]);
     }
 
     #[test]
@@ -361,6 +367,6 @@ mod tests {
         let meta = group.meta(GroupId(4));
         let copy = GroupLog::from_meta(meta.clone());
         assert_eq!(copy.meta(GroupId(4)), meta);
-        assert_eq!(copy.first_missing(), Some((2, 3)));
+        assert_eq!(copy.missing(), [(2, 3)]);
     }
 }

@@ -52,12 +52,14 @@ mod batch;
 mod codec;
 mod disk;
 mod error;
+mod footer;
 mod format;
 mod group;
 mod ids;
 mod index;
 mod locations;
 mod log;
+mod manifest;
 #[allow(
     unsafe_code,
     reason = "a map is unsafe; the file says what makes this one sound"
@@ -76,5 +78,5 @@ pub use log::{
     Drove, Log, LogStats, LogStatus, LogThread, Observer, Prepared, Recovered, RecoveredGroup,
     RecoveryReport,
 };
-pub use options::LogOptions;
+pub use options::{Durability, LogOptions};
 pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};

@@ -11,23 +11,87 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
+use memmap2::{Mmap, MmapOptions};
+
+/// A mapped file. Bytes of it keep the map alive.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    bytes: Bytes,
+    /// Counts the map, which has the other half while it lives.
+    alive: Arc<()>,
+}
+
+/// The map, as bytes own it.
+struct Owner {
+    map: Mmap,
+    _alive: Arc<()>,
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl Mapped {
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Gives the map up. Whether nobody else holds bytes of it, so that it is gone.
+    pub(crate) fn is_last(self) -> bool {
+        let Self { bytes, alive } = self;
+        drop(bytes);
+        Arc::strong_count(&alive) == 1
+    }
+}
 
 /// Maps the whole file for reading. The bytes keep the map alive.
 ///
 /// A read error of the device while mapped bytes are read ends the process (`SIGBUS`): recovery
 /// therefore reads the tail of the log through system calls, which report it.
-pub(crate) fn map_whole(file: &File) -> io::Result<Bytes> {
+pub(crate) fn map_whole(file: &File) -> io::Result<Mapped> {
+    let alive = Arc::new(());
     let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     if len == 0 {
-        return Ok(Bytes::new());
+        let bytes = Bytes::new();
+        return Ok(Mapped { bytes, alive });
     }
     // SAFETY: A map is sound as a shared slice while the mapped bytes do not change and stay in the
     // file. The length was just taken from the file, and the file does not shrink (see above).
     // Other parts of the file may change under the map while the log grows, but callers only reach
-    // bytes that were written before, and those are never written again (see above).
+    // bytes that were written before, and those are never written again while anybody holds bytes
+    // of the map (see above, and `Mapped::is_last`).
     let map = unsafe { MmapOptions::new().len(len).map(file)? };
-    Ok(Bytes::from_owner(map))
+    let owner = Owner {
+        map,
+        _alive: Arc::clone(&alive),
+    };
+    Ok(Mapped {
+        bytes: Bytes::from_owner(owner),
+        alive,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_map_is_the_last_one_only_when_no_bytes_of_it_are_held() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(b"quorate").expect("written");
+        let mapped = map_whole(&file).expect("mapped");
+        let held = mapped.bytes().slice(2..4);
+        assert!(!mapped.is_last());
+        assert_eq!(held, &b"or"[..], "it stays mapped while it is held");
+        let mapped = map_whole(&file).expect("mapped");
+        drop(mapped.bytes().slice(2..4));
+        assert!(mapped.is_last());
+    }
 }

@@ -1,7 +1,10 @@
 //! What can be tuned, and the bounds that the format sets.
 
 use crate::error::OpenError;
+use crate::footer::RANGE_BYTES;
 use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT};
+use crate::locations::SPOT_BYTES;
+use crate::record::{RUN_BYTES, SLOT_BYTES};
 
 /// How a log is laid out and how much it may hold back. All sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,12 +18,20 @@ pub struct LogOptions {
     pub segment_bytes_max: u64,
     /// Size of the payload of one entry at most. Default 16 MiB.
     pub entry_bytes_max: u64,
-    /// Size of one submission at most, and of what one sync covers. At most 64 MiB, and at least
+    /// Size of one submission at most, and of what one sync covers. At most 40 MiB, and at least
     /// `entry_bytes_max` and 4 KiB. Default 32 MiB.
     pub batch_bytes_max: u64,
     /// Bytes of submissions that wait to be written at most; at least `batch_bytes_max`. Default 64
     /// MiB.
     pub queue_bytes_max: u64,
+    /// What survives of what [`crate::Log::durable`] covers. Default [`Durability::PowerLoss`].
+    pub durability: Durability,
+    /// Bytes of the batches written last that are kept in memory for readers; zero for none.
+    /// Default 8 MiB.
+    pub recent_bytes_max: u64,
+    /// Threads that read sealed segments at once when the log is opened; with 1, no thread is
+    /// started. Default 4.
+    pub recovery_threads: usize,
     /// Names the log that the directory belongs to, so that the directory of another node is
     /// refused. Default 0.
     pub identity: u64,
@@ -30,13 +41,33 @@ pub struct LogOptions {
     pub accept_damage: bool,
 }
 
+/// What must happen before a write counts as durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Acknowledged data is synced, and survives the loss of power.
+    #[default]
+    PowerLoss,
+    /// Acknowledged data is written to the operating system, and survives the end of the process.
+    /// When the power is lost, or the system stops, the last of it is gone; what is left is a log
+    /// that was once acknowledged, cut at some submission. Sealed segments are synced.
+    ProcessCrash,
+}
+
 /// Bytes that the states of all groups may take in the checkpoint at the start of a segment.
 pub(crate) const CHECKPOINT_BYTES_MAX: u64 = 32 << 20;
 
-/// A segment of the largest size holds its header, a full checkpoint and a full submission.
-const BATCH_BYTES_LIMIT: u64 = 64 << 20;
+/// Submissions take at most so many bytes.
+const BATCH_BYTES_LIMIT: u64 = 40 << 20;
+/// The index of one submission takes at most so much: its runs take [`RUN_BYTES`] and a slot at
+/// least, which the index answers with a range and a spot.
+const FOOTER_BYTES_LIMIT: u64 =
+    BATCH_BYTES_LIMIT / (RUN_BYTES + SLOT_BYTES) as u64 * (RANGE_BYTES + SPOT_BYTES) as u64;
+/// A segment of the largest size holds its header, a full checkpoint, a full submission, and the
+/// index of it.
 const _: () = assert!(
-    2 * BLOCK_BYTES + CHECKPOINT_BYTES_MAX + BATCH_BYTES_LIMIT <= SEGMENT_BYTES_LIMIT,
+    4 * BLOCK_BYTES + CHECKPOINT_BYTES_MAX + BATCH_BYTES_LIMIT + FOOTER_BYTES_LIMIT
+        <= SEGMENT_BYTES_LIMIT,
     "every submission that is accepted fits some segment"
 );
 
@@ -48,6 +79,9 @@ impl Default for LogOptions {
             entry_bytes_max: 16 << 20,
             batch_bytes_max: 32 << 20,
             queue_bytes_max: 64 << 20,
+            durability: Durability::PowerLoss,
+            recent_bytes_max: 8 << 20,
+            recovery_threads: 4,
             identity: 0,
             accept_damage: false,
         }
@@ -76,10 +110,13 @@ impl LogOptions {
             || self.batch_bytes_max < BLOCK_BYTES
             || self.batch_bytes_max > BATCH_BYTES_LIMIT
         {
-            return refuse("batch_bytes_max must be from entry_bytes_max and 4 KiB to 64 MiB");
+            return refuse("batch_bytes_max must be from entry_bytes_max and 4 KiB to 40 MiB");
         }
         if self.queue_bytes_max < self.batch_bytes_max {
             return refuse("queue_bytes_max must be at least batch_bytes_max");
+        }
+        if self.recovery_threads == 0 {
+            return refuse("recovery_threads must be at least 1");
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::batch::{GroupState, SnapshotRef};
 use crate::codec::{Put, Take};
 use crate::format::UNIT_BYTES;
-use crate::ids::{GroupId, SegmentId};
+use crate::ids::{GroupId, Lsn};
 
 /// Bytes of a run before the slots of its entries.
 pub(crate) const RUN_BYTES: usize = 40;
@@ -31,13 +31,15 @@ const KIND_SNAPSHOT: u8 = 4;
 const KIND_REMOVE: u8 = 5;
 const KIND_CHECKPOINT: u8 = 6;
 const KIND_GROUP: u8 = 7;
-const KIND_TRIM: u8 = 8;
+const KIND_MOVED: u8 = 8;
 
 /// One descriptor, borrowed from the bytes of its batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
     /// Entries of one group, one term and one kind, whose payloads follow in the payload area.
     Run(Run<'a>),
+    /// Entries that are in the log already and stand here from now on.
+    Moved(Run<'a>),
     State {
         group: GroupId,
         state: GroupState,
@@ -57,13 +59,8 @@ pub(crate) enum Record<'a> {
     /// Begins the checkpoint: as many `Group` records follow.
     Checkpoint {
         groups: u64,
-        oldest: SegmentId,
     },
     Group(GroupMeta),
-    /// Segments before `oldest` are dead and may be deleted.
-    Trim {
-        oldest: SegmentId,
-    },
 }
 
 /// What becomes of the log of a group when its snapshot is replaced.
@@ -98,6 +95,8 @@ pub(crate) struct Slot {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GroupMeta {
     pub(crate) group: GroupId,
+    /// The lsn of the batch that made the group: tells it from an earlier one with the same id.
+    pub(crate) born: Lsn,
     pub(crate) state: GroupState,
     pub(crate) first_index: u64,
     pub(crate) last_index: u64,
@@ -125,21 +124,27 @@ impl Slot {
     }
 }
 
+/// What a run says before its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunHead {
+    pub(crate) group: GroupId,
+    pub(crate) term: u64,
+    pub(crate) first_index: u64,
+    pub(crate) kind: u8,
+    pub(crate) count: u32,
+    /// Whether the entries are in the log already.
+    pub(crate) moved: bool,
+}
+
 /// Begins a run; the caller appends as many slots as it says.
-pub(crate) fn put_run(
-    out: &mut Vec<u8>,
-    group: GroupId,
-    term: u64,
-    first_index: u64,
-    kind: u8,
-    count: u32,
-) {
-    put_prefix(out, KIND_RUN, 0, RUN_BYTES + count as usize * SLOT_BYTES);
-    out.put_u64(group.0);
-    out.put_u64(term);
-    out.put_u64(first_index);
-    out.put_u32(count);
-    out.put_u8(kind);
+pub(crate) fn put_run(out: &mut Vec<u8>, head: RunHead) {
+    let kind = if head.moved { KIND_MOVED } else { KIND_RUN };
+    put_prefix(out, kind, 0, RUN_BYTES + head.count as usize * SLOT_BYTES);
+    out.put_u64(head.group.0);
+    out.put_u64(head.term);
+    out.put_u64(head.first_index);
+    out.put_u32(head.count);
+    out.put_u8(head.kind);
     out.pad_to(UNIT_BYTES);
 }
 
@@ -179,16 +184,16 @@ pub(crate) fn put_remove(out: &mut Vec<u8>, group: GroupId) {
     out.put_u64(group.0);
 }
 
-pub(crate) fn put_checkpoint(out: &mut Vec<u8>, groups: u64, oldest: SegmentId) {
-    put_prefix(out, KIND_CHECKPOINT, 0, 24);
+pub(crate) fn put_checkpoint(out: &mut Vec<u8>, groups: u64) {
+    put_prefix(out, KIND_CHECKPOINT, 0, 16);
     out.put_u64(groups);
-    out.put_u64(oldest.0);
 }
 
 pub(crate) fn put_group(out: &mut Vec<u8>, meta: &GroupMeta) {
     let body = meta.snapshot.as_ref().map_or(0, snapshot_body_bytes);
     put_prefix(out, KIND_GROUP, 0, group_bytes(meta.terms.len()) + body);
     out.put_u64(meta.group.0);
+    out.put_u64(meta.born.0);
     out.put_u64(meta.state.term);
     out.put_u64(meta.state.vote);
     out.put_u64(meta.state.commit);
@@ -206,14 +211,9 @@ pub(crate) fn put_group(out: &mut Vec<u8>, meta: &GroupMeta) {
     }
 }
 
-pub(crate) fn put_trim(out: &mut Vec<u8>, oldest: SegmentId) {
-    put_prefix(out, KIND_TRIM, 0, 16);
-    out.put_u64(oldest.0);
-}
-
 /// Bytes of a group in the checkpoint, without its snapshot.
 pub(crate) fn group_bytes(terms: usize) -> usize {
-    PREFIX_BYTES + 64 + 16 * terms
+    PREFIX_BYTES + 72 + 16 * terms
 }
 
 /// Bytes that a snapshot adds to its group in the checkpoint.
@@ -302,6 +302,7 @@ fn decode(kind: u8, flags: u8, body: &[u8]) -> Option<Record<'_>> {
     let mut take = Take::new(body);
     let record = match kind {
         KIND_RUN => decode_run(&mut take).map(Record::Run),
+        KIND_MOVED => decode_run(&mut take).map(Record::Moved),
         KIND_STATE => Some(Record::State {
             group: GroupId(take.u64()?),
             state: decode_state(&mut take)?,
@@ -329,12 +330,8 @@ fn decode(kind: u8, flags: u8, body: &[u8]) -> Option<Record<'_>> {
         }),
         KIND_CHECKPOINT => Some(Record::Checkpoint {
             groups: take.u64()?,
-            oldest: SegmentId(take.u64()?),
         }),
         KIND_GROUP => decode_group(&mut take).map(Record::Group),
-        KIND_TRIM => Some(Record::Trim {
-            oldest: SegmentId(take.u64()?),
-        }),
         _ => None,
     };
     record.filter(|_| take.is_empty())
@@ -369,6 +366,7 @@ fn decode_state(take: &mut Take<'_>) -> Option<GroupState> {
 
 fn decode_group(take: &mut Take<'_>) -> Option<GroupMeta> {
     let group = GroupId(take.u64()?);
+    let born = Lsn(take.u64()?);
     let state = decode_state(take)?;
     let first_index = take.u64()?;
     let last_index = take.u64()?;
@@ -394,6 +392,7 @@ fn decode_group(take: &mut Take<'_>) -> Option<GroupMeta> {
         && terms.last().is_none_or(|run| run.0 <= last_index);
     sound.then_some(GroupMeta {
         group,
+        born,
         state,
         first_index,
         last_index,
@@ -441,11 +440,12 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut out = Vec::new();
-        put_checkpoint(&mut out, 1, SegmentId(3));
+        put_checkpoint(&mut out, 1);
         put_group(
             &mut out,
             &GroupMeta {
                 group: GroupId(1),
+                born: Lsn(5),
                 state: GroupState {
                     term: 2,
                     vote: 3,
@@ -458,7 +458,15 @@ mod tests {
                 snapshot: Some(snapshot()),
             },
         );
-        put_run(&mut out, GroupId(1), 4, 13, 7, 2);
+        let head = RunHead {
+            group: GroupId(1),
+            term: 4,
+            first_index: 13,
+            kind: 7,
+            count: 2,
+            moved: false,
+        };
+        put_run(&mut out, head);
         put_slot(&mut out, Slot { len: 5, crc: 6 });
         put_slot(&mut out, Slot { len: 0, crc: 8 });
         put_state(
@@ -475,7 +483,13 @@ mod tests {
         put_snapshot(&mut out, GroupId(1), &snapshot(), Keep::Nothing);
         put_snapshot(&mut out, GroupId(1), &snapshot(), Keep::All);
         put_remove(&mut out, GroupId(2));
-        put_trim(&mut out, SegmentId(3));
+        let moved = RunHead {
+            count: 1,
+            moved: true,
+            ..head
+        };
+        put_run(&mut out, moved);
+        put_slot(&mut out, Slot { len: 5, crc: 6 });
         out
     }
 
@@ -509,12 +523,10 @@ mod tests {
             })
             .collect();
         assert_eq!(keeps, [Keep::From(10), Keep::Nothing, Keep::All]);
-        assert_eq!(
-            records[9],
-            Record::Trim {
-                oldest: SegmentId(3)
-            }
-        );
+        let Record::Moved(moved) = &records[9] else {
+            panic!("{:?}", records[9])
+        };
+        assert_eq!((moved.first_index, moved.slots().len()), (13, 1));
     }
 
     #[test]

@@ -81,6 +81,27 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// with [`io::ErrorKind::StorageFull`] if there is no space.
     fn zero_fill(&self, bytes: u64) -> io::Result<()>;
 
+    /// Does a part of [`zero_fill`](Self::zero_fill): goes on from `done`, and says how far it is. The
+    /// space for all of it is taken with the first part, where the file system can do that. The
+    /// provided form does all at once.
+    fn zero_fill_part(&self, done: u64, bytes: u64) -> io::Result<u64> {
+        debug_assert!(done < bytes);
+        self.zero_fill(bytes)?;
+        Ok(bytes)
+    }
+
+    /// Has bytes that will be read soon brought into the cache, if there is one. Only a hint.
+    fn prefetch(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+
+    /// Forgets what [`read_bytes`](Self::read_bytes) keeps for the next call. Whether nobody holds
+    /// bytes that it returned, so that the file may be written anew; the provided form is for files
+    /// whose bytes are copied.
+    fn forget_reads(&mut self) -> bool {
+        true
+    }
+
     /// Makes everything written so far durable.
     fn sync_data(&self) -> io::Result<()>;
 

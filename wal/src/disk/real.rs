@@ -2,15 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use rustix::fs::{Advice, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskFile};
-use crate::map;
+use crate::map::{self, Mapped};
 
 /// Slices that one system call takes at most (`IOV_MAX` of Linux).
 const SLICES_MAX: usize = 1024;
@@ -27,12 +29,15 @@ const LOCK_NAME: &str = "LOCK";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
+/// So much is filled with zeros at once, between two syncs.
+const FILL_BYTES: u64 = 1 << 20;
+
 #[derive(Debug)]
 struct RealFile {
     file: File,
     /// The whole file, mapped by the first read. Only files that never shrink while the directory
     /// is locked are read this way.
-    map: OnceLock<Bytes>,
+    map: OnceLock<Mapped>,
 }
 
 impl Disk for RealDisk {
@@ -131,6 +136,7 @@ impl DiskFile for RealFile {
             // Two threads may map at once; one of the maps stays.
             self.map.get_or_init(|| map)
         };
+        let map = map.bytes();
         let end = usize::try_from(offset)
             .ok()
             .and_then(|start| Some(start..start.checked_add(len)?));
@@ -149,14 +155,25 @@ impl DiskFile for RealFile {
     fn zero_fill(&self, bytes: u64) -> io::Result<()> {
         // The file grows with what is written, so that one that was left half filled is never taken
         // for a whole one.
-        let zeros = vec![0; ZERO_BYTES];
-        let mut offset = 0;
-        while offset < bytes {
-            let len = (bytes - offset).min(ZERO_BYTES as u64);
-            self.file.write_all_at(&zeros[..len as usize], offset)?;
-            offset += len;
+        self.fill(0, bytes)
+    }
+
+    fn zero_fill_part(&self, done: u64, bytes: u64) -> io::Result<u64> {
+        if done == 0 {
+            take_space(&self.file, bytes)?;
         }
-        Ok(())
+        let end = (done + FILL_BYTES).min(bytes);
+        self.fill(done, end)?;
+        Ok(end)
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) {
+        // A hint that is not taken costs nothing but time.
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    fn forget_reads(&mut self) -> bool {
+        self.map.take().is_none_or(Mapped::is_last)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -165,6 +182,27 @@ impl DiskFile for RealFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
+    }
+}
+
+impl RealFile {
+    fn fill(&self, mut offset: u64, end: u64) -> io::Result<()> {
+        let zeros = vec![0; ZERO_BYTES];
+        while offset < end {
+            let len = (end - offset).min(ZERO_BYTES as u64);
+            self.file.write_all_at(&zeros[..len as usize], offset)?;
+            offset += len;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the space for a file, so that a full disk shows before anything is written to it. Not every
+/// file system can.
+fn take_space(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
     }
 }
 

@@ -6,21 +6,24 @@
 //!   checkpoint. So a segment whose header is missing holds nothing that was acknowledged, and
 //!   every segment tells the whole state of all groups.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::batch::COPY_BYTES_MAX;
+use crate::batch::{COPY_BYTES_MAX, Move, Op, WriteBatch};
 use crate::error::LogError;
+use crate::footer::footer_bytes;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, SegmentHeader, batch_bytes, chain, desc_crc,
 };
-use crate::ids::{Lsn, SegmentId};
-use crate::index::Place;
+use crate::ids::{GroupId, Lsn, SegmentId};
+use crate::index::{Index, Place, Stage};
 use crate::locations::SegmentSlot;
-use crate::segment::Segment;
+use crate::options::Durability;
+use crate::segment::{Sealed, Segment};
 
 use super::Log;
 use super::queue::Submission;
@@ -60,6 +63,8 @@ pub(crate) struct Writer {
     pub(crate) tail: Tail,
     /// The epoch of everything written since the log was opened.
     pub(crate) epoch: u32,
+    /// What the index of the active segment takes as of now: ranges and entries.
+    indexed: (u64, u64),
     staging: Vec<u8>,
 }
 
@@ -74,8 +79,36 @@ pub(crate) struct Active {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail {
     pub(crate) segment: SegmentId,
-    pub(crate) end: u64,
-    pub(crate) chain: u32,
+    pub(crate) at: Sealed,
+}
+
+/// What submissions need of a segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Need {
+    desc: u64,
+    payload: u64,
+    /// For the index behind the segment.
+    ranges: u64,
+    entries: u64,
+}
+
+impl Need {
+    fn with(mut self, batch: &WriteBatch) -> Self {
+        self.desc += batch.desc.len() as u64;
+        self.payload += batch.payload_bytes;
+        self.ranges += batch.runs;
+        self.entries += batch.slots;
+        self
+    }
+
+    fn batch_bytes(self) -> u64 {
+        batch_bytes(self.desc, self.payload)
+    }
+
+    /// Bytes of the batch, and of the index of the segment if it ends with this batch.
+    fn bytes(self) -> u64 {
+        self.batch_bytes() + footer_bytes(self.ranges, self.entries)
+    }
 }
 
 /// A batch to be written.
@@ -90,9 +123,11 @@ struct Work {
 /// The step to the next segment.
 struct Rotation {
     segment: Segment,
-    oldest: SegmentId,
+    /// Where the log ended before.
+    before: Tail,
     checkpoint: Vec<u8>,
     records: u32,
+    generation: u64,
 }
 
 /// A part of what is written, in order: staged bytes, or a large chunk where it is.
@@ -114,15 +149,26 @@ impl Writer {
             active: None,
             tail,
             epoch,
+            indexed: (0, 0),
             staging: Vec::new(),
         }
     }
 
-    /// Bytes left in the active segment.
+    /// Bytes left in the active segment, for batches and the index.
     fn room_bytes(&self) -> u64 {
         self.active
             .as_ref()
-            .map_or(0, |active| active.segment.bytes - self.tail.end)
+            .map_or(0, |active| active.segment.bytes - self.tail.at.end)
+    }
+
+    /// What the active segment needs for its index, whatever else is written to it.
+    fn need(&self) -> Need {
+        let (ranges, entries) = self.indexed;
+        Need {
+            ranges,
+            entries,
+            ..Need::default()
+        }
     }
 }
 
@@ -146,26 +192,50 @@ impl Log {
         drove
     }
 
+    /// Has the last batch covered, if there is nothing else to do: an empty batch says that all
+    /// before it is durable, so that rot of the last entries is never taken for a torn tail. Does
+    /// nothing if that was said already, or if there is no room for it.
+    pub fn cover(&self) -> Result<Drove, LogError> {
+        let Some(writer) = self.writer.try_lock() else {
+            return Ok(Drove::Busy);
+        };
+        let fits = writer.room_bytes() >= writer.need().with(&WriteBatch::new()).bytes();
+        drop(writer);
+        if !fits || !self.is_uncovered.load(Ordering::Relaxed) {
+            return Ok(Drove::Idle);
+        }
+        self.queue.lock().push_cover();
+        self.drive()
+    }
+
     fn drive_locked(&self, writer: &mut Writer) -> Result<Drove, LogError> {
-        let (desc, payload) = match self.queue.lock().waiting.front() {
-            Some(first) => (first.batch.desc.len() as u64, first.batch.payload_bytes),
+        let first = match self.queue.lock().waiting.front() {
+            Some(first) => Need::default().with(&first.batch),
             None => return Ok(Drove::Idle),
         };
         let mut rotation = None;
-        if writer.room_bytes() < batch_bytes(desc, payload) {
-            rotation = self.take_spare(desc, payload);
+        let together = Need {
+            ranges: first.ranges + writer.indexed.0,
+            entries: first.entries + writer.indexed.1,
+            ..first
+        };
+        if writer.room_bytes() < together.bytes() {
+            rotation = self.take_spare(writer, first);
             if rotation.is_none() {
                 return Ok(Drove::NeedsSegment);
             }
         }
-        let room = match &rotation {
-            Some(rotation) => rotation.segment.bytes - BLOCK_BYTES,
-            None => writer.room_bytes(),
+        let (need, room) = match &rotation {
+            Some(rotation) => {
+                let checkpoint = Need {
+                    desc: rotation.checkpoint.len() as u64,
+                    ..Need::default()
+                };
+                (checkpoint, rotation.segment.bytes - BLOCK_BYTES)
+            }
+            None => (writer.need(), writer.room_bytes()),
         };
-        let checkpoint = rotation
-            .as_ref()
-            .map_or(0, |rotation| rotation.checkpoint.len() as u64);
-        let submissions = self.take_submissions(checkpoint, room)?;
+        let submissions = self.take_submissions(need, room)?;
         let last = submissions.last().expect("at least the first one fits").lsn;
         let work = Work {
             rotation,
@@ -183,15 +253,15 @@ impl Log {
 
     /// Takes the prepared segment, if it has room for the checkpoint and a submission of this size.
     /// If not, leaves word of what is needed.
-    fn take_spare(&self, desc: u64, payload: u64) -> Option<Rotation> {
-        let mut spare = self.spare.lock();
-        let index = self.index.read();
+    fn take_spare(&self, writer: &Writer, first: Need) -> Option<Rotation> {
         let mut checkpoint = Vec::new();
-        let spare_id = spare.as_ref().map_or(SegmentId(0), |spare| spare.id);
-        let oldest = index.oldest().unwrap_or(spare_id);
-        let records = index.put_checkpoint(&mut checkpoint, oldest);
-        drop(index);
-        let needed = BLOCK_BYTES + batch_bytes(checkpoint.len() as u64 + desc, payload);
+        let mut spare = self.spare.lock();
+        let records = self.index.read().put_checkpoint(&mut checkpoint);
+        let need = Need {
+            desc: first.desc + checkpoint.len() as u64,
+            ..first
+        };
+        let needed = BLOCK_BYTES + need.bytes();
         let segment = spare.take_if(|spare| spare.bytes >= needed);
         if segment.is_none() {
             self.queue.lock().blocked_bytes = needed;
@@ -200,32 +270,60 @@ impl Log {
         self.want_prepare();
         segment.map(|segment| Rotation {
             segment,
-            oldest,
+            before: writer.tail,
             checkpoint,
             records,
+            generation: self.manifest_generation.load(Ordering::Acquire),
         })
     }
 
-    /// Takes what is in line as far as it fits behind `checkpoint` bytes of descriptors in `room`
-    /// bytes.
-    fn take_submissions(&self, checkpoint: u64, room: u64) -> Result<Vec<Submission>, LogError> {
+    /// Takes what is in line as far as it fits beside `need` in `room` bytes.
+    fn take_submissions(&self, mut need: Need, room: u64) -> Result<Vec<Submission>, LogError> {
         let mut queue = self.queue.lock();
         if let Some(error) = queue.failure() {
             return Err(error);
         }
+        let alone = need.desc;
         let mut taken = Vec::with_capacity(queue.waiting.len());
-        let (mut desc, mut payload) = (checkpoint, 0);
         while let Some(next) = queue.waiting.front() {
-            desc += next.batch.desc.len() as u64;
-            payload += next.batch.payload_bytes;
-            let bytes = batch_bytes(desc, payload);
-            let enough = !taken.is_empty() && bytes - checkpoint > self.options.batch_bytes_max;
-            if bytes > room || enough {
+            need = need.with(&next.batch);
+            let enough =
+                !taken.is_empty() && need.batch_bytes() - alone > self.options.batch_bytes_max;
+            if need.bytes() > room || enough {
                 break;
             }
             taken.extend(queue.pop());
         }
+        drop(queue);
+        self.drop_stale_moves(&mut taken);
         Ok(taken)
+    }
+
+    /// Entries that were to be moved may have been cut or written anew since they were read. Whoever
+    /// drives decides, because nothing changes the index but what is driven: a move that is written
+    /// is right where it stands in the log, and recovery need not ask again.
+    fn drop_stale_moves(&self, taken: &mut [Submission]) {
+        if taken
+            .iter()
+            .all(|submission| submission.batch.moves.is_empty())
+        {
+            return;
+        }
+        let index = self.index.read();
+        let mut earlier: HashMap<GroupId, Vec<Op>> = HashMap::new();
+        for Submission { batch, .. } in taken {
+            let is_spared = |moved: &Move| {
+                let mut ops = earlier.get(&moved.group).into_iter().flatten();
+                ops.all(|op| op.spares(&moved.indexes))
+            };
+            let is_fresh = |moved: &Move| is_spared(moved) && can_move(&index, moved);
+            if !batch.moves.iter().all(is_fresh) {
+                *batch = WriteBatch::new();
+            }
+            for &op in &batch.ops {
+                earlier.entry(op.group()).or_default().push(op);
+            }
+        }
     }
 
     /// Writes a batch, behind the header of its segment if it begins one, and syncs it.
@@ -243,16 +341,19 @@ impl Log {
             let chain = header.chain_start();
             tail = Tail {
                 segment: rotation.segment.id,
-                end: BLOCK_BYTES,
-                chain,
+                at: Sealed {
+                    end: BLOCK_BYTES,
+                    chain,
+                    ..tail.at
+                },
             };
         }
         let head = staging.len();
         let (parts, mut header) = stage(staging, work);
         header.epoch = writer.epoch;
         header.segment = tail.segment;
-        header.offset = tail.end;
-        header.durable_lsn = self.durable();
+        header.offset = tail.at.end;
+        header.durable_lsn = Lsn(self.synced.load(Ordering::Acquire));
         let crc = finish_header(&mut staging[head..], &mut header);
         let slices: Vec<_> = parts
             .iter()
@@ -268,22 +369,27 @@ impl Log {
             (None, Some(active)) => &active.segment,
             (None, None) => unreachable!("without a segment there is a rotation"),
         };
-        let offset = tail.end - head as u64;
+        let offset = tail.at.end - head as u64;
         assert!(offset + bytes <= segment.bytes);
         segment.file.write_at(offset, &slices)?;
-        let sync_begin = Instant::now();
-        segment.file.sync_data()?;
-        let sync_ns = sync_begin.elapsed().as_nanos() as u64;
-        self.counters.last_sync_ns.store(sync_ns, Ordering::Relaxed);
+        if self.options.durability == Durability::PowerLoss {
+            let sync_begin = Instant::now();
+            segment.file.sync_data()?;
+            let sync_ns = sync_begin.elapsed().as_nanos() as u64;
+            self.counters.last_sync_ns.store(sync_ns, Ordering::Relaxed);
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        }
         let written = Written {
-            offset: tail.end,
+            offset: tail.at.end,
             bytes,
             desc_bytes: u64::from(header.desc_bytes),
         };
-        let end = tail.end + header.batch_bytes();
         writer.tail = Tail {
-            end,
-            chain: chain(tail.chain, crc),
+            at: Sealed {
+                end: tail.at.end + header.batch_bytes(),
+                chain: chain(tail.at.chain, crc),
+                lsn: work.last,
+            },
             ..tail
         };
         Ok(written)
@@ -300,33 +406,38 @@ impl Log {
             identity: self.options.identity,
             epoch: writer.epoch,
             segment_bytes: rotation.segment.bytes,
-            prev: writer.tail.segment,
-            prev_end: writer.tail.end,
-            prev_chain: writer.tail.chain,
+            prev: rotation.before.segment,
+            prev_end: rotation.before.at.end,
+            prev_chain: rotation.before.at.chain,
+            recycled: rotation.segment.recycled,
             first_lsn: first.lsn,
-            oldest: rotation.oldest,
+            generation: rotation.generation,
+            unsynced: self.options.durability != Durability::PowerLoss,
         }
     }
 
     /// Makes what is durable known: to readers, to the queue, and as the durable lsn.
     fn publish(&self, writer: &mut Writer, work: Work, written: &Written) -> Drove {
+        let drove = Drove::Wrote {
+            lsn: work.last,
+            submissions: work.submissions.len(),
+            entries: work.submissions.iter().map(|it| it.batch.entries).sum(),
+            bytes: written.bytes,
+        };
+        let moved: u64 = work
+            .submissions
+            .iter()
+            .map(|it| it.batch.moved_bytes())
+            .sum();
         let mut index = self.index.write();
-        let checkpoint = work
-            .rotation
-            .as_ref()
-            .map_or(0, |rotation| rotation.checkpoint.len() as u64);
+        let mut checkpoint = 0;
         if let Some(rotation) = work.rotation {
-            let segment = Arc::new(rotation.segment);
-            index.begin(rotation.oldest);
-            let slot = index.segments.add(Arc::clone(&segment));
-            let slot = slot.expect("no segment is prepared when there is no slot for it");
-            writer.active = Some(Active { segment, slot });
+            checkpoint = rotation.checkpoint.len() as u64;
+            writer.active = Some(begin_segment(&mut index, rotation, self.stage_of_sealed()));
         }
-        let slot = writer
-            .active
-            .as_ref()
-            .expect("a batch was written to it")
-            .slot;
+        let active = writer.active.as_ref().expect("a batch was written to it");
+        let (segment, slot) = (active.segment.id, active.slot);
+        let active_bytes = active.segment.bytes;
         let desc_offset = written.offset + BATCH_HEADER_BYTES as u64;
         let mut place = Place {
             segment: slot,
@@ -334,39 +445,81 @@ impl Log {
             payload_offset: desc_offset + written.desc_bytes,
         };
         let mut faults = Vec::new();
-        for submission in &work.submissions {
-            place.payload_offset = index.apply(place, &submission.batch.desc, &mut faults);
-            place.desc_offset += submission.batch.desc.len() as u64;
+        let mut recent = self.recent.write();
+        let mut is_uncovered = false;
+        for Submission { batch, .. } in work.submissions {
+            let payload_end = index.apply(place, work.last, &batch.desc, &mut faults);
+            is_uncovered |= batch.records > 0;
+            let desc_end = place.desc_offset + batch.desc.len() as u64;
+            recent.push(segment, place.desc_offset, place.payload_offset, batch);
+            place.payload_offset = payload_end;
+            place.desc_offset = desc_end;
         }
+        drop(recent);
         assert_eq!(faults, [], "a submission is checked before it is taken");
         assert_eq!(place.desc_offset, desc_offset + written.desc_bytes);
-        let has_dead = index.has_dead_segments();
+        writer.indexed = index.segments.indexed();
+        let has_dead = index.segments.dead().next().is_some();
         let checkpoint_bytes = index.checkpoint_bytes_max();
         drop(index);
         let mut queue = self.queue.lock();
-        queue.room_bytes = writer.room_bytes();
+        queue.room_bytes = writer
+            .room_bytes()
+            .saturating_sub(footer_bytes(writer.indexed.0, writer.indexed.1));
         queue.checkpoint_bytes = checkpoint_bytes;
         drop(queue);
+        if self.options.durability == Durability::PowerLoss {
+            self.synced.store(work.last.0, Ordering::Release);
+        }
         self.durable.store(work.last.0, Ordering::Release);
-        self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        self.counters
-            .bytes_written
-            .fetch_add(written.bytes, Ordering::Relaxed);
-        if has_dead {
+        self.counters.count_batch(written.bytes, moved);
+        let was_uncovered = self.is_uncovered.swap(is_uncovered, Ordering::Relaxed);
+        if is_uncovered && !was_uncovered {
+            // The log thread begins to wait for the time when this may be covered.
+            self.work.notify_one();
+        }
+        let is_due = self.pace.note(writer.tail.at.end, active_bytes);
+        if has_dead || moved > 0 || is_due {
             self.want_prepare();
         }
-        Drove::Wrote {
-            lsn: work.last,
-            submissions: work.submissions.len(),
-            entries: work
-                .submissions
-                .iter()
-                .map(|submission| submission.batch.entries)
-                .sum(),
-            bytes: written.bytes,
+        drove
+    }
+
+    /// How far a segment is when the next one goes into service.
+    fn stage_of_sealed(&self) -> Stage {
+        match self.options.durability {
+            Durability::PowerLoss => Stage::Durable,
+            Durability::ProcessCrash => Stage::Written,
         }
     }
+}
+
+/// Takes the segment of a rotation into service, and its predecessor as sealed.
+fn begin_segment(index: &mut Index, rotation: Rotation, stage: Stage) -> Active {
+    let Rotation {
+        segment, before, ..
+    } = rotation;
+    index.begin();
+    if before.segment.0 > 0 {
+        index.segments.seal(before.segment, before.at, stage);
+    }
+    let segment = Arc::new(segment);
+    let slot = index.segments.add(Arc::clone(&segment), stage);
+    let slot = slot.expect("no segment is prepared when there is no slot for it");
+    Active { segment, slot }
+}
+
+/// Whether entries still are where they were when they were read to be moved.
+fn can_move(index: &Index, moved: &Move) -> bool {
+    let Some(slot) = index.segments.slot_of(moved.from) else {
+        return false;
+    };
+    index.groups.get(&moved.group).is_some_and(|log| {
+        log.born == moved.born
+            && log.first_index() <= moved.indexes.start
+            && moved.indexes.end <= log.last_index() + 1
+            && log.locations().are_in(moved.indexes.clone(), slot)
+    })
 }
 
 /// Puts a batch together behind what is staged: room for its header, all descriptors, all payloads,

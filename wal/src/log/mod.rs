@@ -8,23 +8,29 @@
 //! - After the first failed write or sync nothing is acknowledged any more.
 //! - What [`Log::read`] returns is durable.
 //!
-//! Locks, each taken after those before it: `preparer` or `writer`, `spare`, `index`, `queue`.
+//! Locks, each taken after those before it: `preparer` or `writer`, `spare`, `index`, `recent`,
+//! `queue`.
 //! Observers are called outside of all of them.
 
 mod drive;
 mod prepare;
 mod queue;
 mod read;
+mod recent;
+mod reclaim;
 mod recover;
 mod replay;
 mod scan;
+mod seal;
+mod sort;
+mod summary;
 mod thread;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -52,13 +58,23 @@ pub struct Log {
     work: Condvar,
     writer: Mutex<drive::Writer>,
     index: RwLock<Index>,
+    recent: RwLock<recent::Recent>,
     /// The next segment, ready to be written to.
     spare: Mutex<Option<Segment>>,
     preparer: Mutex<prepare::Preparer>,
     /// Signalled when there is work for the preparer. Its mutex says whether there is.
     prepare_work: Condvar,
     prepare_wanted: Mutex<bool>,
+    pace: prepare::Pace,
+    /// Bytes of the segment that is being made ready.
+    filling_bytes: AtomicU64,
     durable: AtomicU64,
+    /// The lsn up to which a sync was seen to succeed.
+    synced: AtomicU64,
+    /// The generation of the manifest that is durable.
+    manifest_generation: AtomicU64,
+    /// Whether the last batch holds something that no later one says to be durable.
+    is_uncovered: AtomicBool,
     observers: RwLock<Vec<Arc<dyn Observer>>>,
     counters: Counters,
     /// Gone once the log is closed.
@@ -96,7 +112,8 @@ pub struct LogStats {
     pub segments: u64,
     /// Bytes of all segment files, the prepared one included.
     pub disk_bytes: u64,
-    /// Bytes of payloads that are still in the log of a group; an estimate.
+    /// Bytes that the entries in the log take, with what finding them takes; an estimate where a part
+    /// of a sealed range was dropped.
     pub live_bytes: u64,
     /// Batches written since the log was opened.
     pub batches: u64,
@@ -104,6 +121,10 @@ pub struct LogStats {
     pub syncs: u64,
     /// Bytes written in batches since the log was opened, padding included.
     pub bytes_written: u64,
+    /// Bytes of entries that were moved out of mostly dead segments since the log was opened.
+    pub moved_bytes: u64,
+    /// Segments that were used again since the log was opened.
+    pub recycled: u64,
     /// Entries in the log.
     pub entries: u64,
     /// Bytes of memory that the index of those entries takes.
@@ -139,19 +160,25 @@ pub struct RecoveredGroup {
     pub terms: Vec<(u64, u64)>,
     /// Its last snapshot.
     pub snapshot: Option<SnapshotRef>,
+    /// First and last index of entries that were acknowledged and cannot be read any more. The
+    /// report says where they were. A group with any must not be served from this log.
+    pub lost: Vec<(u64, u64)>,
 }
 
 /// How a recovery went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Segments that were read.
+    /// Segments in service.
     pub segments: u64,
+    /// Segments of which only the index was read.
+    pub indexed_segments: u64,
     /// Bytes of batches that were read.
     pub scanned_bytes: u64,
     /// Bytes behind the last whole batch that were never acknowledged, and were cut.
     pub torn_tail_bytes: u64,
-    /// Damage that was accepted, see [`LogOptions::accept_damage`].
+    /// What was lost of some groups, see [`RecoveredGroup::lost`]; with
+    /// [`LogOptions::accept_damage`] also what cost the states of groups.
     pub damage: Vec<Damage>,
 }
 
@@ -160,7 +187,17 @@ struct Counters {
     batches: AtomicU64,
     syncs: AtomicU64,
     bytes_written: AtomicU64,
+    moved_bytes: AtomicU64,
+    recycled: AtomicU64,
     last_sync_ns: AtomicU64,
+}
+
+impl Counters {
+    fn count_batch(&self, bytes: u64, moved: u64) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+        self.moved_bytes.fetch_add(moved, Ordering::Relaxed);
+    }
 }
 
 impl Log {
@@ -211,13 +248,15 @@ impl Log {
             batches: self.counters.batches.load(Ordering::Relaxed),
             syncs: self.counters.syncs.load(Ordering::Relaxed),
             bytes_written: self.counters.bytes_written.load(Ordering::Relaxed),
+            moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
+            recycled: self.counters.recycled.load(Ordering::Relaxed),
             last_sync_ns: self.counters.last_sync_ns.load(Ordering::Relaxed),
             ..LogStats::default()
         };
         for counted in index.segments.iter() {
             stats.segments += 1;
             stats.entries += counted.live;
-            stats.live_bytes += counted.payload_bytes / counted.entries.max(1) * counted.live;
+            stats.live_bytes += counted.live_bytes;
         }
         if let Some(oldest) = index.segments.iter().next() {
             stats.pinned_by = index.pinned_by(oldest.segment.id);
@@ -238,7 +277,8 @@ impl Log {
 
     /// Bytes of all segment files, the prepared one included. Cheaper than [`stats`](Self::stats).
     pub fn disk_bytes(&self) -> u64 {
-        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
+        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes)
+            + self.filling_bytes.load(Ordering::Relaxed);
         let index = self.index.read();
         let in_service: u64 = index
             .segments

@@ -1,30 +1,36 @@
-//! What is done off the commit path: the next segment is made ready, dead ones are deleted.
+//! What is done off the commit path, one step after the other: sealed segments get their index, the
+//! manifest is written, dead segments are given back, old ones are emptied, the next one is made
+//! ready.
 //!
 //! Invariants:
 //! - A segment is handed to the writer only when its space and its name are durable.
-//! - A dead segment is deleted only when a durable record says that the log does without it, so
-//!   that a missing file is never mistaken for a deleted one.
-//! - Running out of space is met here and nowhere else.
+//! - Running out of space is met here and nowhere else. What is left of the segment that is written
+//!   to is then there for the records that free space.
+//! - The next segment is filled in step with what is written to the one before, so that filling it
+//!   never takes more than a share of the disk.
 
-use std::path::PathBuf;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::batch::WriteBatch;
 use crate::disk::is_shortage;
 use crate::error::LogError;
-use crate::format::SEGMENT_BYTES_LIMIT;
-use crate::ids::{Lsn, SegmentId};
+use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT, segment_name};
+use crate::ids::SegmentId;
+use crate::manifest::{Manifest, ManifestFiles};
 use crate::options::LogOptions;
 use crate::segment::Segment;
 
+use super::reclaim::Reclaim;
 use super::{Log, LogStatus};
 
 /// What one call of [`Log::prepare`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Prepared {
-    /// Whether the next segment is ready. If not, there was no space: try again later.
+    /// Whether the next segment is ready. If not, it is being filled in step with the one that is
+    /// written to, or there was no space: call again later.
     pub segment_ready: bool,
-    /// Dead segments that were deleted.
+    /// Dead segments that were deleted, or are used again.
     pub deleted: usize,
 }
 
@@ -33,17 +39,92 @@ pub struct Prepared {
 pub(crate) struct Preparer {
     next_id: SegmentId,
     next_bytes: u64,
-    /// The record that lets segments before this one go, and its place in the log.
-    trim: Option<(Lsn, SegmentId)>,
+    /// The next segment, while it is not ready.
+    filling: Option<Filling>,
+    pub(super) manifest: ManifestFiles,
+    /// The manifest that is durable.
+    pub(super) written: Manifest,
+    pub(super) reclaim: Reclaim,
+}
+
+/// A segment that is being filled with zeros.
+#[derive(Debug)]
+struct Filling {
+    segment: Segment,
+    filled: u64,
+}
+
+/// How far the segment that is written to is, and when the next one must be filled further.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    used_bytes: AtomicU64,
+    active_bytes: AtomicU64,
+    due_bytes: AtomicU64,
+}
+
+impl Pace {
+    /// Notes how far the segment is. Whether the next one should be filled further.
+    pub(super) fn note(&self, used_bytes: u64, active_bytes: u64) -> bool {
+        self.used_bytes.store(used_bytes, Ordering::Relaxed);
+        self.active_bytes.store(active_bytes, Ordering::Relaxed);
+        used_bytes >= self.due_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether more than half of the segment is used, or none is written to.
+    fn is_pressing(&self) -> bool {
+        self.used_bytes.load(Ordering::Relaxed) >= self.active_bytes.load(Ordering::Relaxed) / 2
+    }
+
+    /// Whether a segment of which so much is filled must be filled further now. It is filled twice
+    /// as fast as the one before is used. If not, sets when it will.
+    fn wants_more(&self, filled: u64, bytes: u64) -> bool {
+        let active = self.active_bytes.load(Ordering::Relaxed);
+        let due = u128::from(filled) * u128::from(active) / (2 * u128::from(bytes));
+        let wants = u128::from(self.used_bytes.load(Ordering::Relaxed)) >= due;
+        self.due_bytes
+            .store(if wants { u64::MAX } else { due as u64 }, Ordering::Relaxed);
+        wants
+    }
+
+    fn rest(&self) {
+        self.due_bytes.store(u64::MAX, Ordering::Relaxed);
+    }
 }
 
 impl Preparer {
-    pub(crate) fn new(next_id: SegmentId, options: &LogOptions) -> Self {
+    pub(crate) fn new(
+        next_id: SegmentId,
+        options: &LogOptions,
+        manifest: ManifestFiles,
+        written: Manifest,
+    ) -> Self {
         Self {
             next_id,
             next_bytes: options.segment_bytes_min,
-            trim: None,
+            filling: None,
+            manifest,
+            written,
+            reclaim: Reclaim::default(),
         }
+    }
+
+    /// Bytes of the segment that is being filled.
+    pub(super) fn filling_bytes(&self) -> u64 {
+        self.filling
+            .as_ref()
+            .map_or(0, |filling| filling.segment.bytes)
+    }
+
+    /// Whether a segment of this size should be used again as the next one.
+    pub(super) fn takes(&self, bytes: u64) -> bool {
+        bytes >= self.next_bytes
+    }
+
+    /// Gives out the id of the next segment.
+    pub(super) fn take_id(&mut self) -> SegmentId {
+        let id = self.next_id;
+        self.next_id = SegmentId(id.0 + 1);
+        id
     }
 
     /// The size of the next segment, which must have at least `needed` bytes.
@@ -58,33 +139,54 @@ impl Preparer {
 }
 
 impl Log {
-    /// Makes the next segment ready if there is none, and deletes segments that nothing needs any
-    /// more. Called off the commit path, from any thread, as often as one likes. Without space the
-    /// status becomes [`LogStatus::Full`] until a later call succeeds; any other failure to make a
-    /// segment stops the log for good.
+    /// Does what is to be done off the commit path: makes the next segment ready, writes the index
+    /// behind sealed ones, gives back those that nothing needs, and moves what lives out of those
+    /// that are mostly dead. Called from any thread, as often as one likes; each call does a bounded
+    /// part. Without space the status becomes [`LogStatus::Full`] until a later call succeeds; any
+    /// other failure stops the log for good.
     pub fn prepare(&self) -> Result<Prepared, LogError> {
         let mut preparer = self.preparer.lock();
         let status = self.status();
         if let Some(error) = self.queue.lock().failure() {
             return Err(error);
         }
-        // Deleting first may give the space that the next segment needs.
-        let deleted = self.delete_dead(&mut preparer);
-        let segment_ready = self.prepare_segment(&mut preparer);
+        let prepared = self.prepare_locked(&mut preparer);
+        self.filling_bytes
+            .store(preparer.filling_bytes(), Ordering::Relaxed);
         drop(preparer);
         if self.status() != status {
             self.tell_observers();
         }
+        prepared
+    }
+
+    fn prepare_locked(&self, preparer: &mut Preparer) -> Result<Prepared, LogError> {
+        if self.queue.lock().blocked_bytes > 0 {
+            // Somebody waits for the segment; the rest can wait.
+            self.ready_segment(preparer)?;
+        }
+        self.seal_segments(preparer)?;
+        // Giving back first may give the space that the next segment needs.
+        let deleted = self.reclaim(preparer);
+        let moving = self.move_entries(preparer)?;
+        let segment_ready = if moving && !self.pace.is_pressing() {
+            // The segment that is being emptied is the next one, if it is empty in time.
+            self.spare.lock().is_some()
+        } else {
+            self.ready_segment(preparer)?
+        };
         Ok(Prepared {
-            segment_ready: segment_ready?,
+            segment_ready,
             deleted: deleted?,
         })
     }
 
-    pub(super) fn prepare_segment(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
+    /// Makes the next segment ready, or goes on with it as far as is due.
+    pub(super) fn ready_segment(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
         let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
         let needed = self.queue.lock().blocked_bytes;
         if spare_bytes > 0 && spare_bytes >= needed {
+            self.pace.rest();
             self.segment_is_ready(None);
             return Ok(true);
         }
@@ -92,19 +194,16 @@ impl Log {
             self.set_full();
             return Ok(false);
         }
-        let bytes = preparer.segment_bytes(needed);
-        assert!(
-            bytes >= needed,
-            "no submission is taken that fits no segment"
-        );
-        match Segment::prepare(self.disk.as_ref(), &self.dir, preparer.next_id, bytes) {
-            Ok(segment) => {
-                preparer.next_id = SegmentId(segment.id.0 + 1);
+        match self.fill(preparer, needed) {
+            Ok(None) => Ok(false),
+            Ok(Some(segment)) => {
                 preparer.next_bytes = (preparer.next_bytes * 2).min(self.options.segment_bytes_max);
+                self.pace.rest();
                 self.segment_is_ready(Some(segment));
                 Ok(true)
             }
             Err(error) if is_shortage(&error) => {
+                self.drop_filling(preparer);
                 self.set_full();
                 Ok(false)
             }
@@ -112,13 +211,76 @@ impl Log {
         }
     }
 
+    /// Fills the next segment further, to the end if somebody waits for it. None while it is not
+    /// ready.
+    fn fill(&self, preparer: &mut Preparer, needed: u64) -> io::Result<Option<Segment>> {
+        if preparer.filling_bytes() < needed {
+            self.drop_filling(preparer);
+        }
+        let mut filling = match preparer.filling.take() {
+            Some(filling) => filling,
+            None => self.begin_filling(preparer, needed)?,
+        };
+        let bytes = filling.segment.bytes;
+        let file = &filling.segment.file;
+        while filling.filled < bytes && (needed > 0 || self.pace.wants_more(filling.filled, bytes))
+        {
+            let step = file.zero_fill_part(filling.filled, bytes);
+            // Each step is synced, so that no sync of the log ever waits for much of it.
+            match step.and_then(|end| file.sync_data().map(|()| end)) {
+                Ok(end) => filling.filled = end,
+                Err(error) => {
+                    preparer.filling = Some(filling);
+                    return Err(error);
+                }
+            }
+        }
+        if filling.filled < bytes {
+            preparer.filling = Some(filling);
+            return Ok(None);
+        }
+        self.disk.sync_dir(&self.dir)?;
+        Ok(Some(filling.segment))
+    }
+
+    fn begin_filling(&self, preparer: &mut Preparer, needed: u64) -> io::Result<Filling> {
+        let bytes = preparer.segment_bytes(needed);
+        assert!(
+            bytes >= needed && bytes.is_multiple_of(BLOCK_BYTES),
+            "no submission is taken that fits no segment"
+        );
+        let id = preparer.next_id;
+        let path = self.dir.join(segment_name(id));
+        let file = self.disk.create(&path)?;
+        preparer.take_id();
+        let segment = Segment {
+            id,
+            path,
+            file,
+            bytes,
+            recycled: false,
+        };
+        Ok(Filling { segment, filled: 0 })
+    }
+
+    /// Gives up a segment that is not ready: there is no space for it, or another one to use.
+    pub(super) fn drop_filling(&self, preparer: &mut Preparer) {
+        if let Some(filling) = preparer.filling.take() {
+            // If this fails, the next open finds a file without a header and removes it.
+            let _ = self.disk.remove(&filling.segment.path);
+        }
+    }
+
     /// Hands a segment to the writer. One that was ready but too small is deleted: it was never in
     /// service.
-    fn segment_is_ready(&self, segment: Option<Segment>) {
+    pub(super) fn segment_is_ready(&self, segment: Option<Segment>) {
         let mut spare = self.spare.lock();
         let small = segment.and_then(|segment| spare.replace(segment));
+        let spare_bytes = spare.as_ref().map_or(0, |spare| spare.bytes);
         let mut queue = self.queue.lock();
-        queue.blocked_bytes = 0;
+        if queue.blocked_bytes <= spare_bytes {
+            queue.blocked_bytes = 0;
+        }
         if queue.status == LogStatus::Full {
             queue.status = LogStatus::Healthy;
         }
@@ -137,54 +299,38 @@ impl Log {
             queue.status = LogStatus::Full;
         }
     }
+}
 
-    /// Deletes what a durable record gave up; else writes such a record if there is something to
-    /// give up.
-    fn delete_dead(&self, preparer: &mut Preparer) -> Result<usize, LogError> {
-        let mut deleted = 0;
-        if let Some((lsn, oldest)) = preparer.trim {
-            if self.durable() < lsn {
-                return Ok(0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_segment_is_filled_before_the_one_that_is_written_to_is_full() {
+        let pace = Pace::default();
+        let (bytes, active) = (64_u64, 100_u64);
+        let mut filled = 0;
+        for used in 0..=active {
+            pace.note(used, active);
+            while filled < bytes && pace.wants_more(filled, bytes) {
+                filled += 1;
             }
-            deleted = self.delete_before(oldest)?;
-            preparer.trim = None;
+            let share = filled * active;
+            assert!(
+                share >= (2 * used * bytes).min(bytes * active),
+                "{used}: {filled}"
+            );
+            assert!(
+                filled <= 1 + 2 * used * bytes / active + 1,
+                "{used}: {filled}"
+            );
         }
-        let index = self.index.read();
-        if let Some(oldest) = index.segments.oldest_needed()
-            && index.has_dead_segments()
-        {
-            drop(index);
-            // A refusal passes: the queue empties, and a full disk leaves what remains of the
-            // segment for this.
-            preparer.trim = self
-                .submit(WriteBatch::trim(oldest))
-                .ok()
-                .map(|lsn| (lsn, oldest));
-        }
-        Ok(deleted)
+        assert_eq!(filled, bytes);
     }
 
-    fn delete_before(&self, oldest: SegmentId) -> Result<usize, LogError> {
-        let index = self.index.read();
-        let dead: Vec<(SegmentId, PathBuf)> = index
-            .segments
-            .iter()
-            .map(|counted| (counted.segment.id, counted.segment.path.clone()))
-            .take_while(|(id, _)| *id < oldest)
-            .collect();
-        drop(index);
-        for (id, path) in &dead {
-            match self.disk.remove(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(LogError::Delete {
-                        path: path.clone(),
-                        reason: error.to_string(),
-                    });
-                }
-                _ => drop(self.index.write().segments.remove(*id)),
-            }
-        }
-        // Not synced: a name that comes back after a crash is removed by the next open.
-        Ok(dead.len())
+    #[test]
+    fn without_a_segment_that_is_written_to_the_next_one_is_filled_at_once() {
+        let pace = Pace::default();
+        assert!((0..64).all(|filled| pace.wants_more(filled, 64)));
     }
 }

@@ -6,10 +6,12 @@
 //! - The queue holds at most `queue_bytes_max` bytes.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::batch::{Op, WriteBatch};
 use crate::error::{LogError, SubmitError};
+use crate::footer::footer_bytes;
 use crate::ids::{GroupId, Lsn};
 use crate::options::{CHECKPOINT_BYTES_MAX, LogOptions};
 use crate::record::Keep;
@@ -132,6 +134,13 @@ impl Queue {
         self.growth = 0;
     }
 
+    /// Puts an empty batch in line, which says of what was written before that it is durable.
+    pub(crate) fn push_cover(&mut self) {
+        if self.waiting.is_empty() && self.failure().is_none() {
+            self.accept(WriteBatch::new());
+        }
+    }
+
     fn push(&mut self, batch: &mut WriteBatch, options: &LogOptions) -> Result<Lsn, SubmitError> {
         if let LogStatus::Failed { reason } = &self.status {
             return Err(SubmitError::Failed {
@@ -141,13 +150,16 @@ impl Queue {
         check_sizes(batch, options)?;
         self.check_room(batch, options)?;
         self.check_order(&batch.ops)?;
+        Ok(self.accept(std::mem::take(batch)))
+    }
+
+    fn accept(&mut self, batch: WriteBatch) -> Lsn {
         let lsn = self.next_lsn;
         self.next_lsn = Lsn(lsn.0 + 1);
         self.bytes += batch.bytes_alone();
         self.growth += batch.growth;
-        let batch = std::mem::take(batch);
         self.waiting.push_back(Submission { lsn, batch });
-        Ok(lsn)
+        lsn
     }
 
     /// On a full disk, records that free space may still take what is left of the segment, and
@@ -162,7 +174,8 @@ impl Queue {
                 bytes_max: CHECKPOINT_BYTES_MAX,
             });
         }
-        if self.status == LogStatus::Full && (batch.entries > 0 || bytes > self.room_bytes) {
+        let needed = bytes + footer_bytes(batch.runs, batch.slots);
+        if self.status == LogStatus::Full && (batch.entries > 0 || needed > self.room_bytes) {
             return Err(SubmitError::Full);
         }
         Ok(())
@@ -200,12 +213,26 @@ impl Queue {
 }
 
 impl Op {
-    fn group(self) -> GroupId {
+    pub(crate) fn group(self) -> GroupId {
         match self {
             Self::Append { group, .. }
             | Self::Compact { group, .. }
             | Self::Snapshot { group, .. }
             | Self::Remove { group } => group,
+        }
+    }
+
+    /// Whether these entries of the group stay what they are.
+    pub(crate) fn spares(self, indexes: &Range<u64>) -> bool {
+        match self {
+            Self::Append { first, .. } => first >= indexes.end,
+            Self::Compact { first_index, .. } => first_index <= indexes.start,
+            Self::Snapshot { keep, .. } => match keep {
+                Keep::All => true,
+                Keep::From(first_index) => first_index <= indexes.start,
+                Keep::Nothing => false,
+            },
+            Self::Remove { .. } => false,
         }
     }
 

@@ -2,38 +2,91 @@
 //!
 //! Invariants:
 //! - Nothing is returned whose CRC was not checked on this read, and the CRC covers which entry it
-//!   is.
+//!   is. So a wrong location is noticed, wherever it comes from.
 //! - No lock is held while the disk is asked.
 
 use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::batch::Entry;
-use crate::error::{DamageKind, ReadError};
+use crate::error::{DamageKind, OpenError, ReadError};
 use crate::format::entry_crc;
-use crate::group::Located;
+use crate::group::{GroupLog, Stretch};
 use crate::ids::GroupId;
-use crate::locations::{Location, SegmentSlot};
+use crate::index::Segments;
+use crate::locations::{PiecePlace, SPOT_BYTES, Spot};
 use crate::record::{SLOT_BYTES, Slot};
-use crate::segment::Segment;
+use crate::segment::{Sealed, Segment};
 
 use super::Log;
+use super::scan::find_spot;
 
 /// One read returns at most so many entries.
 const ENTRIES_MAX: u64 = 16_384;
 
-/// Entries to read, and the open segments that they are in.
+/// A read of so many entries of a sealed segment is taken for one of many that go forward.
+const SEQUENTIAL_ENTRIES_MIN: u64 = 32;
+
+/// So much behind what is read is brought into the cache.
+const AHEAD_BYTES: u64 = 1 << 20;
+
+/// Entries to read, and where they are.
 struct Plan {
-    entries: Vec<Located>,
-    segments: Vec<(SegmentSlot, Arc<Segment>)>,
+    group: GroupId,
+    stretches: Vec<Stretch>,
+    parts: Vec<Part>,
+}
+
+/// Consecutive entries of one segment.
+struct Part {
+    first: u64,
+    count: u64,
+    place: PartPlace,
+}
+
+enum PartPlace {
+    Nowhere,
+    Hot(Arc<Segment>, Vec<Spot>),
+    /// The spots stand at this offset of the file, and its batches end as said.
+    Sealed(Arc<Segment>, u64, Sealed),
+}
+
+/// What an entry is, besides its payload.
+#[derive(Clone, Copy)]
+struct Wanted {
+    group: GroupId,
+    index: u64,
+    term: u64,
+}
+
+/// What is gathered by one read.
+struct Gathered {
+    entries: Vec<Entry>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Gathered {
+    /// Adds an entry. False if there is no more room.
+    fn push(&mut self, entry: Entry) -> bool {
+        self.bytes += entry.payload.len();
+        if self.bytes > self.bytes_max && !self.entries.is_empty() {
+            return false;
+        }
+        self.entries.push(entry);
+        true
+    }
 }
 
 impl Log {
     /// The durable entries of a group from `from` up to but without `to`. At least one, and no more
     /// than fit in `bytes_max` bytes of payload or 16,384; so there may be fewer than asked for.
-    /// Empty if `from` is not below `to`. On a real disk payloads are views of the mapped segment.
+    /// Empty if `from` is not below `to`. Payloads are what was written, where it is still in
+    /// memory, and else, on a real disk, views of the mapped segment.
     pub fn read(
         &self,
         group: GroupId,
@@ -45,15 +98,30 @@ impl Log {
             return Ok(Vec::new());
         }
         let plan = self.plan(group, from, to)?;
-        let mut entries = Vec::with_capacity(plan.entries.len());
-        let mut bytes = 0;
-        for located in &plan.entries {
-            let entry = plan.read_entry(group, located, self)?;
-            bytes += entry.payload.len();
-            if bytes > bytes_max && !entries.is_empty() {
+        let mut gathered = Gathered {
+            entries: Vec::with_capacity((to - from).min(ENTRIES_MAX) as usize),
+            bytes: 0,
+            bytes_max,
+        };
+        for part in &plan.parts {
+            if !self.read_part(&plan, part, &mut gathered)? {
                 break;
             }
-            entries.push(entry);
+        }
+        Ok(gathered.entries)
+    }
+
+    /// All entries of a range.
+    pub(super) fn read_all(
+        &self,
+        group: GroupId,
+        indexes: Range<u64>,
+    ) -> Result<Vec<Entry>, ReadError> {
+        let mut entries = Vec::new();
+        let mut next = indexes.start;
+        while next < indexes.end {
+            entries.extend(self.read(group, next, indexes.end, usize::MAX)?);
+            next = indexes.start + entries.len() as u64;
         }
         Ok(entries)
     }
@@ -67,104 +135,225 @@ impl Log {
                 last_index: 0,
             });
         };
-        if from < log.first_index() {
-            let first_index = log.first_index();
-            return Err(ReadError::Compacted {
-                group,
-                index: from,
-                first_index,
+        check_bounds(group, log, from, to)?;
+        let range = from..to.min(from.saturating_add(ENTRIES_MAX));
+        let mut parts = Vec::new();
+        for piece in log.pieces(range.clone()) {
+            parts.push(Part {
+                first: piece.first,
+                count: piece.count,
+                place: PartPlace::new(piece.place, &index.segments),
             });
         }
-        let last_index = log.last_index();
-        if to - 1 > last_index {
-            return Err(ReadError::NotWritten {
-                group,
-                index: from.max(last_index + 1),
-                last_index,
-            });
-        }
-        let entries: Vec<Located> = log
-            .located(from, to.min(from.saturating_add(ENTRIES_MAX)))
-            .collect();
-        let mut segments: Vec<(SegmentSlot, Arc<Segment>)> = Vec::new();
-        for slot in entries
-            .iter()
-            .filter_map(|entry| entry.location)
-            .map(Location::segment)
-        {
-            // Entries of one segment follow each other.
-            if segments.last().is_none_or(|(last, _)| *last != slot) {
-                let segment = index
-                    .segments
-                    .get(slot)
-                    .expect("a segment stays while entries are in it");
-                segments.push((slot, Arc::clone(segment)));
+        Ok(Plan {
+            group,
+            stretches: log.stretches(range).collect(),
+            parts,
+        })
+    }
+
+    /// Reads the entries of a part. False if there is no room for all of them.
+    fn read_part(
+        &self,
+        plan: &Plan,
+        part: &Part,
+        gathered: &mut Gathered,
+    ) -> Result<bool, ReadError> {
+        match &part.place {
+            PartPlace::Nowhere => Err(ReadError::Corrupt {
+                file: self.dir.clone(),
+                offset: 0,
+                group: plan.group,
+                index: part.first,
+                kind: DamageKind::MissingEntries,
+            }),
+            PartPlace::Hot(segment, spots) => {
+                for (index, &spot) in (part.first..).zip(spots) {
+                    let entry = self.read_recent(segment, spot, plan.wanted(index))?;
+                    if !gathered.push(entry) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            PartPlace::Sealed(segment, offset, sealed) => {
+                read_sealed(plan, part, gathered, (segment, *offset, *sealed))
             }
         }
-        Ok(Plan { entries, segments })
+    }
+
+    /// Reads an entry from memory, if it was written not long ago, or from its segment.
+    fn read_recent(
+        &self,
+        segment: &Segment,
+        spot: Spot,
+        wanted: Wanted,
+    ) -> Result<Entry, ReadError> {
+        let (slot_offset, payload_offset) = (spot.slot_offset(), spot.payload_offset());
+        let recent = self.recent.read();
+        let found = recent.find(segment.id, slot_offset, payload_offset);
+        drop(recent);
+        match found.and_then(|(slot, payload)| wanted.check(spot, slot, payload)) {
+            Some(entry) => Ok(entry),
+            None => read_entry(segment, spot, wanted),
+        }
+    }
+}
+
+impl PartPlace {
+    fn new(place: PiecePlace<'_>, segments: &Segments) -> Self {
+        let Some(slot) = place.segment() else {
+            return Self::Nowhere;
+        };
+        let counted = segments
+            .get(slot)
+            .expect("a segment stays while entries are in it");
+        let segment = Arc::clone(&counted.segment);
+        match place {
+            PiecePlace::Nowhere => Self::Nowhere,
+            PiecePlace::Hot(_, spots) => Self::Hot(segment, spots.to_vec()),
+            PiecePlace::Sealed(_, offset) => {
+                let sealed = counted.sealed.expect("only a sealed segment has an index");
+                Self::Sealed(segment, offset, sealed)
+            }
+        }
     }
 }
 
 impl Plan {
-    fn read_entry(&self, group: GroupId, entry: &Located, log: &Log) -> Result<Entry, ReadError> {
-        let Located {
+    fn wanted(&self, index: u64) -> Wanted {
+        let behind = self.stretches.partition_point(|it| it.first <= index);
+        let stretch = self.stretches[behind - 1];
+        Wanted {
+            group: self.group,
             index,
-            term,
-            kind,
-            location,
-        } = *entry;
-        let Some(location) = location else {
-            return Err(ReadError::Corrupt {
-                file: log.dir.clone(),
-                offset: 0,
-                group,
-                index,
-                kind: DamageKind::MissingEntries,
-            });
-        };
-        let found = self
-            .segments
-            .iter()
-            .find(|(slot, _)| *slot == location.segment());
-        let (_, segment) = found.expect("the segment of every entry was opened");
-        let corrupt = |offset, kind| ReadError::Corrupt {
-            file: segment.path.clone(),
-            offset,
-            group,
-            index,
-            kind,
-        };
-        let failed = |offset, error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => corrupt(offset, DamageKind::Truncated),
-            _ => ReadError::Io {
-                path: segment.path.clone(),
-                source: error,
-            },
-        };
-        let (slot_offset, payload_offset) = (location.slot_offset(), location.payload_offset());
-        let slot = segment.file.read_bytes(slot_offset, SLOT_BYTES);
-        let slot = slot.map_err(|error| failed(slot_offset, error))?;
-        let slot = Slot::decode(&slot).expect("as many bytes as a slot has were read");
-        // The slot is read again from the disk: its length is trusted no further than the segment
-        // goes.
-        let payload = match slot.len {
-            0 => Bytes::new(),
-            len if payload_offset + u64::from(len) > segment.bytes => {
-                return Err(corrupt(slot_offset, DamageKind::Descriptors));
-            }
-            len => segment
-                .file
-                .read_bytes(payload_offset, len as usize)
-                .map_err(|error| failed(payload_offset, error))?,
-        };
-        if entry_crc(group.0, index, term, kind, &payload) != slot.crc {
-            return Err(corrupt(payload_offset, DamageKind::Payload));
+            term: stretch.term,
         }
-        Ok(Entry {
+    }
+}
+
+impl Wanted {
+    /// The entry, if the payload is what was written for it.
+    fn check(self, spot: Spot, slot: Slot, payload: Bytes) -> Option<Entry> {
+        let Self { group, index, term } = self;
+        let kind = spot.kind();
+        let is_right = entry_crc(group.0, index, term, kind, &payload) == slot.crc;
+        is_right.then_some(Entry {
             index,
             term,
             kind,
             payload,
         })
+    }
+
+    fn corrupt(self, file: PathBuf, offset: u64, kind: DamageKind) -> ReadError {
+        ReadError::Corrupt {
+            file,
+            offset,
+            group: self.group,
+            index: self.index,
+            kind,
+        }
+    }
+}
+
+fn check_bounds(group: GroupId, log: &GroupLog, from: u64, to: u64) -> Result<(), ReadError> {
+    if from < log.first_index() {
+        return Err(ReadError::Compacted {
+            group,
+            index: from,
+            first_index: log.first_index(),
+        });
+    }
+    let last_index = log.last_index();
+    if to - 1 > last_index {
+        return Err(ReadError::NotWritten {
+            group,
+            index: from.max(last_index + 1),
+            last_index,
+        });
+    }
+    Ok(())
+}
+
+/// Reads entries whose spots are in the index behind their segment. False if there is no room for
+/// all of them.
+fn read_sealed(
+    plan: &Plan,
+    part: &Part,
+    gathered: &mut Gathered,
+    (segment, offset, sealed): (&Segment, u64, Sealed),
+) -> Result<bool, ReadError> {
+    let bytes = segment
+        .file
+        .read_bytes(offset, part.count as usize * SPOT_BYTES)
+        .map_err(|error| failed(segment, offset, plan.wanted(part.first), error))?;
+    for (index, bytes) in (part.first..).zip(bytes.chunks_exact(SPOT_BYTES)) {
+        let wanted = plan.wanted(index);
+        let spot = Spot::decode(bytes).expect("as many bytes as a spot has");
+        if index == part.first && part.count >= SEQUENTIAL_ENTRIES_MIN {
+            segment.file.prefetch(spot.payload_offset(), AHEAD_BYTES);
+        }
+        let entry = match read_entry(segment, spot, wanted) {
+            Err(ReadError::Corrupt { .. }) => read_found(segment, sealed, spot, wanted)?,
+            other => other?,
+        };
+        if !gathered.push(entry) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The index led to nothing: it may be the index that rotted. The batches say where the entry is.
+fn read_found(
+    segment: &Segment,
+    sealed: Sealed,
+    spot: Spot,
+    wanted: Wanted,
+) -> Result<Entry, ReadError> {
+    let found = find_spot(segment, sealed.end, wanted.group, wanted.index);
+    match found {
+        Ok(Some(found)) => read_entry(segment, found, wanted),
+        Ok(None) => {
+            let path = segment.path.clone();
+            Err(wanted.corrupt(path, spot.slot_offset(), DamageKind::Descriptors))
+        }
+        Err(OpenError::Io { path, source, .. }) => Err(ReadError::Io { path, source }),
+        Err(error) => Err(ReadError::Io {
+            path: segment.path.clone(),
+            source: io::Error::other(error),
+        }),
+    }
+}
+
+fn read_entry(segment: &Segment, spot: Spot, wanted: Wanted) -> Result<Entry, ReadError> {
+    let (slot_offset, payload_offset) = (spot.slot_offset(), spot.payload_offset());
+    let corrupt = |offset, kind| wanted.corrupt(segment.path.clone(), offset, kind);
+    let slot = segment.file.read_bytes(slot_offset, SLOT_BYTES);
+    let slot = slot.map_err(|error| failed(segment, slot_offset, wanted, error))?;
+    let slot = Slot::decode(&slot).expect("as many bytes as a slot has were read");
+    // The slot is read again from the disk: its length is trusted no further than the segment goes.
+    let payload = match slot.len {
+        0 => Bytes::new(),
+        len if payload_offset + u64::from(len) > segment.bytes => {
+            return Err(corrupt(slot_offset, DamageKind::Descriptors));
+        }
+        len => segment
+            .file
+            .read_bytes(payload_offset, len as usize)
+            .map_err(|error| failed(segment, payload_offset, wanted, error))?,
+    };
+    let entry = wanted.check(spot, slot, payload);
+    entry.ok_or_else(|| corrupt(payload_offset, DamageKind::Payload))
+}
+
+fn failed(segment: &Segment, offset: u64, wanted: Wanted, error: io::Error) -> ReadError {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return wanted.corrupt(segment.path.clone(), offset, DamageKind::Truncated);
+    }
+    ReadError::Io {
+        path: segment.path.clone(),
+        source: error,
     }
 }

@@ -13,27 +13,31 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::disk::{DirLock, Disk};
-use crate::error::OpenError;
+use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{
     BLOCK_BYTES, HeaderBlock, SEGMENT_BYTES_LIMIT, SegmentHeader, VERSION_MAJOR,
     parse_segment_name, segment_name,
 };
 use crate::group::GroupLog;
-use crate::ids::{Lsn, SegmentId};
-use crate::index::Index;
-use crate::options::LogOptions;
+use crate::ids::{GroupId, Lsn, SegmentId};
+use crate::index::{Index, Stage};
+use crate::manifest::{Found, Manifest, ManifestFiles};
+use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
 
-use super::drive::Writer;
-use super::prepare::Preparer;
+use super::drive::{Tail, Writer};
+use super::prepare::{Pace, Preparer};
 use super::queue::{Bounds, Queue};
-use super::replay::{Candidate, Replay};
-use super::{Counters, Log, Recovered, RecoveredGroup};
+use super::recent::Recent;
+use super::replay::{Replay, has_checkpoint};
+use super::sort::{Candidate, InService, Sorted, sort};
+use super::summary::sum_up;
+use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
 
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
@@ -44,46 +48,48 @@ pub(crate) fn open(
     let lock = lock_dir(disk.as_ref(), dir)?;
     let candidates = read_candidates(disk.as_ref(), dir, &options)?;
     let last_id = candidates.keys().next_back().copied().unwrap_or_default();
-    let mut replay = Replay::new(&options);
-    let sorted = replay.sort(candidates)?;
-    replay.run(&sorted.chain)?;
-    let (mut index, end) = replay.finish(dir, &sorted)?;
-    let groups = index
-        .groups
-        .iter()
-        .map(|(&group, log)| (group, recovered_group(log)))
-        .collect();
-    remove_dead(disk.as_ref(), &mut index)?;
-    let next_id = SegmentId(last_id.0 + 1);
-    let spare = keep_one(disk.as_ref(), dir, sorted.others, next_id, &options)?;
-    let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
-    let bounds = |log: &RecoveredGroup| Bounds {
-        first: log.first_index,
-        last: log.last_index,
-    };
+    let (files, manifest) = open_manifest(disk.as_ref(), dir, &options, candidates.is_empty())?;
+    let mut sorted = sort(dir, candidates, manifest.as_ref(), options.accept_damage)?;
+    let read = read_chain(dir, &mut sorted, &options)?;
+    let mut written = manifest.unwrap_or_default();
+    written.generation = written.generation.max(sorted.generation);
     let recovered = Recovered {
-        groups,
-        report: end.report,
+        groups: read
+            .index
+            .groups
+            .iter()
+            .map(|(&group, log)| (group, recovered_group(group, log, &read.report.damage)))
+            .collect(),
+        report: read.report,
     };
-    let bounds_of: HashMap<_, _> = recovered
-        .groups
-        .iter()
-        .map(|(&group, log)| (group, bounds(log)))
-        .collect();
+    delete_dead(disk.as_ref(), dir, sorted.dead)?;
+    let last_id = last_id.max(written.settled).max(written.active);
+    let next_id = SegmentId(last_id.0 + 1);
+    let spare = keep_one(disk.as_ref(), dir, sorted.unused, next_id, &options)?;
+    let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
+    let generation = written.generation;
+    let is_synced = options.durability == Durability::PowerLoss;
     let log = Log {
         queue: Mutex::new(Queue::new(
-            Lsn(end.lsn.0 + 1),
-            bounds_of,
-            index.checkpoint_bytes_max(),
+            Lsn(read.tail.at.lsn.0 + 1),
+            bounds(&recovered),
+            read.index.checkpoint_bytes_max(),
         )),
         work: Condvar::new(),
-        writer: Mutex::new(Writer::new(end.tail, end.epoch + 1)),
-        index: RwLock::new(index),
+        writer: Mutex::new(Writer::new(read.tail, sorted.epoch + 1)),
+        index: RwLock::new(read.index),
+        recent: RwLock::new(Recent::new(options.recent_bytes_max)),
         spare: Mutex::new(spare),
-        preparer: Mutex::new(Preparer::new(next_id, &options)),
+        preparer: Mutex::new(Preparer::new(next_id, &options, files, written)),
+        pace: Pace::default(),
+        filling_bytes: AtomicU64::new(0),
         prepare_work: Condvar::new(),
         prepare_wanted: Mutex::new(true),
-        durable: AtomicU64::new(end.lsn.0),
+        durable: AtomicU64::new(read.tail.at.lsn.0),
+        // What was read was synced first; without syncs only what a manifest names is vouched for.
+        synced: AtomicU64::new(if is_synced { read.tail.at.lsn.0 } else { 0 }),
+        manifest_generation: AtomicU64::new(generation),
+        is_uncovered: AtomicBool::new(false),
         observers: RwLock::new(Vec::new()),
         counters: Counters::default(),
         dir: dir.to_owned(),
@@ -95,11 +101,158 @@ pub(crate) fn open(
     Ok((Arc::new(log), recovered))
 }
 
+/// A log that was read.
+struct Read {
+    index: Index,
+    tail: Tail,
+    report: RecoveryReport,
+}
+
+/// Reads the segments in service: the newest ones batch by batch from the last checkpoint on, the
+/// older ones by their index.
+fn read_chain(dir: &Path, sorted: &mut Sorted, options: &LogOptions) -> Result<Read, OpenError> {
+    let mut begin = sorted.chain.len().saturating_sub(1);
+    while begin > 0 && !has_checkpoint(&sorted.chain[begin])? {
+        begin -= 1;
+    }
+    let (sealed, scanned) = sorted.chain.split_at(begin);
+    let summaries = sum_up(sealed, options.recovery_threads)?;
+    let mut index = Index::default();
+    let mut damage = std::mem::take(&mut sorted.damage);
+    for InService {
+        segment, sealed, ..
+    } in sealed
+    {
+        if index
+            .segments
+            .add(Arc::clone(segment), Stage::Durable)
+            .is_none()
+        {
+            damage.push(lost(segment.path.clone(), None, DamageKind::Chain));
+            break;
+        }
+        if let Some(sealed) = sealed {
+            index.segments.seal(segment.id, *sealed, Stage::Durable);
+        }
+    }
+    let mut replay = Replay::new(index);
+    let counted = begin + replay.run(scanned)?;
+    let mut report = RecoveryReport {
+        segments: counted as u64,
+        scanned_bytes: replay.scanned_bytes,
+        torn_tail_bytes: replay.torn_tail_bytes,
+        ..RecoveryReport::default()
+    };
+    let is_state_lost = replay.is_state_lost || !damage.is_empty();
+    damage.append(&mut replay.damage);
+    let Replay {
+        mut index, tail, ..
+    } = replay;
+    for (part, mut summary) in sealed.iter().zip(summaries).rev() {
+        report.scanned_bytes += summary.scanned_bytes;
+        report.indexed_segments += u64::from(summary.stage == Stage::Indexed);
+        damage.append(&mut summary.damage);
+        if let Some((slot, counted)) = index.segments.by_id(part.segment.id) {
+            counted.stage = summary.stage;
+            summary.fill(&mut index, slot);
+        }
+    }
+    add_missing(dir, &index, &mut damage);
+    if is_state_lost && !options.accept_damage {
+        return Err(OpenError::Damaged { damage });
+    }
+    report.damage = damage;
+    let cut = sorted.chain.split_off(counted);
+    sorted
+        .dead
+        .extend(cut.into_iter().map(InService::into_dead));
+    Ok(Read {
+        index,
+        tail,
+        report,
+    })
+}
+
+/// Names the entries that are nowhere.
+fn add_missing(dir: &Path, index: &Index, damage: &mut Vec<Damage>) {
+    // They were in what is damaged, if that is known.
+    let file = damage
+        .first()
+        .map_or(dir.to_owned(), |first| first.file.clone());
+    for (&group, log) in &index.groups {
+        for indexes in log.missing() {
+            let lost = lost(
+                file.clone(),
+                Some((group, indexes)),
+                DamageKind::MissingEntries,
+            );
+            damage.push(lost);
+        }
+    }
+}
+
+fn lost(
+    file: std::path::PathBuf,
+    entries: Option<(GroupId, (u64, u64))>,
+    kind: DamageKind,
+) -> Damage {
+    Damage {
+        file,
+        offset: 0,
+        group: entries.map(|it| it.0),
+        indexes: entries.map(|it| it.1),
+        kind,
+    }
+}
+
+fn bounds(recovered: &Recovered) -> HashMap<GroupId, Bounds> {
+    let bounds = |log: &RecoveredGroup| Bounds {
+        first: log.first_index,
+        last: log.last_index,
+    };
+    let groups = recovered.groups.iter();
+    groups.map(|(&group, log)| (group, bounds(log))).collect()
+}
+
+/// Opens the manifest. In a directory without segments the first one is written, so that later a
+/// directory without one is known to have lost it.
+fn open_manifest(
+    disk: &dyn Disk,
+    dir: &Path,
+    options: &LogOptions,
+    is_fresh: bool,
+) -> Result<(ManifestFiles, Option<Manifest>), OpenError> {
+    let (files, found) = ManifestFiles::open(disk, dir)?;
+    let manifest = match found {
+        Found::Manifest(manifest) if manifest.identity != options.identity => {
+            return Err(OpenError::Identity {
+                path: dir.to_owned(),
+                found: manifest.identity,
+                expected: options.identity,
+            });
+        }
+        Found::Manifest(manifest) => Some(manifest),
+        Found::Nothing if is_fresh => {
+            let manifest = Manifest {
+                generation: 1,
+                identity: options.identity,
+                ..Manifest::default()
+            };
+            files
+                .write(&manifest)
+                .map_err(|source| OpenError::io("write the manifest of", dir, source))?;
+            Some(manifest)
+        }
+        Found::Nothing | Found::Damaged => None,
+    };
+    Ok((files, manifest))
+}
+
 impl Log {
     /// Makes the first segment ready. A full disk is no error here: the log can be read, and
     /// resumes by itself.
     fn prepare_first(&self) -> Result<(), OpenError> {
-        let prepared = self.prepare_segment(&mut self.preparer.lock());
+        let prepared = self.ready_segment(&mut self.preparer.lock());
         prepared.map(drop).map_err(|error| OpenError::Io {
             action: "prepare a segment in",
             path: self.dir.clone(),
@@ -210,24 +363,22 @@ fn read_candidate(
             path,
             file,
             bytes,
+            recycled: false,
         }),
         header,
     })
 }
 
-/// Deletes the segments that a durable record gave up: a crash came before they were, or before
-/// that was durable.
-fn remove_dead(disk: &dyn Disk, index: &mut Index) -> Result<(), OpenError> {
-    let dead: Vec<_> = index
-        .segments
-        .iter()
-        // A segment is only given up without entries; in a damaged log that may look otherwise.
-        .take_while(|counted| counted.segment.id < index.oldest && counted.live == 0)
-        .map(|counted| Arc::clone(&counted.segment))
-        .collect();
-    for segment in dead {
+/// Deletes the segments that the log does without, the newest first: each one before it leads to
+/// it, so a crash in between leaves a log that is read the same way.
+fn delete_dead(disk: &dyn Disk, dir: &Path, mut dead: Vec<Candidate>) -> Result<(), OpenError> {
+    dead.sort_unstable_by_key(|candidate| std::cmp::Reverse(candidate.segment.id));
+    for Candidate { segment, header } in dead {
         remove_file(disk, &segment.path)?;
-        index.segments.remove(segment.id);
+        if matches!(header, HeaderBlock::Valid(_)) {
+            disk.sync_dir(dir)
+                .map_err(|source| OpenError::io("sync", dir, source))?;
+        }
     }
     Ok(())
 }
@@ -274,6 +425,8 @@ fn keep_one(
             path,
             file,
             bytes: segment.bytes,
+            // It may have been another segment before it was made ready.
+            recycled: true,
         });
     }
     Ok(kept)
@@ -290,7 +443,8 @@ fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn recovered_group(log: &GroupLog) -> RecoveredGroup {
+fn recovered_group(group: GroupId, log: &GroupLog, damage: &[Damage]) -> RecoveredGroup {
+    let lost = damage.iter().filter(|it| it.group == Some(group));
     RecoveredGroup {
         state: log.state,
         first_index: log.first_index(),
@@ -298,5 +452,6 @@ fn recovered_group(log: &GroupLog) -> RecoveredGroup {
         previous_term: log.previous_term(),
         terms: log.terms(),
         snapshot: log.snapshot.clone(),
+        lost: lost.filter_map(|it| it.indexes).collect(),
     }
 }

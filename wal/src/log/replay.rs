@@ -1,66 +1,38 @@
-//! Reads a log from its oldest segment to its end, and tells a torn tail from damage.
+//! Reads segments batch by batch, and tells a torn tail from damage.
 //!
 //! The rule: a place where no batch is ends the log, unless something proves that a batch there was
 //! acknowledged. Proof is the header of the next segment, which says where this one ended; or a
 //! later batch of this segment, which says up to which lsn everything was durable when it was
 //! written.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-
 use crate::error::{Damage, DamageKind, OpenError};
-use crate::format::{BLOCK_BYTES, BatchHeader, HeaderBlock, SegmentHeader, chain};
+use crate::format::{BLOCK_BYTES, BatchHeader, SegmentHeader, chain};
 use crate::ids::{Lsn, SegmentId};
-use crate::index::{Fault, Index, Place};
+use crate::index::{Fault, Index, Place, Stage};
 use crate::locations::SegmentSlot;
-use crate::options::LogOptions;
-use crate::segment::Segment;
+use crate::record::{Record, Records};
+use crate::segment::{Sealed, Segment};
 
-use super::RecoveryReport;
 use super::drive::Tail;
 use super::scan::{Batch, Found, Scanner};
+use super::sort::InService;
 
-/// A segment file and what its first block says.
-pub(crate) struct Candidate {
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) header: HeaderBlock,
-}
-
-/// A segment that was in service. Its header is known unless it is damaged.
-pub(crate) struct InService {
-    segment: Arc<Segment>,
-    header: Option<SegmentHeader>,
-}
-
-/// What the files of a directory are.
-pub(crate) struct Sorted {
-    /// The segments of the log, oldest first.
-    pub(crate) chain: Vec<InService>,
-    /// The segment before the first of the chain that is not there; zero if the chain begins the
-    /// log.
-    before: SegmentId,
-    /// Files that were never in service, or are dead.
-    pub(crate) others: Vec<Candidate>,
-}
-
-/// Where a log ended, and how it was read.
-pub(crate) struct End {
-    pub(crate) lsn: Lsn,
-    pub(crate) epoch: u32,
-    pub(crate) tail: Tail,
-    pub(crate) report: RecoveryReport,
-}
-
-/// A log that is being read.
-pub(crate) struct Replay<'a> {
-    options: &'a LogOptions,
-    index: Index,
+/// Segments that are being read.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) index: Index,
     /// The lsn of the last batch that was read.
-    lsn: Lsn,
-    epoch: u32,
-    tail: Tail,
-    report: RecoveryReport,
+    pub(crate) lsn: Lsn,
+    /// Where the last segment ends.
+    pub(crate) tail: Tail,
+    pub(crate) damage: Vec<Damage>,
+    /// Whether a batch was found that cannot be read, so that what follows need not fit.
+    has_gap: bool,
+    /// Whether states of groups may be lost: a batch that cannot be read, and no checkpoint behind
+    /// it.
+    pub(crate) is_state_lost: bool,
+    pub(crate) scanned_bytes: u64,
+    pub(crate) torn_tail_bytes: u64,
 }
 
 /// The segment that is being read.
@@ -69,15 +41,18 @@ struct Reading<'a> {
     segment: &'a Segment,
     slot: SegmentSlot,
     header: Option<&'a SegmentHeader>,
-    /// Where it ends and with which chain, as its successor says. The last segment has no
-    /// successor.
-    sealed: Option<(u64, u32)>,
+    sealed: Option<Sealed>,
+    is_proven: bool,
+    /// Whether its first batch was durable for sure.
+    is_begun: bool,
     /// Where it ends at the latest.
     end: u64,
     offset: u64,
     chain: u32,
     /// Whether damage was found in it, so that its chain cannot be right.
     damaged: bool,
+    /// Whether the log ends in it, although there are segments behind it.
+    cut: bool,
 }
 
 impl Reading<'_> {
@@ -85,166 +60,101 @@ impl Reading<'_> {
         self.header
             .is_none_or(|segment| segment.epoch == batch.epoch)
     }
+
+    /// Whether every batch up to the end was acknowledged.
+    fn is_sealed(&self) -> bool {
+        self.sealed.is_some() && self.is_proven
+    }
 }
 
-impl<'a> Replay<'a> {
-    pub(crate) fn new(options: &'a LogOptions) -> Self {
+/// Whether a segment begins with a checkpoint that can be read.
+pub(crate) fn has_checkpoint(it: &InService) -> Result<bool, OpenError> {
+    let end = it.sealed.map_or(it.segment.bytes, |sealed| sealed.end);
+    let mut scanner = Scanner::new(&it.segment);
+    let Found::Batch(batch) = scanner.batch(BLOCK_BYTES, end)? else {
+        return Ok(false);
+    };
+    let first = Records::new(&batch.desc).next();
+    Ok(matches!(first, Some(Ok((_, Record::Checkpoint { .. })))))
+}
+
+impl Replay {
+    pub(crate) fn new(index: Index) -> Self {
         Self {
-            options,
-            index: Index::default(),
+            index,
             lsn: Lsn(0),
-            epoch: 0,
             tail: Tail::default(),
-            report: RecoveryReport::default(),
+            damage: Vec::new(),
+            has_gap: false,
+            is_state_lost: false,
+            scanned_bytes: 0,
+            torn_tail_bytes: 0,
         }
     }
 
-    /// Finds the segments that were in service: the newest that was, and from there each
-    /// predecessor.
-    pub(crate) fn sort(
-        &mut self,
-        mut candidates: BTreeMap<SegmentId, Candidate>,
-    ) -> Result<Sorted, OpenError> {
-        let is_valid = |it: &Candidate| matches!(it.header, HeaderBlock::Valid(_));
-        let newest = candidates
-            .iter()
-            .rev()
-            .find(|(_, it)| is_valid(it))
-            .map(|(&id, _)| id);
-        let mut next = newest;
-        for (&id, candidate) in candidates.iter().filter(|(id, _)| Some(**id) > newest) {
-            if holds_acknowledged(candidate)? {
-                next = Some(id);
-            }
-        }
-        let mut chain = Vec::new();
-        let mut before = SegmentId(0);
-        while let Some(id) = next {
-            let Some(Candidate { segment, header }) = candidates.remove(&id) else {
-                before = id;
-                break;
+    /// Reads segments that follow each other. Returns how many of them count: where a power cut took
+    /// the end of one that was not synced, those behind it do not.
+    pub(crate) fn run(&mut self, parts: &[InService]) -> Result<usize, OpenError> {
+        for (position, part) in parts.iter().enumerate() {
+            let InService {
+                segment,
+                header,
+                sealed,
+                is_proven,
+                is_begun,
+            } = part;
+            let stage = if *is_proven {
+                Stage::Durable
+            } else {
+                Stage::Written
             };
-            let header = match header {
-                HeaderBlock::Valid(header) => Some(header),
-                _ => None,
-            };
-            if header.is_none() {
-                self.damage(&segment, 0, DamageKind::SegmentHeader);
-            }
-            next = match &header {
-                Some(header) => Some(header.prev).filter(|prev| prev.0 > 0),
-                None => candidates
-                    .range(..id)
-                    .rev()
-                    .find(|(_, it)| is_valid(it))
-                    .map(|(&id, _)| id),
-            };
-            chain.push(InService { segment, header });
-        }
-        chain.reverse();
-        Ok(Sorted {
-            chain,
-            before,
-            others: candidates.into_values().collect(),
-        })
-    }
-
-    /// Reads the segments of the log.
-    pub(crate) fn run(&mut self, chain: &[InService]) -> Result<(), OpenError> {
-        for (position, InService { segment, header }) in chain.iter().enumerate() {
-            let successor = chain
-                .get(position + 1)
-                .and_then(|next| next.header.as_ref());
-            let sealed = successor.map(|header| (header.prev_end, header.prev_chain));
-            let Some(slot) = self.index.segments.add(Arc::clone(segment)) else {
+            let Some(slot) = self.index.segments.add(segment.clone(), stage) else {
                 self.damage(segment, 0, DamageKind::Chain);
-                return Ok(());
+                return Ok(position);
             };
+            let end = sealed.map_or(segment.bytes, |sealed| sealed.end.min(segment.bytes));
             let mut reading = Reading {
                 scanner: Scanner::new(segment),
                 segment,
                 slot,
                 header: header.as_ref(),
-                sealed,
-                end: sealed.map_or(segment.bytes, |(end, _)| end.min(segment.bytes)),
+                sealed: *sealed,
+                is_proven: *is_proven,
+                is_begun: *is_begun,
+                end,
                 offset: BLOCK_BYTES,
                 chain: header.as_ref().map_or(0, SegmentHeader::chain_start),
                 damaged: header.is_none(),
+                cut: false,
             };
-            self.begin_segment(&mut reading, position == 0);
+            let before = position
+                .checked_sub(1)
+                .map(|before| parts[before].segment.id);
+            self.begin_segment(&mut reading, before);
             while reading.offset < reading.end {
                 self.step(&mut reading)?;
             }
             self.end_segment(&reading);
-        }
-        Ok(())
-    }
-
-    /// Checks what can only be said of the whole log.
-    pub(crate) fn finish(mut self, dir: &Path, sorted: &Sorted) -> Result<(Index, End), OpenError> {
-        let oldest = self.index.oldest;
-        if sorted.before >= oldest && sorted.before.0 > 0 {
-            let path = dir.join(crate::format::segment_name(sorted.before));
-            return Err(OpenError::MissingSegment {
-                path,
-                segment: sorted.before,
-            });
-        }
-        for orphan in &sorted.others {
-            let is_valid = matches!(orphan.header, HeaderBlock::Valid(_));
-            if is_valid && orphan.segment.id >= oldest {
-                self.damage(&orphan.segment, 0, DamageKind::Chain);
+            if reading.cut {
+                return Ok(position + 1);
             }
         }
-        for (&group, log) in &self.index.groups {
-            if let Some(indexes) = log.first_missing() {
-                self.report.damage.push(Damage {
-                    file: dir.to_owned(),
-                    offset: 0,
-                    group: Some(group),
-                    indexes: Some(indexes),
-                    kind: DamageKind::MissingEntries,
-                });
-            }
-        }
-        if self.is_damaged() && !self.options.accept_damage {
-            return Err(OpenError::Damaged {
-                damage: self.report.damage,
-            });
-        }
-        let Self {
-            index,
-            lsn,
-            epoch,
-            tail,
-            report,
-            ..
-        } = self;
-        Ok((
-            index,
-            End {
-                lsn,
-                epoch,
-                tail,
-                report,
-            },
-        ))
+        Ok(parts.len())
     }
 
-    fn begin_segment(&mut self, reading: &mut Reading<'_>, is_first: bool) {
-        self.report.segments += 1;
+    fn begin_segment(&mut self, reading: &mut Reading<'_>, before: Option<SegmentId>) {
         let segment = reading.segment;
         let Some(header) = reading.header else { return };
         if header.segment_bytes > segment.bytes {
             self.damage(segment, segment.bytes, DamageKind::Truncated);
             reading.damaged = true;
         }
-        if is_first {
+        if before != Some(header.prev) {
+            // It is the first that is read, or segments between were given up.
             self.lsn = Lsn(header.first_lsn.0.saturating_sub(1));
-        } else if !self.is_damaged() && header.first_lsn.0 != self.lsn.0 + 1 {
+        } else if !self.has_gap && header.first_lsn.0 != self.lsn.0 + 1 {
             self.damage(segment, 0, DamageKind::Chain);
         }
-        self.epoch = self.epoch.max(header.epoch);
     }
 
     /// Reads the batch at the offset, and moves behind it; or to the end, if the log ends here.
@@ -265,10 +175,11 @@ impl<'a> Replay<'a> {
         let from = reading.offset + BLOCK_BYTES;
         // In a sealed segment every batch up to the end was acknowledged; in the last one those
         // before the watermark.
-        let is_sealed = reading.sealed.is_some();
+        let is_sealed = reading.is_sealed();
         let wanted = |header: &BatchHeader| is_sealed || header.durable_lsn > lsn;
         let ahead = reading.scanner.look_ahead(from, reading.end, wanted)?;
-        if ahead.batch.is_some() || is_sealed {
+        let is_first = reading.is_begun && reading.offset == BLOCK_BYTES;
+        if ahead.batch.is_some() || is_sealed || is_first {
             self.damage(reading.segment, reading.offset, kind);
             reading.damaged = true;
             reading.offset = ahead.batch.unwrap_or(reading.end);
@@ -282,18 +193,18 @@ impl<'a> Replay<'a> {
     fn continues(&self, header: &BatchHeader, reading: &Reading<'_>) -> bool {
         reading.is_of_epoch(header)
             && header.lsn > self.lsn
-            && (self.is_damaged() || header.durable_lsn <= self.lsn)
+            && (self.has_gap || header.durable_lsn <= self.lsn)
     }
 
     /// Whether a whole batch says that more was durable before it than was found.
     fn proves_a_loss(&self, header: &BatchHeader, reading: &Reading<'_>) -> bool {
-        reading.is_of_epoch(header) && !self.is_damaged() && header.durable_lsn > self.lsn
+        reading.is_of_epoch(header) && !self.has_gap && header.durable_lsn > self.lsn
     }
 
     fn accept(&mut self, reading: &mut Reading<'_>, batch: &Batch) -> Result<(), OpenError> {
         let header = &batch.header;
         let next = reading.offset + header.batch_bytes();
-        if reading.sealed.is_none() {
+        if !reading.is_sealed() {
             let bad = reading.scanner.bad_payloads(batch)?;
             if !bad.is_empty() {
                 let proves = |later: &BatchHeader| later.durable_lsn >= header.lsn;
@@ -303,7 +214,7 @@ impl<'a> Replay<'a> {
                 }
             }
             for payload in bad {
-                self.report.damage.push(Damage {
+                self.damage.push(Damage {
                     file: reading.segment.path.clone(),
                     offset: payload.offset,
                     group: Some(payload.group),
@@ -318,34 +229,41 @@ impl<'a> Replay<'a> {
             payload_offset: header.payload_offset(),
         };
         let mut faults = Vec::new();
-        self.index.apply(place, &batch.desc, &mut faults);
+        self.index
+            .apply(place, header.lsn, &batch.desc, &mut faults);
         self.report_faults(reading, faults);
         self.lsn = header.lsn;
-        self.epoch = self.epoch.max(header.epoch);
-        self.report.scanned_bytes += header.batch_bytes();
+        self.scanned_bytes += header.batch_bytes();
         reading.chain = chain(reading.chain, batch.header_crc);
         reading.offset = next;
-        self.tail = Tail {
-            segment: reading.segment.id,
-            end: next,
-            chain: reading.chain,
-        };
+        if batch_begins_segment(header) {
+            // The states of all groups are known again.
+            self.is_state_lost = false;
+        }
         Ok(())
     }
 
     /// The log ends at the offset: what stands behind was never acknowledged.
     fn end_log(&mut self, reading: &mut Reading<'_>, used_end: u64) -> Result<(), OpenError> {
+        let is_recycled = reading.header.is_some_and(|header| header.recycled);
+        let id = reading.segment.id;
         let block = reading.scanner.bytes(reading.offset, BLOCK_BYTES)?;
-        let is_used = block.is_some_and(|block| block.iter().any(|&byte| byte != 0));
-        let is_torn = is_used || used_end > reading.offset + BLOCK_BYTES;
-        if is_torn {
-            self.report.torn_tail_bytes += used_end - reading.offset;
-        }
-        self.tail = Tail {
-            segment: reading.segment.id,
-            end: reading.offset,
-            chain: reading.chain,
+        let torn = match block {
+            // What another segment left behind says nothing.
+            Some(block) if is_recycled => BatchHeader::torn_bytes(block, id).unwrap_or(0),
+            Some(block) => {
+                let is_used = block.iter().any(|&byte| byte != 0);
+                let is_torn = is_used || used_end > reading.offset + BLOCK_BYTES;
+                if is_torn {
+                    used_end - reading.offset
+                } else {
+                    0
+                }
+            }
+            None => 0,
         };
+        self.torn_tail_bytes += torn.min(reading.segment.bytes - reading.offset);
+        reading.cut = reading.sealed.is_some();
         reading.end = reading.offset;
         Ok(())
     }
@@ -353,12 +271,19 @@ impl<'a> Replay<'a> {
     fn end_segment(&mut self, reading: &Reading<'_>) {
         self.tail = Tail {
             segment: reading.segment.id,
-            end: reading.offset,
-            chain: reading.chain,
+            at: Sealed {
+                end: reading.offset,
+                chain: reading.chain,
+                lsn: self.lsn,
+            },
         };
-        let Some((end, chain)) = reading.sealed else {
+        let Some(sealed) = reading.sealed.filter(|_| !reading.cut) else {
             return;
         };
+        self.index
+            .segments
+            .seal(reading.segment.id, sealed, stage_of(reading));
+        let Sealed { end, chain, .. } = sealed;
         if end > reading.segment.bytes {
             self.damage(
                 reading.segment,
@@ -373,7 +298,7 @@ impl<'a> Replay<'a> {
     /// Gaps are reported at the end, if a later compaction has not closed them. A checkpoint that
     /// disagrees with a log in which something is damaged says nothing new.
     fn report_faults(&mut self, reading: &Reading<'_>, faults: Vec<Fault>) {
-        let was_damaged = self.is_damaged();
+        let was_damaged = self.has_gap;
         for fault in faults {
             let (group, kind) = match fault {
                 Fault::Gap { .. } => continue,
@@ -381,7 +306,9 @@ impl<'a> Replay<'a> {
                 Fault::Checkpoint { group } => (Some(group), DamageKind::Checkpoint),
                 Fault::Record { .. } => (None, DamageKind::Descriptors),
             };
-            self.report.damage.push(Damage {
+            self.has_gap = true;
+            self.is_state_lost |= kind == DamageKind::Descriptors;
+            self.damage.push(Damage {
                 file: reading.segment.path.clone(),
                 offset: reading.offset,
                 group,
@@ -391,13 +318,11 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn is_damaged(&self) -> bool {
-        !self.report.damage.is_empty()
-    }
-
     fn damage(&mut self, segment: &Segment, offset: u64, kind: DamageKind) {
         let file = segment.path.clone();
-        self.report.damage.push(Damage {
+        self.has_gap = true;
+        self.is_state_lost = true;
+        self.damage.push(Damage {
             file,
             offset,
             group: None,
@@ -407,15 +332,15 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Whether a segment without a header was in service nevertheless. A batch in it that is not its
-/// first was written after the first was durable, and the header became durable with that one.
-fn holds_acknowledged(candidate: &Candidate) -> Result<bool, OpenError> {
-    let mut scanner = Scanner::new(&candidate.segment);
-    let first = scanner.bytes(BLOCK_BYTES, BLOCK_BYTES)?;
-    let is_unused = first.is_none_or(|block| block.iter().all(|&byte| byte == 0));
-    if candidate.header == HeaderBlock::Blank && is_unused {
-        return Ok(false);
+/// The first batch of a segment stands behind its header, and holds the checkpoint.
+fn batch_begins_segment(header: &BatchHeader) -> bool {
+    header.offset == BLOCK_BYTES
+}
+
+fn stage_of(reading: &Reading<'_>) -> Stage {
+    if reading.is_proven {
+        Stage::Durable
+    } else {
+        Stage::Written
     }
-    let ahead = scanner.look_ahead(2 * BLOCK_BYTES, candidate.segment.bytes, |_| true)?;
-    Ok(ahead.batch.is_some())
 }

@@ -8,7 +8,8 @@ use crate::codec::Take;
 use crate::error::{DamageKind, OpenError};
 use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, desc_crc, entry_crc, padded};
 use crate::ids::GroupId;
-use crate::record::{Record, Records};
+use crate::locations::Spot;
+use crate::record::{RUN_BYTES, Record, Records, SLOT_BYTES};
 use crate::segment::Segment;
 
 /// Bytes read at once at least.
@@ -94,7 +95,7 @@ impl<'a> Scanner<'a> {
         let mut bad = Vec::new();
         let mut offset = batch.header.payload_offset();
         for record in Records::new(&batch.desc) {
-            let Ok((_, Record::Run(run))) = record else {
+            let Ok((_, Record::Run(run) | Record::Moved(run))) = record else {
                 continue;
             };
             for (index, slot) in (run.first_index..).zip(run.slots()) {
@@ -176,11 +177,52 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// Where the batches of a sealed segment say that an entry is, whatever its index says. Batches that
+/// are not whole are passed over.
+pub(crate) fn find_spot(
+    segment: &Segment,
+    end: u64,
+    group: GroupId,
+    index: u64,
+) -> Result<Option<Spot>, OpenError> {
+    let mut scanner = Scanner::new(segment);
+    let mut spot = None;
+    let mut offset = BLOCK_BYTES;
+    while offset < end {
+        if let Found::Batch(batch) = scanner.batch(offset, end)? {
+            spot = spot_in(&batch, group, index).or(spot);
+            offset += batch.header.batch_bytes();
+        } else {
+            offset += BLOCK_BYTES;
+        }
+    }
+    Ok(spot)
+}
+
+fn spot_in(batch: &Batch, group: GroupId, index: u64) -> Option<Spot> {
+    let mut spot = None;
+    let mut payload_offset = batch.header.payload_offset();
+    for record in Records::new(&batch.desc) {
+        let Ok((offset, Record::Run(run) | Record::Moved(run))) = record else {
+            continue;
+        };
+        let mut slot_offset = batch.header.desc_offset() + (offset + RUN_BYTES) as u64;
+        for (found, slot) in (run.first_index..).zip(run.slots()) {
+            if (run.group, found) == (group, index) {
+                spot = Some(Spot::new(run.kind, slot_offset, payload_offset));
+            }
+            slot_offset += SLOT_BYTES as u64;
+            payload_offset += padded(u64::from(slot.len));
+        }
+    }
+    spot
+}
+
 /// Bytes of the payload area that descriptors speak of; none if they do not decode.
 fn payload_bytes(desc: &[u8]) -> Option<u64> {
     let mut bytes = 0;
     for record in Records::new(desc) {
-        if let (_, Record::Run(run)) = record.ok()? {
+        if let (_, Record::Run(run) | Record::Moved(run)) = record.ok()? {
             bytes += run
                 .slots()
                 .map(|slot| padded(u64::from(slot.len)))

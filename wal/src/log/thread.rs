@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use super::{Drove, Log, LogStatus};
 
 /// How often the preparer looks whether space returned.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// After so long without a write, the last batch is covered by an empty one.
+const IDLE: Duration = Duration::from_millis(20);
 
 /// The threads of one log. They wait without a timer while there is nothing to do, and batch what
 /// arrives while one sync runs into the next. They end when this is dropped, without writing what
@@ -71,6 +75,14 @@ impl Drop for LogThread {
     }
 }
 
+/// What the log thread does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Write,
+    /// See [`Log::cover`].
+    Cover,
+}
+
 /// How the threads end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -80,8 +92,12 @@ pub(crate) enum Stop {
 
 impl Log {
     fn drive_loop(&self) {
-        while self.wait_for_work() {
-            match self.drive() {
+        while let Some(work) = self.wait_for_work() {
+            let drove = match work {
+                Work::Write => self.drive(),
+                Work::Cover => self.cover(),
+            };
+            match drove {
                 Ok(Drove::NeedsSegment) if self.queue.lock().stopping.is_some() => {
                     // The preparer may have ended already.
                     if !self.prepare().is_ok_and(|prepared| prepared.segment_ready) {
@@ -94,17 +110,30 @@ impl Log {
         }
     }
 
-    /// Waits until there is something to write. False if the thread should end.
-    fn wait_for_work(&self) -> bool {
+    /// Waits until there is something to write. None if the thread should end.
+    fn wait_for_work(&self) -> Option<Work> {
         let mut queue = self.queue.lock();
+        let mut batches = self.counters.batches.load(Ordering::Relaxed);
         loop {
             let has_work = !queue.waiting.is_empty();
             match queue.stopping {
-                Some(Stop::Now) => return false,
-                Some(Stop::AfterFlush) => return has_work && queue.failure().is_none(),
-                None if queue.failure().is_some() => return false,
-                None if has_work && queue.blocked_bytes == 0 => return true,
-                None => self.work.wait(&mut queue),
+                Some(Stop::Now) => return None,
+                Some(Stop::AfterFlush) => {
+                    return (has_work && queue.failure().is_none()).then_some(Work::Write);
+                }
+                None if queue.failure().is_some() => return None,
+                None if has_work && queue.blocked_bytes == 0 => return Some(Work::Write),
+                None if has_work || !self.is_uncovered.load(Ordering::Relaxed) => {
+                    self.work.wait(&mut queue);
+                }
+                None => {
+                    let waited = self.work.wait_for(&mut queue, IDLE);
+                    let written = self.counters.batches.load(Ordering::Relaxed);
+                    if waited.timed_out() && written == batches {
+                        return Some(Work::Cover);
+                    }
+                    batches = written;
+                }
             }
         }
     }

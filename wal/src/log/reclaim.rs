@@ -1,0 +1,232 @@
+//! Space comes back: dead segments are used again or deleted, and what lives in mostly dead ones is
+//! moved forward, so that a sleeping group never keeps more than it holds.
+//!
+//! Invariants:
+//! - A file is touched only when a durable manifest does without it, and used again only when nobody
+//!   holds bytes of it.
+//! - What is moved is read and checked first; a segment with an entry that cannot be read stays.
+//! - One move is on its way at a time.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::batch::{Move, WriteBatch};
+use crate::error::{LogError, ReadError};
+use crate::format::{BLOCK_BYTES, segment_name};
+use crate::ids::{Lsn, SegmentId};
+use crate::index::{Index, Stage};
+use crate::locations::SegmentSlot;
+use crate::segment::Segment;
+
+use super::Log;
+use super::prepare::Preparer;
+
+/// A move takes about so many bytes, so that the batch it is a part of is not held up by it.
+const MOVE_BYTES: u64 = 64 << 10;
+
+/// A segment of which more than this part lives, in percent, is not worth emptying.
+const LIVE_PERCENT_MAX: u64 = 75;
+
+/// What reclaiming remembers between two calls.
+#[derive(Debug, Default)]
+pub(crate) struct Reclaim {
+    /// The move that is on its way.
+    moving: Option<Lsn>,
+    /// Segments with an entry that could not be read.
+    stuck: BTreeSet<SegmentId>,
+    /// Dead segments that could not be deleted.
+    undeleted: Vec<Segment>,
+}
+
+impl Log {
+    /// Gives back the segments that nothing is in. Returns how many.
+    pub(super) fn reclaim(&self, preparer: &mut Preparer) -> Result<usize, LogError> {
+        let mut dead = std::mem::take(&mut preparer.reclaim.undeleted);
+        dead.extend(self.take_dead(preparer));
+        let mut given = 0;
+        while let Some(segment) = dead.pop() {
+            let path = segment.path.clone();
+            if let Err(segment) = self.use_again(preparer, segment)? {
+                match self.disk.remove(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        preparer.reclaim.undeleted = dead;
+                        preparer.reclaim.undeleted.push(segment);
+                        return Err(LogError::Delete {
+                            path,
+                            reason: error.to_string(),
+                        });
+                    }
+                    // Not synced: a name that comes back after a crash is removed by the next open.
+                    _ => drop(segment),
+                }
+            }
+            given += 1;
+        }
+        Ok(given)
+    }
+
+    /// Takes the dead segments that the manifest does without out of service. One that somebody
+    /// reads just now is left for the next time.
+    fn take_dead(&self, preparer: &Preparer) -> Vec<Segment> {
+        let index = self.index.read();
+        let named: BTreeSet<SegmentId> = preparer.written.sealed.iter().map(|it| it.0).collect();
+        let settled = preparer.written.settled;
+        let dead: Vec<SegmentId> = index
+            .segments
+            .dead()
+            .map(|counted| counted.segment.id)
+            .filter(|id| *id <= settled && !named.contains(id))
+            .collect();
+        drop(index);
+        let mut taken = Vec::new();
+        for id in dead {
+            let removed = self.index.write().segments.remove(id);
+            taken.extend(removed.map(Arc::try_unwrap).map(|it| match it {
+                Ok(segment) => segment,
+                // A reader holds it: a copy of the handle is enough to delete the file.
+                Err(shared) => Segment {
+                    id: shared.id,
+                    path: shared.path.clone(),
+                    file: Arc::clone(&shared.file),
+                    bytes: shared.bytes,
+                    recycled: true,
+                },
+            }));
+        }
+        taken
+    }
+
+    /// Makes a dead segment the next one, if one of its size is wanted and nobody holds bytes of it.
+    /// Gives it back if not.
+    fn use_again(
+        &self,
+        preparer: &mut Preparer,
+        mut segment: Segment,
+    ) -> Result<Result<(), Segment>, LogError> {
+        let is_wanted = self.spare.lock().is_none()
+            && preparer.takes(segment.bytes)
+            && segment.bytes >= self.queue.lock().blocked_bytes
+            && segment.bytes <= self.options.segment_bytes_max;
+        let mut is_free =
+            || Arc::get_mut(&mut segment.file).is_some_and(|file| file.forget_reads());
+        if !is_wanted || !is_free() {
+            return Ok(Err(segment));
+        }
+        let id = preparer.take_id();
+        let path = self.dir.join(segment_name(id));
+        let renamed = self.wipe_and_rename(&segment, &path);
+        renamed.map_err(|error| self.fail(format!("cannot use {} again: {error}", segment.id)))?;
+        self.drop_filling(preparer);
+        self.counters.recycled.fetch_add(1, Ordering::Relaxed);
+        self.segment_is_ready(Some(Segment {
+            id,
+            path,
+            file: segment.file,
+            bytes: segment.bytes,
+            recycled: true,
+        }));
+        Ok(Ok(()))
+    }
+
+    /// The header goes first, so that no file ever has a header that is not its own.
+    fn wipe_and_rename(&self, segment: &Segment, path: &std::path::Path) -> io::Result<()> {
+        let zeros = [0; BLOCK_BYTES as usize];
+        segment.file.write_at(0, &[IoSlice::new(&zeros)])?;
+        segment.file.sync_data()?;
+        self.disk.rename(&segment.path, path)?;
+        self.disk.sync_dir(&self.dir)
+    }
+
+    /// Moves some of what lives out of the segment that is worth it most, if the sealed segments
+    /// take more than twice what lives in the log. Whether there is more to move.
+    pub(super) fn move_entries(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
+        if let Some(lsn) = preparer.reclaim.moving {
+            if self.durable() < lsn {
+                return Ok(true);
+            }
+            preparer.reclaim.moving = None;
+        }
+        let Some((id, candidates)) = self.choose(&preparer.reclaim.stuck) else {
+            return Ok(false);
+        };
+        for moved in candidates {
+            let entries = match self.read_all(moved.group, moved.indexes.clone()) {
+                Ok(entries) => entries,
+                // Compacted meanwhile: there is nothing to move.
+                Err(ReadError::Compacted { .. } | ReadError::NotWritten { .. }) => continue,
+                // It stays where it is, and whoever reads it is told.
+                Err(_) => {
+                    preparer.reclaim.stuck.insert(id);
+                    break;
+                }
+            };
+            // Each group by itself, so that one that is cut just now does not hold up the others.
+            let mut batch = WriteBatch::new();
+            batch.move_entries(moved, entries);
+            match self.enqueue(&mut batch) {
+                Ok(lsn) => preparer.reclaim.moving = Some(lsn),
+                // It passes: the queue empties, and a full disk leaves what remains of the segment
+                // for this.
+                Err(_) => break,
+            }
+        }
+        self.work.notify_one();
+        Ok(preparer.reclaim.moving.is_some())
+    }
+
+    /// The segment to empty, and the next entries to move out of it.
+    fn choose(&self, stuck: &BTreeSet<SegmentId>) -> Option<(SegmentId, Vec<Move>)> {
+        let index = self.index.read();
+        let mut sealed_bytes = 0;
+        let mut live_bytes = 0;
+        let mut best: Option<(u64, SegmentId)> = None;
+        for counted in index.segments.iter() {
+            live_bytes += counted.live_bytes;
+            if counted.sealed.is_none() {
+                continue;
+            }
+            sealed_bytes += counted.segment.bytes;
+            let percent = counted.live_bytes * 100 / counted.segment.bytes;
+            let id = counted.segment.id;
+            let is_worth_it = counted.stage == Stage::Indexed
+                && counted.live > 0
+                && percent <= LIVE_PERCENT_MAX
+                && !stuck.contains(&id);
+            if is_worth_it && best.is_none_or(|(least, _)| percent < least) {
+                best = Some((percent, id));
+            }
+        }
+        let (_, id) = best.filter(|_| sealed_bytes > 2 * live_bytes)?;
+        let slot = index.segments.slot_of(id)?;
+        Some((id, candidates(&index, id, slot)))
+    }
+}
+
+/// Entries in a segment, about as many as one move takes.
+fn candidates(index: &Index, from: SegmentId, slot: SegmentSlot) -> Vec<Move> {
+    let mut candidates = Vec::new();
+    let mut bytes = 0;
+    for (&group, log) in &index.groups {
+        let all = log.first_index()..log.last_index() + 1;
+        for piece in log
+            .pieces(all)
+            .filter(|it| it.place.segment() == Some(slot))
+        {
+            if bytes >= MOVE_BYTES {
+                return candidates;
+            }
+            let each = (piece.bytes / piece.count).max(1);
+            let count = piece.count.min((MOVE_BYTES - bytes) / each + 1);
+            bytes += each * count;
+            candidates.push(Move {
+                group,
+                born: log.born,
+                indexes: piece.first..piece.first + count,
+                from,
+            });
+        }
+    }
+    candidates
+}
