@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::footer::footer_bytes;
+use crate::footer::footer_growth;
 use crate::format::{UNIT_BYTES, batch_bytes, entry_crc, padded};
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::record::{self, Keep, RunHead, Slot};
@@ -225,9 +225,9 @@ impl WriteBatch {
         batch_bytes(self.desc.len() as u64, self.payload_bytes)
     }
 
-    /// Bytes that it and the index of its entries take at most if it is written alone.
-    pub(crate) fn bytes_indexed(&self) -> u64 {
-        self.bytes_alone() + footer_bytes(self.runs, self.slots)
+    /// Bytes that it takes of a segment at most: itself, and its part of the index behind it.
+    pub(crate) fn bytes_in_segment(&self) -> u64 {
+        self.bytes_alone() + footer_growth(self.runs, self.slots)
     }
 
     /// Bytes of payloads that are moved.

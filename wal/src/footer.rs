@@ -59,6 +59,11 @@ pub(crate) fn footer_bytes(ranges: u64, entries: u64) -> u64 {
     (table + entries * SPOT_BYTES as u64).next_multiple_of(BLOCK_BYTES)
 }
 
+/// By how much a footer grows at most when so many ranges and entries join it.
+pub(crate) fn footer_growth(ranges: u64, entries: u64) -> u64 {
+    (ranges * RANGE_BYTES as u64 + entries * SPOT_BYTES as u64).next_multiple_of(BLOCK_BYTES)
+}
+
 impl Footer {
     /// The footer of a segment, made of the ranges and the spots of each.
     pub(crate) fn encode(

@@ -162,6 +162,11 @@ impl Index {
         payload_offset
     }
 
+    /// Whether the states of groups are known from a checkpoint.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Notes that the checkpoint that begins a segment was written.
     pub(crate) fn begin(&mut self) {
         self.begun = true;

@@ -19,7 +19,9 @@ fn sample() -> (MemoryDisk, Recovered) {
 /// The sample, what it held before its last batch, and what it holds.
 fn sample_and_before() -> (MemoryDisk, Recovered, Recovered) {
     let disk = MemoryDisk::new();
-    let (log, _) = open(&disk);
+    let mut options = options();
+    options.segment_bytes_min = 20 << 10;
+    let (log, _) = Log::open(disk.as_disk(), Path::new(DIR), options).unwrap();
     let mut batch = appended(1, 1..=2, 1, 60);
     batch.set_state(
         GroupId(1),
@@ -167,22 +169,70 @@ fn a_zeroed_block_of_acknowledged_data_is_named() {
 }
 
 #[test]
-fn accepted_damage_costs_what_is_damaged_and_nothing_else() {
+fn rot_in_a_sealed_segment_costs_one_group_what_stood_there() {
     let (disk, whole) = sample();
     // The batch with entry 3 of group 1: the third block behind the header.
     let path = Path::new(DIR).join("0000000000000001.seg");
     write(&disk, &path, 3 * BLOCK, &[0; BLOCK]);
+    let (log, recovered) = open(&disk);
+    let damage = &recovered.report.damage;
+    assert_eq!(
+        (&damage[0].file, damage[0].offset, damage[0].kind),
+        (&path, 3 * BLOCK as u64, DamageKind::BatchHeader)
+    );
+    assert_eq!(
+        (&damage[1].file, damage[1].group, damage[1].indexes),
+        (&path, Some(GroupId(1)), Some((3, 3)))
+    );
+    assert_eq!(damage.len(), 2, "nothing is reported twice: {damage:?}");
+    let affected = RecoveredGroup {
+        lost: vec![(3, 3)],
+        ..whole.groups[&GroupId(1)].clone()
+    };
+    assert_eq!(recovered.groups[&GroupId(1)], affected);
+    assert_eq!(recovered.groups[&GroupId(2)], whole.groups[&GroupId(2)]);
+    assert!(matches!(
+        log.read(GroupId(1), 1, 6, usize::MAX),
+        Err(ReadError::Corrupt {
+            group: GroupId(1),
+            index: 3,
+            kind: DamageKind::MissingEntries,
+            ..
+        })
+    ));
+    let read = |group, from, to| log.read(GroupId(group), from, to, usize::MAX).unwrap();
+    assert_eq!(read(1, 1, 3), entries(1, 1..=2, 1, 60));
+    assert_eq!(read(1, 4, 5), [entry(1, 4, 2, 2500)]);
+    assert_eq!(read(2, 1, 3), entries(2, 1..=2, 1, 90));
+    commit(&log, appended(2, 3..=3, 2, 70));
+    // What is lost stays lost, and is named at each open, until the group lets go of it.
+    drop(log);
+    let (log, recovered) = open(&disk);
+    assert_eq!(recovered.groups[&GroupId(1)].lost, [(3, 3)]);
+    let mut batch = WriteBatch::new();
+    batch.compact(GroupId(1), 4);
+    commit(&log, batch);
+    drop(log);
+    assert_eq!(open(&disk).1.groups[&GroupId(1)].lost, []);
+}
+
+#[test]
+fn rot_that_may_cost_terms_and_votes_is_refused_unless_it_is_accepted() {
+    let (disk, whole) = sample();
+    // The first batch of the last segment, which holds the states of all groups and entry 4.
+    let path = Path::new(DIR).join("0000000000000002.seg");
+    write(&disk, &path, BLOCK, &[0; BLOCK]);
     let Err(OpenError::Damaged { damage }) = try_open(&disk) else {
         panic!("damage is refused")
     };
     assert_eq!(
-        (damage[0].offset, damage[0].kind),
-        (3 * BLOCK as u64, DamageKind::BatchHeader)
+        (&damage[0].file, damage[0].offset, damage[0].kind),
+        (&path, BLOCK as u64, DamageKind::BatchHeader)
     );
     let lost = damage.last().unwrap();
     assert_eq!(
         (lost.group, lost.indexes),
-        (Some(GroupId(1)), Some((3, 3))),
+        (Some(GroupId(1)), Some((4, 4))),
         "{damage:?}"
     );
     assert_eq!(
@@ -195,27 +245,10 @@ fn accepted_damage_costs_what_is_damaged_and_nothing_else() {
     let (log, recovered) = Log::open(disk.as_disk(), Path::new(DIR), options).unwrap();
     assert_eq!(recovered.report.damage, damage);
     assert_eq!(recovered.groups[&GroupId(2)], whole.groups[&GroupId(2)]);
-    assert!(matches!(
-        log.read(GroupId(1), 1, 6, usize::MAX),
-        Err(ReadError::Corrupt {
-            group: GroupId(1),
-            index: 3,
-            kind: DamageKind::MissingEntries,
-            ..
-        })
-    ));
-    assert_eq!(
-        log.read(GroupId(1), 1, 3, usize::MAX).unwrap(),
-        entries(1, 1..=2, 1, 60)
-    );
-    assert_eq!(
-        log.read(GroupId(1), 4, 5, usize::MAX).unwrap(),
-        [entry(1, 4, 2, 2500)]
-    );
-    assert_eq!(
-        log.read(GroupId(2), 1, 3, usize::MAX).unwrap(),
-        entries(2, 1..=2, 1, 90)
-    );
+    let read = |group, from, to| log.read(GroupId(group), from, to, usize::MAX).unwrap();
+    assert_eq!(read(1, 1, 3), entries(1, 1..=2, 1, 60));
+    assert_eq!(read(1, 5, 6), [entry(1, 5, 2, 10)]);
+    assert_eq!(read(2, 1, 3), entries(2, 1..=2, 1, 90));
 }
 
 #[test]
@@ -274,10 +307,12 @@ fn a_missing_segment_is_named_unless_it_was_given_up() {
         commit(&log, appended(1, index..=index, 1, 3000));
         log.prepare().unwrap();
     }
+    let in_service = log.stats().segments as usize;
     drop(log);
-    let files = segments(&disk);
+    let mut files = segments(&disk);
+    files.truncate(in_service);
     assert!(files.len() >= 5);
-    for (number, (path, _)) in files[..files.len() - 2].iter().enumerate() {
+    for (path, _) in &files[..files.len() - 1] {
         let damaged = disk.deep_clone();
         damaged.remove(path).unwrap();
         match try_open(&damaged) {
@@ -285,15 +320,15 @@ fn a_missing_segment_is_named_unless_it_was_given_up() {
                 path: named,
                 segment,
             }) => {
-                assert_eq!((&named, segment), (path, SegmentId(number as u64 + 1)));
+                let id = u64::from_str_radix(path.file_stem().unwrap().to_str().unwrap(), 16);
+                assert_eq!((&named, segment), (path, SegmentId(id.unwrap())));
             }
             other => panic!("{}: {other:?}", path.display()),
         }
-        assert_eq!(
-            segments(&damaged).len(),
-            files.len() - 1,
-            "nothing older was deleted"
-        );
+        let left = segments(&damaged);
+        let is_left = |path| left.iter().any(|(left, _)| left == path);
+        let others = files.iter().filter(|(other, _)| other != path);
+        assert!(others.map(|it| &it.0).all(is_left), "nothing was deleted");
     }
 }
 

@@ -299,36 +299,34 @@ fn dead_segments_are_deleted_and_disk_stays_bounded() {
 }
 
 #[test]
-fn a_sleeping_group_is_named_as_what_pins_the_oldest_segment() {
+fn a_sleeping_group_is_named_as_what_pins_the_oldest_segment_until_it_is_moved() {
     let disk = MemoryDisk::new();
     let (log, _) = open(&disk);
     commit(&log, appended(7, 1..=1, 1, 10));
-    for round in 0..100_u64 {
-        commit(&log, appended(1, round + 1..=round + 1, 1, 1000));
-        let mut batch = WriteBatch::new();
-        batch.compact(GroupId(1), round + 1);
+    let turn = |index: u64| {
+        let mut batch = appended(1, index..=index, 1, 1000);
+        batch.compact(GroupId(1), index);
         commit(&log, batch);
+    };
+    let mut index = 1;
+    while log.stats().segments < 2 {
+        turn(index);
+        index += 1;
     }
     assert_eq!(log.stats().pinned_by, [GroupId(7)]);
-    let mut batch = WriteBatch::new();
-    batch.compact(GroupId(7), 2);
-    commit(&log, batch);
-    log.prepare().unwrap();
-    settle(&log);
-    let deleted = log.prepare().unwrap().deleted;
-    assert!(deleted > 3, "{deleted}");
-    assert_eq!(log.stats().pinned_by, [GroupId(1)]);
+    for index in index..=100 {
+        turn(index);
+    }
+    rest(&log);
+    let stats = log.stats();
+    assert!(stats.segments <= 2, "{stats:?}");
+    assert!(stats.moved_bytes > 0, "{stats:?}");
     drop(log);
-    let (_, recovered) = open(&disk);
+    let (log, recovered) = open(&disk);
     let sleeping = &recovered.groups[&GroupId(7)];
-    assert_eq!(
-        (
-            sleeping.first_index,
-            sleeping.last_index,
-            sleeping.previous_term
-        ),
-        (2, 1, 1)
-    );
+    assert_eq!((sleeping.first_index, sleeping.last_index), (1, 1));
+    let read = log.read(GroupId(7), 1, 2, usize::MAX).unwrap();
+    assert_eq!(read, [entry(7, 1, 1, 10)]);
 }
 
 #[test]
@@ -359,6 +357,34 @@ fn bytes_read_from_a_real_disk_outlive_their_segment() {
         log.read(GroupId(1), 40, 41, 0).unwrap(),
         [entry(1, 40, 1, 3000)]
     );
+}
+
+#[test]
+fn a_dead_segment_is_used_again_unless_somebody_holds_bytes_of_it() {
+    for holds in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options();
+        options.segment_bytes_min = SEGMENT_BYTES_MAX;
+        options.recent_bytes_max = 0;
+        let (log, _) = Log::open(Arc::new(RealDisk), dir.path(), options).unwrap();
+        let mut held = Vec::new();
+        for index in 1..=300 {
+            let mut batch = appended(1, index..=index, 1, 3000);
+            batch.compact(GroupId(1), index);
+            commit(&log, batch);
+            let read = log.read(GroupId(1), index, index + 1, usize::MAX).unwrap();
+            assert_eq!(read, [entry(1, index, 1, 3000)]);
+            if holds {
+                held.extend(read);
+            }
+            rest(&log);
+        }
+        let recycled = log.stats().recycled;
+        assert_eq!(recycled == 0, holds, "{recycled} segments were used again");
+        for held in held {
+            assert_eq!(held, entry(1, held.index, 1, 3000));
+        }
+    }
 }
 
 #[test]

@@ -321,7 +321,7 @@ mod tests {
                 "{used}: {filled}"
             );
             assert!(
-                filled <= 1 + 2 * used * bytes / active + 1,
+                filled <= 2 * (used + 1) * bytes / active + 1,
                 "{used}: {filled}"
             );
         }

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 
 use crate::batch::{Op, WriteBatch};
 use crate::error::{LogError, SubmitError};
-use crate::footer::footer_bytes;
 use crate::ids::{GroupId, Lsn};
 use crate::options::{CHECKPOINT_BYTES_MAX, LogOptions};
 use crate::record::Keep;
@@ -43,6 +42,8 @@ pub(crate) struct Queue {
     /// What the checkpoint of everything durable takes at most.
     pub(crate) checkpoint_bytes: u64,
     bytes: u64,
+    /// What everything in line takes of a segment at most.
+    segment_bytes: u64,
     growth: u64,
     next_lsn: Lsn,
     bounds: HashMap<GroupId, Bounds>,
@@ -102,6 +103,7 @@ impl Queue {
             room_bytes: 0,
             checkpoint_bytes,
             bytes: 0,
+            segment_bytes: 0,
             growth: 0,
             next_lsn,
             bounds,
@@ -123,6 +125,7 @@ impl Queue {
     pub(crate) fn pop(&mut self) -> Option<Submission> {
         let submission = self.waiting.pop_front()?;
         self.bytes -= submission.batch.bytes_alone();
+        self.segment_bytes -= submission.batch.bytes_in_segment();
         self.growth -= submission.batch.growth;
         Some(submission)
     }
@@ -131,6 +134,7 @@ impl Queue {
     pub(crate) fn forget_waiting(&mut self) {
         self.waiting.clear();
         self.bytes = 0;
+        self.segment_bytes = 0;
         self.growth = 0;
     }
 
@@ -157,6 +161,7 @@ impl Queue {
         let lsn = self.next_lsn;
         self.next_lsn = Lsn(lsn.0 + 1);
         self.bytes += batch.bytes_alone();
+        self.segment_bytes += batch.bytes_in_segment();
         self.growth += batch.growth;
         self.waiting.push_back(Submission { lsn, batch });
         lsn
@@ -174,7 +179,7 @@ impl Queue {
                 bytes_max: CHECKPOINT_BYTES_MAX,
             });
         }
-        let needed = bytes + footer_bytes(batch.runs, batch.slots);
+        let needed = self.segment_bytes + batch.bytes_in_segment();
         if self.status == LogStatus::Full && (batch.entries > 0 || needed > self.room_bytes) {
             return Err(SubmitError::Full);
         }

@@ -34,7 +34,7 @@ use super::drive::{Tail, Writer};
 use super::prepare::{Pace, Preparer};
 use super::queue::{Bounds, Queue};
 use super::recent::Recent;
-use super::replay::{Replay, has_checkpoint};
+use super::replay::Replay;
 use super::sort::{Candidate, InService, Sorted, sort};
 use super::summary::sum_up;
 use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
@@ -108,46 +108,37 @@ struct Read {
     report: RecoveryReport,
 }
 
-/// Reads the segments in service: the newest ones batch by batch from the last checkpoint on, the
-/// older ones by their index.
+/// Reads the segments in service: the newest ones batch by batch from a checkpoint on, the older
+/// ones by their index.
 fn read_chain(dir: &Path, sorted: &mut Sorted, options: &LogOptions) -> Result<Read, OpenError> {
-    let mut begin = sorted.chain.len().saturating_sub(1);
-    while begin > 0 && !has_checkpoint(&sorted.chain[begin])? {
+    let chain = &sorted.chain;
+    let last = chain.len().saturating_sub(1);
+    // Where a power cut may have taken the end of a segment, what follows it may not count.
+    let unproven = chain.iter().position(|it| !it.is_proven);
+    let mut begin = unproven.unwrap_or(last);
+    let mut replay = Replay::new(begin_index(&chain[..begin]));
+    let mut counted = begin + replay.run(&chain[begin..])?;
+    // The states of all groups come from a checkpoint that counts: where the first batch was torn,
+    // from one before.
+    while begin > 0 && !replay.index.has_begun() {
         begin -= 1;
+        replay = Replay::new(begin_index(&chain[..begin]));
+        counted = begin + replay.run(&chain[begin..])?;
     }
-    let (sealed, scanned) = sorted.chain.split_at(begin);
-    let summaries = sum_up(sealed, options.recovery_threads)?;
-    let mut index = Index::default();
-    let mut damage = std::mem::take(&mut sorted.damage);
-    for InService {
-        segment, sealed, ..
-    } in sealed
-    {
-        if index
-            .segments
-            .add(Arc::clone(segment), Stage::Durable)
-            .is_none()
-        {
-            damage.push(lost(segment.path.clone(), None, DamageKind::Chain));
-            break;
-        }
-        if let Some(sealed) = sealed {
-            index.segments.seal(segment.id, *sealed, Stage::Durable);
-        }
-    }
-    let mut replay = Replay::new(index);
-    let counted = begin + replay.run(scanned)?;
     let mut report = RecoveryReport {
         segments: counted as u64,
         scanned_bytes: replay.scanned_bytes,
         torn_tail_bytes: replay.torn_tail_bytes,
         ..RecoveryReport::default()
     };
+    let mut damage = std::mem::take(&mut sorted.damage);
     let is_state_lost = replay.is_state_lost || !damage.is_empty();
     damage.append(&mut replay.damage);
     let Replay {
         mut index, tail, ..
     } = replay;
+    let sealed = &sorted.chain[..begin];
+    let summaries = sum_up(sealed, options.recovery_threads)?;
     for (part, mut summary) in sealed.iter().zip(summaries).rev() {
         report.scanned_bytes += summary.scanned_bytes;
         report.indexed_segments += u64::from(summary.stage == Stage::Indexed);
@@ -171,6 +162,21 @@ fn read_chain(dir: &Path, sorted: &mut Sorted, options: &LogOptions) -> Result<R
         tail,
         report,
     })
+}
+
+/// An index that knows these sealed segments, and not yet what is in them.
+fn begin_index(sealed: &[InService]) -> Index {
+    let mut index = Index::default();
+    for part in sealed {
+        let slot = index
+            .segments
+            .add(Arc::clone(&part.segment), Stage::Durable);
+        slot.expect("a manifest names no more segments than there are slots");
+        if let Some(sealed) = part.sealed {
+            index.segments.seal(part.segment.id, sealed, Stage::Durable);
+        }
+    }
+    index
 }
 
 /// Names the entries that are nowhere.

@@ -10,7 +10,6 @@ use crate::format::{BLOCK_BYTES, BatchHeader, SegmentHeader, chain};
 use crate::ids::{Lsn, SegmentId};
 use crate::index::{Fault, Index, Place, Stage};
 use crate::locations::SegmentSlot;
-use crate::record::{Record, Records};
 use crate::segment::{Sealed, Segment};
 
 use super::drive::Tail;
@@ -65,17 +64,6 @@ impl Reading<'_> {
     fn is_sealed(&self) -> bool {
         self.sealed.is_some() && self.is_proven
     }
-}
-
-/// Whether a segment begins with a checkpoint that can be read.
-pub(crate) fn has_checkpoint(it: &InService) -> Result<bool, OpenError> {
-    let end = it.sealed.map_or(it.segment.bytes, |sealed| sealed.end);
-    let mut scanner = Scanner::new(&it.segment);
-    let Found::Batch(batch) = scanner.batch(BLOCK_BYTES, end)? else {
-        return Ok(false);
-    };
-    let first = Records::new(&batch.desc).next();
-    Ok(matches!(first, Some(Ok((_, Record::Checkpoint { .. })))))
 }
 
 impl Replay {

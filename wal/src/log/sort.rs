@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{BLOCK_BYTES, BatchHeader, HeaderBlock, SegmentHeader, segment_name};
 use crate::ids::{Lsn, SegmentId};
+use crate::locations::SEGMENT_SLOTS_MAX;
 use crate::manifest::Manifest;
 use crate::segment::{Sealed, Segment};
 
@@ -78,6 +79,10 @@ pub(crate) fn sort(
                 .push(damage(dir.to_owned(), DamageKind::Manifest));
             sorted.take_all(&mut candidates);
         }
+    }
+    if sorted.chain.len() >= SEGMENT_SLOTS_MAX {
+        let damage = vec![damage(dir.to_owned(), DamageKind::Chain)];
+        return Err(OpenError::Damaged { damage });
     }
     sorted.chain.reverse();
     sorted.seal_by_successors();

@@ -15,12 +15,13 @@ use quorate_wal::{
 
 pub(crate) const DIR: &str = "/node/log";
 pub(crate) const BLOCK: usize = 4096;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 10;
 
 /// Small segments, so that a test sees many.
 pub(crate) fn options() -> LogOptions {
     let mut options = LogOptions::default();
     options.segment_bytes_min = 16 << 10;
-    options.segment_bytes_max = 64 << 10;
+    options.segment_bytes_max = SEGMENT_BYTES_MAX;
     options.entry_bytes_max = 1 << 20;
     options.batch_bytes_max = 2 << 20;
     options.queue_bytes_max = 4 << 20;
@@ -87,6 +88,18 @@ pub(crate) fn settle(log: &Log) {
             Drove::Idle => return,
             Drove::NeedsSegment => assert!(log.prepare().expect("prepares").segment_ready),
             _ => {}
+        }
+    }
+}
+
+/// Prepares and drives until nothing is left to do: all that can be moved and given back is.
+pub(crate) fn rest(log: &Log) {
+    loop {
+        let before = log.stats();
+        log.prepare().expect("prepares");
+        settle(log);
+        if log.stats() == before {
+            return;
         }
     }
 }
