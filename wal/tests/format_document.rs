@@ -13,12 +13,16 @@ use quorate_wal::*;
 
 const DOCUMENT: &str = include_str!("../../docs/format.md");
 const SEGMENT_BYTES: usize = 16 << 10;
+const MANIFEST_BYTES: usize = 16 << 10;
+const MANIFEST: &str = "MANIFEST-a";
 
-/// The segment that the lines of hexadecimal digits in the document describe; what they leave out
-/// is zero.
-fn documented() -> Vec<u8> {
-    let mut segment = vec![0; SEGMENT_BYTES];
-    for line in DOCUMENT.lines() {
+/// The file that the lines of hexadecimal digits behind this sentence of the document describe, up
+/// to `end`; what they leave out is zero.
+fn documented(begin: &str, end: &str, bytes: usize) -> Vec<u8> {
+    let mut segment = vec![0; bytes];
+    let (_, behind) = DOCUMENT.split_once(begin).unwrap();
+    let (lines, _) = behind.split_once(end).unwrap();
+    for line in lines.lines() {
         let Some((offset, rest)) = line.split_once("  ") else {
             continue;
         };
@@ -31,6 +35,14 @@ fn documented() -> Vec<u8> {
         }
     }
     segment
+}
+
+fn documented_segment() -> Vec<u8> {
+    documented("The header of segment 1", "## Snapshot file", SEGMENT_BYTES)
+}
+
+fn documented_manifest() -> Vec<u8> {
+    documented("The manifest in slot a", "The header of segment 1", MANIFEST_BYTES)
 }
 
 fn example_batch() -> WriteBatch {
@@ -91,9 +103,15 @@ fn the_example_is_what_is_written() {
     commit(&log, example_batch());
     let (_, written) = &segments(&disk)[0];
     assert!(
-        *written == documented(),
+        *written == documented_segment(),
         "the log writes this:\n{}",
         lines(written)
+    );
+    let written = read(&disk, &Path::new(DIR).join(MANIFEST));
+    assert!(
+        written == documented_manifest(),
+        "the log writes this:\n{}",
+        lines(&written)
     );
 }
 
@@ -101,10 +119,14 @@ fn the_example_is_what_is_written() {
 fn the_example_is_read() {
     let disk = MemoryDisk::new();
     disk.create_dir_all(Path::new(DIR)).unwrap();
-    let file = disk
-        .create(&Path::new(DIR).join("0000000000000001.seg"))
-        .unwrap();
-    file.write_at(0, &[IoSlice::new(&documented())]).unwrap();
+    let files = [
+        ("0000000000000001.seg", documented_segment()),
+        (MANIFEST, documented_manifest()),
+    ];
+    for (name, bytes) in files {
+        let file = disk.create(&Path::new(DIR).join(name)).unwrap();
+        file.write_at(0, &[IoSlice::new(&bytes)]).unwrap();
+    }
     let (log, recovered) = open(&disk);
     let group = &recovered.groups[&GroupId(1)];
     assert_eq!(
