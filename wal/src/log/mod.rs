@@ -18,11 +18,11 @@ mod queue;
 mod read;
 mod recent;
 mod reclaim;
-mod recover;
+pub(crate) mod recover;
 mod replay;
-mod scan;
+pub(crate) mod scan;
 mod seal;
-mod sort;
+pub(crate) mod sort;
 mod summary;
 mod thread;
 

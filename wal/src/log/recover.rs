@@ -63,8 +63,7 @@ pub(crate) fn open(
         report: read.report,
     };
     delete_dead(disk.as_ref(), dir, sorted.dead)?;
-    let last_id = last_id.max(written.settled).max(written.active);
-    let next_id = SegmentId(last_id.0 + 1);
+    let next_id = next_id(last_id, &written);
     let spare = keep_one(disk.as_ref(), dir, sorted.unused, next_id, &options)?;
     let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
     let generation = written.generation;
@@ -102,15 +101,21 @@ pub(crate) fn open(
 }
 
 /// A log that was read.
-struct Read {
-    index: Index,
-    tail: Tail,
-    report: RecoveryReport,
+pub(crate) struct Read {
+    pub(crate) index: Index,
+    pub(crate) tail: Tail,
+    pub(crate) report: RecoveryReport,
+    /// Whether states of groups may be older than what was acknowledged.
+    pub(crate) is_state_lost: bool,
 }
 
 /// Reads the segments in service: the newest ones batch by batch from a checkpoint on, the older
 /// ones by their index.
-fn read_chain(dir: &Path, sorted: &mut Sorted, options: &LogOptions) -> Result<Read, OpenError> {
+pub(crate) fn read_chain(
+    dir: &Path,
+    sorted: &mut Sorted,
+    options: &LogOptions,
+) -> Result<Read, OpenError> {
     let chain = &sorted.chain;
     let last = chain.len().saturating_sub(1);
     // Where a power cut may have taken the end of a segment, what follows it may not count.
@@ -161,6 +166,7 @@ fn read_chain(dir: &Path, sorted: &mut Sorted, options: &LogOptions) -> Result<R
         index,
         tail,
         report,
+        is_state_lost,
     })
 }
 
@@ -338,7 +344,7 @@ fn read_candidates(
     Ok(candidates)
 }
 
-fn read_candidate(
+pub(crate) fn read_candidate(
     disk: &dyn Disk,
     dir: &Path,
     id: SegmentId,
@@ -389,6 +395,21 @@ fn delete_dead(disk: &dyn Disk, dir: &Path, mut dead: Vec<Candidate>) -> Result<
     Ok(())
 }
 
+/// The id of the next segment, which was never used before.
+pub(crate) fn next_id(last_file: SegmentId, manifest: &Manifest) -> SegmentId {
+    let last_id = last_file.max(manifest.settled).max(manifest.active);
+    SegmentId(last_id.0 + 1)
+}
+
+/// Whether a file that is not in service can be the next segment. One that begins with anything is
+/// not used again: under its new name that could pass for a segment in service.
+pub(crate) fn can_be_next(candidate: &Candidate, options: &LogOptions) -> bool {
+    let bytes = candidate.segment.bytes;
+    matches!(candidate.header, HeaderBlock::Blank)
+        && bytes >= options.segment_bytes_min
+        && bytes.is_multiple_of(BLOCK_BYTES)
+}
+
 /// Keeps the newest of the files that are not in service as the next segment, and deletes the
 /// others, so that opening again and again takes no space. It gets a name that was never used:
 /// nothing in it passes for a batch any more.
@@ -400,12 +421,9 @@ fn keep_one(
     options: &LogOptions,
 ) -> Result<Option<Segment>, OpenError> {
     let mut kept = None;
-    for Candidate { segment, header } in others.into_iter().rev() {
-        // A file that begins with anything is not used again: under its new name that could pass for a segment in service.
-        let is_blank = matches!(header, HeaderBlock::Blank);
-        let fits = is_blank
-            && segment.bytes >= options.segment_bytes_min
-            && segment.bytes.is_multiple_of(BLOCK_BYTES);
+    for candidate in others.into_iter().rev() {
+        let fits = can_be_next(&candidate, options);
+        let Candidate { segment, .. } = candidate;
         if kept.is_some() || !fits {
             remove_file(disk, &segment.path)?;
             continue;
@@ -449,7 +467,7 @@ fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn recovered_group(group: GroupId, log: &GroupLog, damage: &[Damage]) -> RecoveredGroup {
+pub(crate) fn recovered_group(group: GroupId, log: &GroupLog, damage: &[Damage]) -> RecoveredGroup {
     let lost = damage.iter().filter(|it| it.group == Some(group));
     RecoveredGroup {
         state: log.state,
