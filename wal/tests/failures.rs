@@ -138,6 +138,56 @@ fn a_log_opens_for_reading_on_a_full_disk() {
     commit(&log, appended(1, 6..=6, 1, 10));
 }
 
+/// Opens a log on a disk without a free byte, on which there is no file for the next segment.
+fn open_without_space(disk: &FaultyDisk, log: Arc<Log>) -> Arc<Log> {
+    disk.faults.full.store(true, Ordering::SeqCst);
+    // The segment that was ready goes into service, and is torn with its first batch.
+    drop(log);
+    let unused: Vec<_> = segments(&disk.inner)
+        .into_iter()
+        .filter(|(_, bytes)| bytes[..BLOCK].iter().all(|&byte| byte == 0))
+        .collect();
+    for (path, _) in unused {
+        disk.inner.remove(&path).unwrap();
+    }
+    let (log, _) = open(disk);
+    assert_eq!(log.status(), LogStatus::Full);
+    log
+}
+
+#[test]
+fn space_is_given_back_even_if_there_was_none_when_the_log_was_opened() {
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    for index in 1..=40 {
+        commit(&log, appended(1, index..=index, 1, 3000));
+    }
+    let log = open_without_space(&disk, log);
+    let segments_before = log.stats().segments;
+    assert!(segments_before > 3);
+    assert_eq!(
+        log.submit(appended(1, 41..=41, 1, 10)),
+        Err(SubmitError::Full)
+    );
+    let mut batch = WriteBatch::new();
+    batch.compact(GroupId(1), 41);
+    commit(&log, batch);
+    rest(&log);
+    assert!(log.stats().segments < segments_before);
+    // What was given back is used again, although nothing else is free.
+    assert_eq!(log.status(), LogStatus::Healthy);
+    assert!(log.stats().recycled > 0);
+    commit(&log, appended(1, 41..=45, 1, 1000));
+    disk.faults.full.store(false, Ordering::SeqCst);
+    commit(&log, appended(1, 46..=60, 1, 1000));
+    log.prepare().unwrap();
+    assert!(reserve_bytes(&disk.inner) > 0, "there is a reserve again");
+    drop(log);
+    let (log, _) = open(&disk);
+    let read = log.read(GroupId(1), 41, 61, usize::MAX).unwrap();
+    assert_eq!(read, entries(1, 41..=60, 1, 1000));
+}
+
 #[test]
 fn the_preparer_finds_returned_space_without_being_asked() {
     let disk = FaultyDisk::default();

@@ -42,7 +42,11 @@ fn documented_segment() -> Vec<u8> {
 }
 
 fn documented_manifest() -> Vec<u8> {
-    documented("The manifest in slot a", "The header of segment 1", MANIFEST_BYTES)
+    documented(
+        "The manifest in slot a",
+        "The header of segment 1",
+        MANIFEST_BYTES,
+    )
 }
 
 fn example_batch() -> WriteBatch {

@@ -20,6 +20,7 @@ mod recent;
 mod reclaim;
 pub(crate) mod recover;
 mod replay;
+mod reserve;
 pub(crate) mod scan;
 mod seal;
 pub(crate) mod sort;
@@ -66,8 +67,8 @@ pub struct Log {
     prepare_work: Condvar,
     prepare_wanted: Mutex<bool>,
     pace: prepare::Pace,
-    /// Bytes of the segment that is being made ready.
-    filling_bytes: AtomicU64,
+    /// Bytes of the files that wait: the segment that is being made ready, and the reserve.
+    waiting_bytes: AtomicU64,
     durable: AtomicU64,
     /// The lsn up to which a sync was seen to succeed.
     synced: AtomicU64,
@@ -110,7 +111,7 @@ pub enum LogStatus {
 pub struct LogStats {
     /// Segments in service.
     pub segments: u64,
-    /// Bytes of all segment files, the prepared one included.
+    /// Bytes of all segment files, those included that are ready or kept for a full disk.
     pub disk_bytes: u64,
     /// Bytes that the entries in the log take, with what finding them takes; an estimate where a part
     /// of a sealed range was dropped.
@@ -275,10 +276,10 @@ impl Log {
         drop((writer, preparer));
     }
 
-    /// Bytes of all segment files, the prepared one included. Cheaper than [`stats`](Self::stats).
+    /// Bytes of all segment files, see [`LogStats::disk_bytes`]. Cheaper than [`stats`](Self::stats).
     pub fn disk_bytes(&self) -> u64 {
         let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes)
-            + self.filling_bytes.load(Ordering::Relaxed);
+            + self.waiting_bytes.load(Ordering::Relaxed);
         let index = self.index.read();
         let in_service: u64 = index
             .segments

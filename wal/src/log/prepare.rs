@@ -45,6 +45,8 @@ pub(crate) struct Preparer {
     /// The manifest that is durable.
     pub(super) written: Manifest,
     pub(super) reclaim: Reclaim,
+    /// See [`super::reserve`].
+    pub(super) reserve: Option<Segment>,
 }
 
 /// A segment that is being filled with zeros.
@@ -97,6 +99,7 @@ impl Preparer {
         options: &LogOptions,
         manifest: ManifestFiles,
         written: Manifest,
+        reserve: Option<Segment>,
     ) -> Self {
         Self {
             next_id,
@@ -105,11 +108,21 @@ impl Preparer {
             manifest,
             written,
             reclaim: Reclaim::default(),
+            reserve,
         }
     }
 
-    /// Bytes of the segment that is being filled.
-    pub(super) fn filling_bytes(&self) -> u64 {
+    /// Bytes of the files that wait: the segment that is being filled, and the reserve.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.filling_bytes() + self.reserve_bytes()
+    }
+
+    /// Bytes of the reserve.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        self.reserve.as_ref().map_or(0, |reserve| reserve.bytes)
+    }
+
+    fn filling_bytes(&self) -> u64 {
         self.filling
             .as_ref()
             .map_or(0, |filling| filling.segment.bytes)
@@ -151,8 +164,8 @@ impl Log {
             return Err(error);
         }
         let prepared = self.prepare_locked(&mut preparer);
-        self.filling_bytes
-            .store(preparer.filling_bytes(), Ordering::Relaxed);
+        self.waiting_bytes
+            .store(preparer.waiting_bytes(), Ordering::Relaxed);
         drop(preparer);
         if self.status() != status {
             self.tell_observers();
@@ -175,6 +188,7 @@ impl Log {
         } else {
             self.ready_segment(preparer)?
         };
+        self.ready_reserve(preparer)?;
         Ok(Prepared {
             segment_ready,
             deleted: deleted?,
@@ -185,9 +199,10 @@ impl Log {
     pub(super) fn ready_segment(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
         let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
         let needed = self.queue.lock().blocked_bytes;
-        if spare_bytes > 0 && spare_bytes >= needed {
+        let is_full = self.queue.lock().status == LogStatus::Full;
+        if spare_bytes > 0 && spare_bytes >= needed && !is_full {
             self.pace.rest();
-            self.segment_is_ready(None);
+            self.hand_over(None);
             return Ok(true);
         }
         if self.index.read().segments.is_full() {
@@ -199,13 +214,15 @@ impl Log {
             Ok(Some(segment)) => {
                 preparer.next_bytes = (preparer.next_bytes * 2).min(self.options.segment_bytes_max);
                 self.pace.rest();
-                self.segment_is_ready(Some(segment));
+                self.segment_is_ready(segment);
                 Ok(true)
             }
             Err(error) if is_shortage(&error) => {
                 self.drop_filling(preparer);
                 self.set_full();
-                Ok(false)
+                self.use_reserve(preparer)?;
+                let spare = self.spare.lock();
+                Ok(spare.as_ref().is_some_and(|spare| spare.bytes >= needed))
             }
             Err(error) => Err(self.fail(format!("cannot prepare the next segment: {error}"))),
         }
@@ -271,18 +288,25 @@ impl Log {
         }
     }
 
-    /// Hands a segment to the writer. One that was ready but too small is deleted: it was never in
-    /// service.
-    pub(super) fn segment_is_ready(&self, segment: Option<Segment>) {
+    /// Hands a segment to the writer, and takes entries again if they were refused.
+    pub(super) fn segment_is_ready(&self, segment: Segment) {
+        let mut queue = self.queue.lock();
+        if queue.status == LogStatus::Full {
+            queue.status = LogStatus::Healthy;
+        }
+        drop(queue);
+        self.hand_over(Some(segment));
+    }
+
+    /// Hands a segment to the writer, or the one that is there already. One that was ready but is
+    /// not needed is deleted: it was never in service.
+    pub(super) fn hand_over(&self, segment: Option<Segment>) {
         let mut spare = self.spare.lock();
         let small = segment.and_then(|segment| spare.replace(segment));
         let spare_bytes = spare.as_ref().map_or(0, |spare| spare.bytes);
         let mut queue = self.queue.lock();
         if queue.blocked_bytes <= spare_bytes {
             queue.blocked_bytes = 0;
-        }
-        if queue.status == LogStatus::Full {
-            queue.status = LogStatus::Healthy;
         }
         drop(queue);
         drop(spare);

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use crate::batch::{Op, WriteBatch};
 use crate::error::{LogError, SubmitError};
+use crate::format::BLOCK_BYTES;
 use crate::ids::{GroupId, Lsn};
 use crate::options::{CHECKPOINT_BYTES_MAX, LogOptions};
 use crate::record::Keep;
@@ -39,6 +40,8 @@ pub(crate) struct Queue {
     pub(crate) blocked_bytes: u64,
     /// Bytes left in the segment that is written to.
     pub(crate) room_bytes: u64,
+    /// Bytes of the segment that is kept for a full disk; zero if there is none.
+    pub(crate) reserve_bytes: u64,
     /// What the checkpoint of everything durable takes at most.
     pub(crate) checkpoint_bytes: u64,
     bytes: u64,
@@ -101,6 +104,7 @@ impl Queue {
             waiting: VecDeque::new(),
             blocked_bytes: 0,
             room_bytes: 0,
+            reserve_bytes: 0,
             checkpoint_bytes,
             bytes: 0,
             segment_bytes: 0,
@@ -167,8 +171,8 @@ impl Queue {
         lsn
     }
 
-    /// On a full disk, records that free space may still take what is left of the segment, and
-    /// entries may not.
+    /// On a full disk, records that free space may still take what is left of the segment, or the
+    /// reserve, and entries may not.
     fn check_room(&self, batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitError> {
         let bytes = self.bytes + batch.bytes_alone();
         if bytes > options.queue_bytes_max {
@@ -180,7 +184,12 @@ impl Queue {
             });
         }
         let needed = self.segment_bytes + batch.bytes_in_segment();
-        if self.status == LogStatus::Full && (batch.entries > 0 || needed > self.room_bytes) {
+        // Of the reserve, its header, the checkpoint and the index are taken.
+        let taken = 3 * BLOCK_BYTES + self.checkpoint_bytes + self.growth + batch.growth;
+        let room_bytes = self
+            .room_bytes
+            .max(self.reserve_bytes.saturating_sub(taken));
+        if self.status == LogStatus::Full && (batch.entries > 0 || needed > room_bytes) {
             return Err(SubmitError::Full);
         }
         Ok(())

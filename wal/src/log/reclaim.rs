@@ -120,13 +120,13 @@ impl Log {
         renamed.map_err(|error| self.fail(format!("cannot use {} again: {error}", segment.id)))?;
         self.drop_filling(preparer);
         self.counters.recycled.fetch_add(1, Ordering::Relaxed);
-        self.segment_is_ready(Some(Segment {
+        self.segment_is_ready(Segment {
             id,
             path,
             file: segment.file,
             bytes: segment.bytes,
             recycled: true,
-        }));
+        });
         Ok(Ok(()))
     }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -35,6 +35,7 @@ use super::prepare::{Pace, Preparer};
 use super::queue::{Bounds, Queue};
 use super::recent::Recent;
 use super::replay::Replay;
+use super::reserve;
 use super::sort::{Candidate, InService, Sorted, sort};
 use super::summary::sum_up;
 use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
@@ -66,6 +67,7 @@ pub(crate) fn open(
     let next_id = next_id(last_id, &written);
     let spare = keep_one(disk.as_ref(), dir, sorted.unused, next_id, &options)?;
     let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
+    let reserve = reserve::find(disk.as_ref(), dir)?;
     let generation = written.generation;
     let is_synced = options.durability == Durability::PowerLoss;
     let log = Log {
@@ -79,9 +81,9 @@ pub(crate) fn open(
         index: RwLock::new(read.index),
         recent: RwLock::new(Recent::new(options.recent_bytes_max)),
         spare: Mutex::new(spare),
-        preparer: Mutex::new(Preparer::new(next_id, &options, files, written)),
+        preparer: Mutex::new(Preparer::new(next_id, &options, files, written, reserve)),
         pace: Pace::default(),
-        filling_bytes: AtomicU64::new(0),
+        waiting_bytes: AtomicU64::new(0),
         prepare_work: Condvar::new(),
         prepare_wanted: Mutex::new(true),
         durable: AtomicU64::new(read.tail.at.lsn.0),
@@ -261,15 +263,20 @@ fn open_manifest(
 }
 
 impl Log {
-    /// Makes the first segment ready. A full disk is no error here: the log can be read, and
-    /// resumes by itself.
+    /// Makes the first segment ready, and the reserve. A full disk is no error here: the log can be
+    /// read, and resumes by itself.
     fn prepare_first(&self) -> Result<(), OpenError> {
-        let prepared = self.ready_segment(&mut self.preparer.lock());
-        prepared.map(drop).map_err(|error| OpenError::Io {
-            action: "prepare a segment in",
-            path: self.dir.clone(),
-            source: io::Error::other(error.to_string()),
-        })
+        let mut preparer = self.preparer.lock();
+        let prepared = self.ready_segment(&mut preparer);
+        prepared
+            .and_then(|_| self.ready_reserve(&mut preparer))
+            .map_err(|error| {
+                let source = io::Error::other(error.to_string());
+                OpenError::io("prepare a segment in", &self.dir, source)
+            })?;
+        self.waiting_bytes
+            .store(preparer.waiting_bytes(), Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -416,12 +423,12 @@ pub(crate) fn can_be_next(candidate: &Candidate, options: &LogOptions) -> bool {
 fn keep_one(
     disk: &dyn Disk,
     dir: &Path,
-    others: Vec<Candidate>,
+    unused: Vec<Candidate>,
     next_id: SegmentId,
     options: &LogOptions,
 ) -> Result<Option<Segment>, OpenError> {
     let mut kept = None;
-    for candidate in others.into_iter().rev() {
+    for candidate in unused.into_iter().rev() {
         let fits = can_be_next(&candidate, options);
         let Candidate { segment, .. } = candidate;
         if kept.is_some() || !fits {
@@ -429,11 +436,7 @@ fn keep_one(
             continue;
         }
         let path = dir.join(segment_name(next_id));
-        let failed = |action, source| OpenError::Io {
-            action,
-            path: segment.path.clone(),
-            source,
-        };
+        let failed = |action, source| OpenError::io(action, &segment.path, source);
         // Its zeros may have been written by a process that died before it synced them.
         segment
             .file

@@ -124,6 +124,11 @@ pub(crate) fn segments(disk: &dyn Disk) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
+/// Bytes of what the log keeps for a full disk.
+pub(crate) fn reserve_bytes(disk: &dyn Disk) -> u64 {
+    read(disk, &Path::new(DIR).join("RESERVE")).len() as u64
+}
+
 pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Vec<u8> {
     let file = disk.open(path).expect("the file is there");
     let mut bytes = vec![0; file.len().expect("has a length") as usize];
