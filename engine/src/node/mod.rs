@@ -24,4 +24,4 @@ pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
 pub(crate) use space::LogSpace;
-pub(crate) use storage::restored;
+pub(crate) use storage::{lost_behind, restored};

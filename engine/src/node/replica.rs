@@ -22,7 +22,7 @@ use super::install::SnapshotState;
 use super::ports::Ports;
 use super::published::Published;
 use super::shard::{After, Outbox, Writes};
-use super::storage::{GroupLog, add_persist, to_state};
+use super::storage::{GroupLog, add_persist, lost_reason, to_state};
 use crate::transport::{Consistency, Refusal, ReplyBody, Request, RequestBody};
 
 /// What a replica needs to know of the node's options.
@@ -62,6 +62,10 @@ pub(crate) struct Replica<M: StateMachine> {
     fault: Option<String>,
     /// This build cannot apply the next entry.
     is_halted: bool,
+    /// Why it stands aside, if it does or did.
+    lost: Option<String>,
+    /// An entry that was found to have rotted on disk, and about which nothing was done yet.
+    rotten: Option<LogIndex>,
     taken: Option<Output>,
 }
 
@@ -125,8 +129,32 @@ impl<M: StateMachine> Replica<M> {
             lazy_state: None,
             fault: None,
             is_halted: false,
+            lost: None,
+            rotten: None,
             taken: None,
         }
+    }
+
+    /// Entries of the log were lost, the last of them at `last`: the replica stands aside, see [`Raft::set_aside`].
+    pub(crate) fn set_aside(&mut self, now_ns: u64, last: LogIndex, reason: String) {
+        self.raft.set_aside(now_ns, last);
+        self.lost = Some(reason);
+        self.fault = None;
+    }
+
+    /// Third part of a pass: deals with an entry that has rotted. One that was applied is only wanted by followers that lag:
+    /// a snapshot serves them as well, and lets go of it. Without one that was not, this replica cannot go on. Returns
+    /// whether there was one.
+    pub(super) fn heal(&mut self, now_ns: u64, writes: &mut Writes, ports: &Ports<M>) -> bool {
+        let Some(index) = self.rotten.take() else {
+            return false;
+        };
+        if index <= self.applied {
+            self.let_go(writes, ports);
+        } else {
+            self.set_aside(now_ns, index, lost_reason(index, index));
+        }
+        true
     }
 
     pub(crate) fn published(&self) -> &Arc<Published<M::View>> {
@@ -280,13 +308,9 @@ impl<M: StateMachine> Replica<M> {
         if self.is_halted {
             return;
         }
-        let mut output = self.raft.output(
-            now_ns,
-            &mut GroupLog {
-                log,
-                group: self.group,
-            },
-        );
+        let mut entries = GroupLog::new(log, self.group);
+        let mut output = self.raft.output(now_ns, &mut entries);
+        self.rotten = entries.rotten.or(self.rotten);
         if let Some(fault) = output.fault.take() {
             self.note_fault(now_ns, &fault);
         }
@@ -472,7 +496,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Why this replica is stuck or was, if it ever was.
     pub(crate) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref().or(self.snapshots.trouble.as_deref())
+        let lost = self.lost.as_deref().filter(|_| self.raft.is_aside());
+        lost.or(self.fault.as_deref())
+            .or(self.snapshots.trouble.as_deref())
     }
 
     /// Writes what was left for later, when the node stops in order.

@@ -276,7 +276,9 @@ impl<M: StateMachine> Shard<M> {
             self.send_outbox();
             self.submit(now_ns);
             for slot in ready {
-                if self.replicas[slot].finish(now_ns, &self.ports) {
+                let replica = &mut self.replicas[slot];
+                let has_more = replica.finish(now_ns, &self.ports);
+                if replica.heal(now_ns, &mut self.writes, &self.ports) || has_more {
                     self.mark_ready(slot);
                 }
                 self.arm(slot);

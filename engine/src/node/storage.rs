@@ -4,15 +4,27 @@ use quorate_raft::{
     Config, Entry, EntryKind, HardState, LogIndex, LogReadError, LogReader, NodeId, Persist,
     Restored, SnapshotMeta, Term,
 };
-use quorate_wal::{GroupId, GroupState, Log, RecoveredGroup, SnapshotRef};
+use quorate_wal::{GroupId, GroupState, Log, ReadError, RecoveredGroup, SnapshotRef};
 use serde::{Deserialize, Serialize};
 
 use super::shard::Writes;
 
 /// One group's entries, out of the shared log.
 pub(crate) struct GroupLog<'a> {
-    pub(crate) log: &'a Log,
-    pub(crate) group: GroupId,
+    log: &'a Log,
+    group: GroupId,
+    /// The entry that was asked for and has rotted on disk.
+    pub(crate) rotten: Option<LogIndex>,
+}
+
+impl<'a> GroupLog<'a> {
+    pub(crate) fn new(log: &'a Log, group: GroupId) -> Self {
+        Self {
+            log,
+            group,
+            rotten: None,
+        }
+    }
 }
 
 impl LogReader for GroupLog<'_> {
@@ -27,7 +39,12 @@ impl LogReader for GroupLog<'_> {
         let stored = self
             .log
             .read(self.group, from.0, to.0 + 1, bytes_max)
-            .map_err(|error| LogReadError::new(error.to_string()))?;
+            .map_err(|error| {
+                if let ReadError::Corrupt { index, .. } = &error {
+                    self.rotten = Some(LogIndex(*index));
+                }
+                LogReadError::new(error.to_string())
+            })?;
         stored
             .into_iter()
             .map(|entry| {
@@ -111,18 +128,55 @@ pub(crate) fn restored(
             vote: (state.vote != 0).then_some(NodeId(state.vote)),
             commit: LogIndex(state.commit),
         },
-        first_index: LogIndex(recovered.first_index),
+        first_index: LogIndex(first_sound(recovered, snapshot.index)),
         last_index: LogIndex(recovered.last_index),
-        terms: term_runs(recovered),
+        terms: term_runs(recovered, first_sound(recovered, snapshot.index)),
         snapshot,
     })
 }
 
-/// The runs of entries of one term, from the entry before the first on.
-fn term_runs(recovered: &RecoveredGroup) -> Vec<(LogIndex, Term)> {
+/// The last entry that was lost behind the snapshot, and what to say of it; none if the snapshot covers all that was lost.
+pub(crate) fn lost_behind(
+    recovered: &RecoveredGroup,
+    snapshot: LogIndex,
+) -> Option<(LogIndex, String)> {
+    let lost = recovered.lost.iter().filter(|lost| lost.1 > snapshot.0);
+    let (first, last) = lost.fold(None, |all: Option<(u64, u64)>, &(first, last)| {
+        let (least, most) = all.unwrap_or((first, last));
+        Some((least.min(first), most.max(last)))
+    })?;
+    let (first, last) = (LogIndex(first), LogIndex(last));
+    Some((last, lost_reason(first, last)))
+}
+
+/// What to say of a replica whose entries were lost.
+pub(crate) fn lost_reason(first: LogIndex, last: LogIndex) -> String {
+    format!(
+        "entries {} to {} rotted on disk: this replica stands aside until a snapshot of its leader covers them",
+        first.0, last.0
+    )
+}
+
+/// Where the log begins for the protocol: what was lost in front of the snapshot is nothing that anybody needs from here.
+fn first_sound(recovered: &RecoveredGroup, snapshot: LogIndex) -> u64 {
+    let is_lost_before = recovered.lost.iter().any(|lost| lost.0 <= snapshot.0);
+    if is_lost_before {
+        recovered.first_index.max(snapshot.0 + 1)
+    } else {
+        recovered.first_index
+    }
+}
+
+/// The runs of entries of one term, from the entry before `first_index` on.
+fn term_runs(recovered: &RecoveredGroup, first_index: u64) -> Vec<(LogIndex, Term)> {
     let before = (recovered.first_index - 1, recovered.previous_term);
-    let runs = std::iter::once(before).chain(recovered.terms.iter().copied());
-    let mut terms: Vec<(LogIndex, Term)> = Vec::with_capacity(recovered.terms.len() + 1);
+    let all = std::iter::once(before).chain(recovered.terms.iter().copied());
+    let mut runs: Vec<_> = all.collect();
+    // The run that the entry before `first_index` belongs to begins with that entry.
+    let begun = runs.partition_point(|run| run.0 < first_index);
+    runs.drain(..begun - 1);
+    runs[0].0 = first_index - 1;
+    let mut terms: Vec<(LogIndex, Term)> = Vec::with_capacity(runs.len());
     for (index, term) in runs {
         // The first run may go on where the entry before it left off.
         if terms.last().is_none_or(|&(_, last)| last != Term(term)) {
@@ -176,6 +230,33 @@ pub(crate) fn config_from_bytes(bytes: &[u8]) -> Result<Config, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lost_in_front_of_the_snapshot_is_left_out() {
+        let recovered = RecoveredGroup {
+            first_index: 3,
+            last_index: 20,
+            previous_term: 1,
+            terms: vec![(3, 1), (5, 2), (9, 4), (15, 6)],
+            lost: vec![(4, 6)],
+            ..RecoveredGroup::default()
+        };
+        let runs = |recovered: &RecoveredGroup, snapshot| {
+            let first_index = first_sound(recovered, LogIndex(snapshot));
+            let runs = term_runs(recovered, first_index);
+            let runs: Vec<_> = runs.iter().map(|run| (run.0.0, run.1.0)).collect();
+            (first_index, runs)
+        };
+        let whole = (3, vec![(2, 1), (5, 2), (9, 4), (15, 6)]);
+        assert_eq!(runs(&recovered, 3), whole, "the snapshot is before it");
+        assert_eq!(runs(&recovered, 8), (9, vec![(8, 2), (9, 4), (15, 6)]));
+        assert_eq!(runs(&recovered, 10), (11, vec![(10, 4), (15, 6)]));
+        assert_eq!(runs(&recovered, 20), (21, vec![(20, 6)]));
+        assert_eq!(lost_behind(&recovered, LogIndex(6)), None);
+        let (last, reason) = lost_behind(&recovered, LogIndex(5)).expect("6 is lost");
+        assert_eq!(last, LogIndex(6));
+        assert!(reason.contains("entries 4 to 6"), "{reason}");
+    }
 
     #[test]
     fn members_survive_encoding_and_damage_is_an_error() {

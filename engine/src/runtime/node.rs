@@ -15,7 +15,7 @@ use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
 use crate::node::{
     EventSink, LogSpace, NodeInbox, Ports, Published, Replica, ReplicaOptions, Shard,
-    SnapshotState, restore, restored, shard_index,
+    SnapshotState, lost_behind, restore, restored, shard_index,
 };
 use crate::options::{Options, nanos};
 use crate::transport::{ClerkInbox, Inbox, Transport};
@@ -243,13 +243,18 @@ fn open_replica<M: StateMachine>(
         command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
     };
-    Ok(Replica::new(
+    let snapshot = raft.snapshot().index;
+    let mut replica = Replica::new(
         group,
         raft,
         sessions,
         SnapshotState::new(file, seed >> 1),
         options,
-    ))
+    );
+    if let Some((last, reason)) = found.and_then(|found| lost_behind(found, snapshot)) {
+        replica.set_aside(now_ns, last, reason);
+    }
+    Ok(replica)
 }
 
 fn read_snapshot<M: StateMachine>(

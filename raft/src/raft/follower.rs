@@ -206,7 +206,7 @@ impl Raft {
         // its disk holds less.
         if commit > self.log.last() {
             self.counters.violations += 1;
-        } else {
+        } else if !self.is_aside() {
             self.commit_to(commit);
         }
         self.reply_without_disk(from, Body::HeartbeatReply { round });
@@ -234,10 +234,14 @@ impl Raft {
 
     /// A whole snapshot is here. It is taken in unless this replica has committed as much.
     fn on_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
+        if meta.index < self.lost_until || (self.is_aside() && meta.index <= self.commit) {
+            return;
+        }
         if meta.index <= self.commit {
             self.accept(from, self.commit, Round::ZERO);
             return;
         }
+        self.lost_until = LogIndex::ZERO;
         let quorum = Quorum::new(meta.config.clone()).expect("checked when the message came");
         let matches = self.log.term_at(meta.index) == Some(meta.term);
         // What follows the snapshot may be kept on disk only if the disk has the very entries

@@ -52,6 +52,8 @@ pub struct Raft {
     now_ns: u64,
     /// False once the replica's log failed: it promises nothing any more.
     can_lead: bool,
+    /// The last entry that its disk has lost; zero if it has all.
+    lost_until: LogIndex,
 
     term: Term,
     vote: Option<NodeId>,
@@ -123,6 +125,11 @@ impl Raft {
         let Message {
             from, term, body, ..
         } = message;
+        if self.is_aside()
+            && !matches!(body, Body::Heartbeat { .. } | Body::SnapshotReceived { .. })
+        {
+            return;
+        }
         match body {
             Body::PreVote {
                 last_index,
@@ -347,6 +354,32 @@ impl Raft {
     }
 }
 
+/// Entries that were lost.
+impl Raft {
+    /// Sets the replica aside: entries that it told others it has are gone from its disk, the last
+    /// of them at `lost`. It neither votes nor leads, takes no entries and applies none, as if it
+    /// were down, until a leader's snapshot that covers what is gone was taken in. It does answer
+    /// heartbeats, so that a leader sees that it lives and sends one when its own log does not
+    /// reach back so far.
+    ///
+    /// Dropping what is gone and fetching it again would not do: this replica would have forgotten
+    /// what it once acknowledged, and could help to elect a leader that lacks it.
+    pub fn set_aside(&mut self, now_ns: u64, lost: LogIndex) {
+        if lost <= self.snapshot.index {
+            return;
+        }
+        self.step_down(now_ns);
+        self.lost_until = self.lost_until.max(lost);
+        // What it was about to acknowledge stands behind what is gone.
+        self.durability.forget_held();
+    }
+
+    /// Whether it is set aside.
+    pub fn is_aside(&self) -> bool {
+        self.lost_until > LogIndex::ZERO
+    }
+}
+
 /// What a replica shows.
 impl Raft {
     /// Who it is.
@@ -483,7 +516,10 @@ impl Raft {
     }
 
     fn may_campaign(&self) -> bool {
-        self.can_lead && self.quorum.contains(self.id) && self.term.0 < NUMBER_MAX
+        self.can_lead
+            && !self.is_aside()
+            && self.quorum.contains(self.id)
+            && self.term.0 < NUMBER_MAX
     }
 
     fn hears_leader(&self) -> bool {

@@ -50,7 +50,7 @@ impl Raft {
             || !self.outbox.is_empty()
             || self.must_sync()
             || (self.must_flush_commit && self.commit > self.hard_handed.commit)
-            || (self.commit > self.applied && !self.is_apply_blocked)
+            || (self.commit > self.applied && self.may_apply())
             || self
                 .reads_ready
                 .front()
@@ -209,7 +209,7 @@ impl Raft {
     }
 
     fn take_committed(&mut self, reader: &mut dyn LogReader, output: &mut Output) {
-        if self.applied >= self.commit || self.is_apply_blocked {
+        if self.applied >= self.commit || !self.may_apply() {
             return;
         }
         let from = self.applied.next();
@@ -236,6 +236,10 @@ impl Raft {
             }
             Err(fault) => self.block_apply(fault, output),
         }
+    }
+
+    fn may_apply(&self) -> bool {
+        !self.is_apply_blocked && !self.is_aside()
     }
 
     fn block_apply(&mut self, fault: LogReadError, output: &mut Output) {

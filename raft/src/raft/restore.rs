@@ -75,6 +75,7 @@ impl Raft {
             rng: SplitMix64::new(seed),
             now_ns,
             can_lead: true,
+            lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state.vote,
             standing: Standing::Follower,

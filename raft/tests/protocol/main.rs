@@ -1,6 +1,7 @@
 //! Rules of the protocol, each defended by a test that bears its name, on replicas whose network,
 //! disks and clocks are in the test's hands.
 
+mod aside;
 mod cluster;
 mod disk;
 mod elections;

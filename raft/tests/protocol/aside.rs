@@ -1,0 +1,134 @@
+//! A replica whose disk lost entries stands aside: to the others it is as if it were down, until a
+//! snapshot covers what is gone.
+
+use quorate_raft::{Body, LogIndex, Role, Round, SnapshotMeta, Term};
+
+use crate::solo::{MS, Solo, config, options};
+
+/// Replica 1 of three, which has committed and applied nothing, and has lost its second entry.
+fn aside() -> Solo {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.wait(400 * MS);
+    solo.messages();
+    solo.raft.set_aside(solo.now_ns, LogIndex(2));
+    solo.messages();
+    assert!(solo.raft.is_aside());
+    solo
+}
+
+fn snapshot(index: u64, term: u64) -> Body {
+    let meta = SnapshotMeta {
+        index: LogIndex(index),
+        term: Term(term),
+        config: config(3),
+    };
+    Body::SnapshotReceived { meta }
+}
+
+fn heartbeat(commit: u64) -> Body {
+    Body::Heartbeat {
+        commit: LogIndex(commit),
+        round: Round(1),
+    }
+}
+
+#[test]
+fn it_neither_votes_nor_stands_for_election() {
+    let mut solo = aside();
+    let (last_index, last_term) = (LogIndex(9), Term(5));
+    solo.hears(
+        2,
+        6,
+        Body::PreVote {
+            last_index,
+            last_term,
+        },
+    );
+    solo.hears(
+        2,
+        6,
+        Body::Vote {
+            last_index,
+            last_term,
+            transfer: true,
+        },
+    );
+    solo.wait(10_000 * MS);
+    solo.raft.campaign(solo.now_ns);
+    solo.hears(2, 6, heartbeat(0));
+    solo.sync();
+    solo.hears(2, 6, Body::TimeoutNow);
+    assert_eq!(solo.sync(), []);
+    assert_eq!(solo.raft.role(), Role::Follower);
+    assert_eq!(solo.raft.deadline_ns(), u64::MAX);
+    assert_eq!(solo.raft.hard_state().vote, None);
+}
+
+#[test]
+fn a_leader_that_finds_out_leads_no_more_and_promises_nothing() {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.lead_committed();
+    solo.propose("more");
+    solo.messages();
+    solo.raft.set_aside(solo.now_ns, LogIndex(2));
+    assert_eq!(solo.raft.role(), Role::Follower);
+    assert_eq!(solo.raft.lease_until_ns(), None);
+    assert_eq!(solo.sync(), []);
+}
+
+#[test]
+fn what_it_was_about_to_acknowledge_is_not() {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.hears_append(2, 5, (4, 5), &[5], 0);
+    assert_eq!(solo.messages(), [], "the disk has not got it yet");
+    solo.raft.set_aside(solo.now_ns, LogIndex(2));
+    assert_eq!(solo.sync(), []);
+}
+
+#[test]
+fn it_takes_and_applies_nothing_but_shows_that_it_lives() {
+    let mut solo = aside();
+    solo.hears_append(2, 5, (4, 5), &[5], 5);
+    assert_eq!(solo.sync(), []);
+    assert_eq!(solo.raft.last_index(), LogIndex(4));
+    solo.hears(2, 5, heartbeat(4));
+    let output = solo.output();
+    let replies: Vec<_> = output.messages.iter().map(|it| it.body.clone()).collect();
+    assert_eq!(replies, [Body::HeartbeatReply { round: Round(1) }]);
+    assert!(output.committed.is_empty());
+    assert_eq!(solo.raft.commit(), LogIndex(0));
+    assert!(!solo.raft.has_output(), "nothing is left to be done");
+}
+
+#[test]
+fn only_a_snapshot_that_covers_what_is_gone_brings_it_back() {
+    let mut solo = aside();
+    solo.hears(2, 5, snapshot(1, 1));
+    assert_eq!(solo.sync(), []);
+    assert!(solo.raft.is_aside());
+    solo.hears(2, 5, snapshot(3, 4));
+    assert!(!solo.raft.is_aside());
+    solo.output();
+    solo.sync();
+    assert_eq!(solo.raft.applied(), LogIndex(3));
+    // What followed the snapshot was not lost, and counts again.
+    solo.hears_append(2, 5, (4, 5), &[5], 4);
+    let accepted = Body::AppendAccepted {
+        match_index: LogIndex(5),
+        round: Round(0),
+    };
+    solo.output();
+    let bodies: Vec<_> = solo.sync().into_iter().map(|it| it.body).collect();
+    assert_eq!(bodies, [accepted]);
+    assert_eq!(solo.raft.commit(), LogIndex(4));
+}
+
+#[test]
+fn what_a_snapshot_covers_already_is_no_loss() {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.hears(2, 5, snapshot(3, 4));
+    solo.output();
+    solo.sync();
+    solo.raft.set_aside(solo.now_ns, LogIndex(3));
+    assert!(!solo.raft.is_aside());
+}
