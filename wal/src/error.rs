@@ -152,6 +152,28 @@ impl SubmitError {
     }
 }
 
+/// Why a batch is not known to be durable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// It was refused. Nothing of it entered the log.
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
+    /// The log failed, or was closed, while it was written. It may be there after a reopen, or not.
+    #[error("it is not known whether the batch is durable, reopen the log: {reason}")]
+    Unknown {
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl CommitError {
+    /// Whether the same batch may succeed later on this log.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Refused(refused) if refused.is_retryable())
+    }
+}
+
 /// Why a step of the log failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -72,7 +72,9 @@ mod snapshot;
 
 pub use batch::{Entry, GroupState, SnapshotRef, WriteBatch};
 pub use disk::{DirLock, Disk, DiskFile, MemoryDisk, RealDisk, write_atomically};
-pub use error::{Damage, DamageKind, LogError, OpenError, ReadError, SnapshotError, SubmitError};
+pub use error::{
+    CommitError, Damage, DamageKind, LogError, OpenError, ReadError, SnapshotError, SubmitError,
+};
 pub use ids::{GroupId, Lsn, SegmentId};
 pub use log::{
     Drove, Log, LogStats, LogStatus, LogThread, Observer, Prepared, Recovered, RecoveredGroup,

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
+
 use crate::batch::{COPY_BYTES_MAX, Move, Op, WriteBatch};
 use crate::error::LogError;
 use crate::footer::footer_bytes;
@@ -177,9 +179,18 @@ impl Log {
     /// observers. Returns at once if another thread is at it. A write or sync that fails stops the
     /// log for good.
     pub fn drive(&self) -> Result<Drove, LogError> {
-        let Some(mut writer) = self.writer.try_lock() else {
-            return Ok(Drove::Busy);
-        };
+        match self.writer.try_lock() {
+            Some(writer) => self.drive_with(writer),
+            None => Ok(Drove::Busy),
+        }
+    }
+
+    /// Like [`drive`](Self::drive), but waits for another thread that drives.
+    pub(super) fn drive_next(&self) -> Result<Drove, LogError> {
+        self.drive_with(self.writer.lock())
+    }
+
+    fn drive_with(&self, mut writer: MutexGuard<'_, Writer>) -> Result<Drove, LogError> {
         let was_failed = self.queue.lock().failure();
         let drove = match was_failed {
             Some(error) => return Err(error),

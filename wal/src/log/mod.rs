@@ -9,9 +9,10 @@
 //! - What [`Log::read`] returns is durable.
 //!
 //! Locks, each taken after those before it: `preparer` or `writer`, `spare`, `index`, `recent`,
-//! `queue`.
+//! `queue`, `line`.
 //! Observers are called outside of all of them.
 
+mod commit;
 mod drive;
 mod prepare;
 mod queue;
@@ -76,6 +77,7 @@ pub struct Log {
     manifest_generation: AtomicU64,
     /// Whether the last batch holds something that no later one says to be durable.
     is_uncovered: AtomicBool,
+    line: commit::Line,
     observers: RwLock<Vec<Arc<dyn Observer>>>,
     counters: Counters,
     /// Gone once the log is closed.
@@ -299,10 +301,12 @@ impl Log {
         let error = queue.failure().expect("the status was just set");
         drop(queue);
         self.work.notify_all();
+        self.wake_line(true);
         error
     }
 
     fn tell_observers(&self) {
+        self.wake_line(false);
         // Called on a copy: an observer may add another one.
         let observers = self.observers.read().clone();
         for observer in observers {

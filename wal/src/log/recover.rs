@@ -30,6 +30,7 @@ use crate::manifest::{Found, Manifest, ManifestFiles};
 use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
 
+use super::commit::Line;
 use super::drive::{Tail, Writer};
 use super::prepare::{Pace, Preparer};
 use super::queue::{Bounds, Queue};
@@ -91,6 +92,7 @@ pub(crate) fn open(
         synced: AtomicU64::new(if is_synced { read.tail.at.lsn.0 } else { 0 }),
         manifest_generation: AtomicU64::new(generation),
         is_uncovered: AtomicBool::new(false),
+        line: Line::default(),
         observers: RwLock::new(Vec::new()),
         counters: Counters::default(),
         dir: dir.to_owned(),

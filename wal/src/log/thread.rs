@@ -94,7 +94,7 @@ impl Log {
     fn drive_loop(&self) {
         while let Some(work) = self.wait_for_work() {
             let drove = match work {
-                Work::Write => self.drive(),
+                Work::Write => self.drive_next(),
                 Work::Cover => self.cover(),
             };
             match drove {
