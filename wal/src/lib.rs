@@ -82,3 +82,11 @@ pub use log::{
 };
 pub use options::{Durability, LogOptions};
 pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
+
+/// Disks that fail, for tests and simulations.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::disk::crash::{
+        CrashDisk, DiskError, Effect, Fault, Op, OpKind, Pending, PendingChange, Survivors, Watcher,
+    };
+}

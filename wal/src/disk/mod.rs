@@ -9,6 +9,8 @@
 //!   be missing or old.
 //! - A failed sync makes nothing durable, and says nothing about a later one.
 
+#[cfg(feature = "testing")]
+pub(crate) mod crash;
 mod memory;
 mod real;
 
