@@ -266,6 +266,13 @@ impl Replay {
             },
         };
         let Some(sealed) = reading.sealed.filter(|_| !reading.cut) else {
+            if reading.offset == BLOCK_BYTES
+                && let Some((_, counted)) = self.index.segments.by_id(reading.segment.id)
+            {
+                // A power cut left its header and took its first batch: no manifest may say that
+                // it was begun.
+                counted.stage = Stage::Written;
+            }
             return;
         };
         self.index

@@ -10,7 +10,9 @@
 mod common;
 
 mod exhaustive;
+mod full;
 mod lives;
 mod model;
 mod nested;
+mod recovery;
 mod world;
