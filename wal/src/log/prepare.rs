@@ -209,7 +209,9 @@ impl Log {
             self.set_full();
             return Ok(false);
         }
-        match self.fill(preparer, needed) {
+        // While entries are refused nothing is written that the filling could keep in step with.
+        let is_urgent = needed > 0 || is_full;
+        match self.fill(preparer, needed, is_urgent) {
             Ok(None) => Ok(false),
             Ok(Some(segment)) => {
                 preparer.next_bytes = (preparer.next_bytes * 2).min(self.options.segment_bytes_max);
@@ -228,9 +230,13 @@ impl Log {
         }
     }
 
-    /// Fills the next segment further, to the end if somebody waits for it. None while it is not
-    /// ready.
-    fn fill(&self, preparer: &mut Preparer, needed: u64) -> io::Result<Option<Segment>> {
+    /// Fills the next segment further, to the end if that is urgent. None while it is not ready.
+    fn fill(
+        &self,
+        preparer: &mut Preparer,
+        needed: u64,
+        is_urgent: bool,
+    ) -> io::Result<Option<Segment>> {
         if preparer.filling_bytes() < needed {
             self.drop_filling(preparer);
         }
@@ -240,8 +246,7 @@ impl Log {
         };
         let bytes = filling.segment.bytes;
         let file = &filling.segment.file;
-        while filling.filled < bytes && (needed > 0 || self.pace.wants_more(filling.filled, bytes))
-        {
+        while filling.filled < bytes && (is_urgent || self.pace.wants_more(filling.filled, bytes)) {
             let step = file.zero_fill_part(filling.filled, bytes);
             // Each step is synced, so that no sync of the log ever waits for much of it.
             match step.and_then(|end| file.sync_data().map(|()| end)) {
