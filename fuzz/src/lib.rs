@@ -5,19 +5,28 @@
 #![forbid(unsafe_code)]
 
 mod command_apply;
+mod content;
+mod disk;
+mod files;
+mod fixup;
+mod footer;
 mod frame_decode;
 mod input;
 mod log_ops;
 mod log_recover;
+mod manifest;
 pub mod seeds;
 mod snapshot_read;
+mod sound;
 
 use std::process::ExitCode;
 
 pub use command_apply::command_apply;
+pub use footer::footer;
 pub use frame_decode::frame_decode;
 pub use log_ops::log_ops;
-pub use log_recover::log_recover;
+pub use log_recover::{log_recover, log_recover_fixed};
+pub use manifest::manifest;
 pub use snapshot_read::snapshot_read;
 
 /// How deep an input came.
@@ -33,9 +42,12 @@ pub enum Depth {
 pub type Target = (&'static str, fn(&[u8]) -> Depth);
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 8] = [
     ("log_recover", log_recover),
+    ("log_recover_fixed", log_recover_fixed),
     ("log_ops", log_ops),
+    ("manifest", manifest),
+    ("footer", footer),
     ("snapshot_read", snapshot_read),
     ("frame_decode", frame_decode),
     ("command_apply", command_apply),

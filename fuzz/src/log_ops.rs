@@ -14,7 +14,8 @@ use quorate_wal::{
 };
 
 use crate::Depth;
-use crate::log_recover::{DIR, options, read_all};
+use crate::content::options;
+use crate::files::DIR;
 
 /// One step. Small numbers, so that steps meet each other.
 #[derive(Debug, Arbitrary)]
@@ -301,7 +302,9 @@ impl Pair {
                 Some((known.first_index, known.last_index())),
                 "{group}"
             );
-            let found = read_all(self.log(), group).expect("nothing is damaged");
+            let (first, end) = (known.first_index, known.last_index() + 1);
+            let found = self.log().read(group, first, end, usize::MAX);
+            let found = found.expect("nothing is damaged");
             assert!(
                 known.entries.iter().eq(found.iter()),
                 "{group}: {:?} is not {found:?}",
@@ -377,6 +380,7 @@ impl Group {
             previous_term: self.previous_term,
             terms,
             snapshot: self.snapshot.clone(),
+            lost: Vec::new(),
         }
     }
 }

@@ -1,9 +1,6 @@
 //! The seeds of the corpora, made by the code that they test: they are written again when a format changes, by
 //! `cargo run --manifest-path fuzz/Cargo.toml --example seeds`.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use bytes::Bytes;
 use quorate::transport::codec::encode_frame;
 use quorate::transport::{
@@ -16,12 +13,15 @@ use quorate_kv::{
 use quorate_raft::{
     Body, Config, Entry, EntryKind, LogIndex, Message, NodeId, Round, SnapshotMeta, Term,
 };
-use quorate_wal::{GroupId, GroupState, Log, MemoryDisk, SnapshotRef, WriteBatch};
+use quorate_wal::GroupId;
 
 use crate::command_apply::image;
+use crate::files::{Files, MANIFESTS, write_files};
+use crate::footer::inputs;
 use crate::frame_decode::framed;
-use crate::log_recover::{DIR, drive, options, write_files};
+use crate::manifest::input;
 use crate::snapshot_read::right_input;
+use crate::sound::SHAPES;
 
 /// A seed: its name, and the input.
 pub type Seed = (&'static str, Vec<u8>);
@@ -29,7 +29,10 @@ pub type Seed = (&'static str, Vec<u8>);
 /// The seeds of a target.
 pub fn seeds(target: &str) -> Vec<Seed> {
     match target {
-        "log_recover" => log_recover(),
+        "log_recover" => log_recover(0),
+        "log_recover_fixed" => log_recover(0),
+        "manifest" => manifest(),
+        "footer" => footer(),
         "log_ops" => log_ops(),
         "snapshot_read" => snapshot_read(),
         "frame_decode" => frame_decode(),
@@ -64,80 +67,76 @@ impl Random {
     }
 }
 
-fn log_recover() -> Vec<Seed> {
-    let one = files(vec![one_of_each()]);
-    let many = files(
-        (0..30)
-            .map(|number| append(number % 3, number / 3 + 1, 100))
-            .collect(),
-    );
-    let mut torn = one.clone();
-    let last = torn.len() - 1;
-    torn[last] ^= 1;
-    let mut accepted = torn.clone();
-    accepted[0] = 1;
+/// Sound logs of every shape, and some with a torn tail or rot.
+fn log_recover(flags: u8) -> Vec<Seed> {
+    let written = |flags: u8, files: &Files| {
+        let mut input = vec![flags];
+        write_files(files, &mut input);
+        input
+    };
+    let mut seeds = Vec::new();
+    for (name, shape) in SHAPES {
+        seeds.push((name, written(flags, &shape())));
+    }
+    let (name, shape) = SHAPES[2];
+    assert_eq!(name, "sealed");
+    let mut damaged = shape();
+    let newest = damaged.iter_mut().rev().find_map(|(_, content)| {
+        content
+            .as_mut()
+            .filter(|it| it.iter().any(|&byte| byte != 0))
+    });
+    let newest = newest.expect("the log has segments");
+    let last = newest
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .expect("it was used");
+    newest[last] ^= 1;
+    seeds.push(("torn", written(flags, &damaged)));
+    damaged.remove(MANIFESTS[0]);
+    damaged.remove(MANIFESTS[1]);
+    seeds.push(("no_manifest_accepted", written(flags | 1, &damaged)));
+    seeds
+}
+
+fn manifest() -> Vec<Seed> {
+    let [older, newer] = MANIFESTS.map(|name| {
+        let slot = crate::sound::sealed().remove(name).flatten();
+        slot.expect("a log has a manifest")
+    });
     vec![
-        ("empty", vec![0]),
-        ("one_segment", one),
-        ("many_segments", many),
-        ("torn", torn),
-        ("torn_accepted", accepted),
+        ("right", input(0, [&older, &newer])),
+        ("swapped", input(0, [&newer, &older])),
+        ("one_torn", input(0, [&older, &newer[..90]])),
+        ("blank", input(8, [&[], &[]])),
+        ("fixed", input(1, [&older, &newer])),
+        ("fixed_chains", input(3, [&older, &newer])),
     ]
 }
 
-/// The files of a log to which these were written, one after the other.
-fn files(batches: Vec<WriteBatch>) -> Vec<u8> {
-    let disk = MemoryDisk::new();
-    let opened = Log::open(Arc::new(disk.clone()), Path::new(DIR), options());
-    let (log, _) = opened.expect("an empty directory opens");
-    for batch in batches {
-        log.submit(batch).expect("the seeds fit the log");
-        assert!(drive(&log), "memory is never full");
+/// The footer of each segment, raw and to be made right.
+fn footer() -> Vec<Seed> {
+    let names = [
+        ["sealed_0", "sealed_1", "sealed_2", "sealed_3"],
+        [
+            "sealed_fixed_0",
+            "sealed_fixed_1",
+            "sealed_fixed_2",
+            "sealed_fixed_3",
+        ],
+        ["moved_0", "moved_1", "moved_2", "moved_3"],
+        [
+            "moved_fixed_0",
+            "moved_fixed_1",
+            "moved_fixed_2",
+            "moved_fixed_3",
+        ],
+    ];
+    let mut seeds = Vec::new();
+    for (flags, names) in (0..).zip(names) {
+        seeds.extend(names.into_iter().zip(inputs(flags)));
     }
-    let mut out = vec![0];
-    write_files(&disk, &mut out);
-    out
-}
-
-/// Every kind of record.
-fn one_of_each() -> WriteBatch {
-    let snapshot = SnapshotRef {
-        index: 1,
-        term: 1,
-        id: 7,
-        bytes: 3,
-        crc: 5,
-        context: Bytes::from_static(b"members"),
-    };
-    let mut batch = append(1, 1, 3);
-    batch.set_state(
-        GroupId(1),
-        GroupState {
-            term: 2,
-            vote: 3,
-            commit: 1,
-        },
-    );
-    batch.set_snapshot(GroupId(1), snapshot.clone());
-    batch.compact(GroupId(1), 2);
-    batch.install(GroupId(2), snapshot, None);
-    batch.remove(GroupId(3));
-    batch
-}
-
-fn append(group: u64, index: u64, len: usize) -> WriteBatch {
-    let payload = Bytes::from(vec![index as u8; len]);
-    let mut batch = WriteBatch::new();
-    batch.append(
-        GroupId(group),
-        vec![quorate_wal::Entry {
-            index,
-            term: 1,
-            kind: 0,
-            payload,
-        }],
-    );
-    batch
+    seeds
 }
 
 /// Every input is a program; these are three.
@@ -160,8 +159,11 @@ fn snapshot_read() -> Vec<Seed> {
     let mut rotten = right.clone();
     let middle = rotten.len() / 2;
     rotten[middle] ^= 1;
+    let flagged = |flags| [&[flags][..], &rotten[1..]].concat();
     vec![
         ("empty", right_input(b"")),
+        ("fixed", flagged(1)),
+        ("fixed_claims", flagged(3)),
         ("right", right),
         ("cut", cut),
         ("rotten", rotten),

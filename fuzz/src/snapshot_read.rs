@@ -1,6 +1,7 @@
 //! Any bytes as a snapshot file.
 //!
-//! The input: the size (u32) and CRC (u32) that the reference claims, then the file.
+//! The input: flags (u8), the size (u32) and CRC (u32) that the reference claims, then the file. In the flags, bit 0 makes the
+//! checksums of the file right, bit 1 what the reference and the footer claim.
 
 use std::io::{IoSlice, Read};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,12 @@ use std::sync::Arc;
 use quorate_wal::{Disk, GroupId, MemoryDisk, SnapshotReader, SnapshotRef, Snapshots};
 
 use crate::Depth;
+use crate::fixup::{crc_bound, put_u32, u32_at};
 use crate::input::Input;
+
+const HEADER_BYTES: usize = 64;
+const FRAME_BYTES: usize = 32;
+const FOOTER_BYTES: usize = 48;
 
 const DIR: &str = "/snapshots";
 const GROUP: GroupId = GroupId(1);
@@ -21,7 +27,8 @@ const ID: u64 = 7;
 /// read, and a snapshot written from it says the same of it.
 pub fn snapshot_read(bytes: &[u8]) -> Depth {
     let mut input = Input::new(bytes);
-    let claimed = SnapshotRef {
+    let flags = input.u8();
+    let mut claimed = SnapshotRef {
         index: INDEX,
         term: TERM,
         id: ID,
@@ -29,7 +36,12 @@ pub fn snapshot_read(bytes: &[u8]) -> Depth {
         crc: input.u32(),
         ..SnapshotRef::default()
     };
-    let snapshots = with_file(input.rest());
+    let mut file = input.rest().to_vec();
+    if flags & 1 == 1 {
+        let crc = fix(&mut file, (flags & 2 == 2).then_some(claimed.bytes));
+        claimed.crc = crc.unwrap_or(claimed.crc);
+    }
+    let snapshots = with_file(&file);
     let verified = snapshots.verify(GROUP, &claimed);
     let Ok(reader) = snapshots.open_reader(GROUP, &claimed) else {
         assert!(verified.is_err(), "a file that cannot be opened verifies");
@@ -62,11 +74,40 @@ pub(crate) fn right_input(content: &[u8]) -> Vec<u8> {
     let path = only_file(&disk);
     let file = disk.open(&path).expect("it was just written");
     let len = file.len().expect("memory does not fail") as usize;
-    let mut input = Vec::new();
+    let mut input = vec![0];
     input.extend((named.bytes as u32).to_le_bytes());
     input.extend(named.crc.to_le_bytes());
     input.extend(&file.read_bytes(0, len).expect("memory does not fail")[..]);
     input
+}
+
+/// Makes the checksums of a snapshot file right, and with the size of the content also the claims of its footer. Returns the
+/// CRC of the content in that case.
+fn fix(file: &mut [u8], claimed_bytes: Option<u64>) -> Option<u32> {
+    let words = [GROUP.0, INDEX, TERM, ID];
+    let (header, rest) = file.split_at_mut_checked(HEADER_BYTES)?;
+    let crc = crc_bound(&[], &header[..HEADER_BYTES - 4]);
+    put_u32(header, HEADER_BYTES - 4, crc);
+    let (mut chunks, footer) = rest.split_at_mut_checked(rest.len().checked_sub(FOOTER_BYTES)?)?;
+    let mut content = crc32fast::Hasher::new();
+    while let Some((frame, behind)) = chunks.split_at_mut_checked(FRAME_BYTES) {
+        let len = (u32_at(frame, 4) as usize).min(behind.len());
+        content.update(&behind[..len]);
+        put_u32(frame, 16, crc32fast::hash(&behind[..len]));
+        let crc = crc_bound(&words, &frame[..FRAME_BYTES - 4]);
+        put_u32(frame, FRAME_BYTES - 4, crc);
+        let padded = len.next_multiple_of(8).min(behind.len());
+        chunks = &mut behind[padded..];
+    }
+    let content = claimed_bytes.map(|bytes| {
+        let crc = content.finalize();
+        footer[16..24].copy_from_slice(&bytes.to_le_bytes());
+        put_u32(footer, 24, crc);
+        crc
+    });
+    let crc = crc_bound(&words, &footer[..FOOTER_BYTES - 4]);
+    put_u32(footer, FOOTER_BYTES - 4, crc);
+    content
 }
 
 /// The snapshots of a node whose only file has this content.

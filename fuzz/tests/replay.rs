@@ -15,6 +15,21 @@ fn log_recover() {
 }
 
 #[test]
+fn footer() {
+    replay("footer");
+}
+
+#[test]
+fn manifest() {
+    replay("manifest");
+}
+
+#[test]
+fn log_recover_fixed() {
+    replay("log_recover_fixed");
+}
+
+#[test]
 fn log_ops() {
     replay("log_ops");
 }
@@ -38,7 +53,10 @@ fn command_apply() {
 fn every_target_has_a_test_and_a_corpus() {
     let tests = [
         "log_recover",
+        "log_recover_fixed",
         "log_ops",
+        "manifest",
+        "footer",
         "snapshot_read",
         "frame_decode",
         "command_apply",

@@ -100,7 +100,8 @@ impl Footer {
     /// Reads the footer behind the batches of a segment that ends as `sealed` says; none if there
     /// is none that is whole. An error is one of the disk.
     pub(crate) fn read(segment: &Segment, sealed: Sealed) -> io::Result<Option<Self>> {
-        if sealed.end + BLOCK_BYTES > segment.bytes {
+        let head_end = sealed.end.checked_add(BLOCK_BYTES);
+        if head_end.is_none_or(|end| end > segment.bytes) {
             return Ok(None);
         }
         let mut head = vec![0; BLOCK_BYTES as usize];
@@ -109,7 +110,8 @@ impl Footer {
             return Ok(None);
         };
         let table_offset = sealed.end + FOOTER_HEADER_BYTES as u64;
-        if table_offset + table_bytes > segment.bytes {
+        let table_end = table_offset.checked_add(table_bytes);
+        if table_end.is_none_or(|end| end > segment.bytes) {
             return Ok(None);
         }
         let mut table = head.split_off(FOOTER_HEADER_BYTES);
@@ -177,6 +179,7 @@ impl Range {
         self.count > 0
             && self.first_index > 0
             && self.first_index.checked_add(self.count).is_some()
+            && self.bytes <= segment_bytes
             && end.is_some_and(|end| end <= segment_bytes)
     }
 }
