@@ -245,9 +245,11 @@ impl Manifest {
         }
         let sealed: Option<Vec<_>> = items.chunks_exact(ITEM_BYTES).map(decode_item).collect();
         let sealed = sealed?;
-        let sound = sealed.is_sorted_by(|a, b| a.0 < b.0 && a.1.lsn <= b.1.lsn)
-            && sealed.last().is_none_or(|last| last.0 <= settled)
-            && (active.0 == 0 || active > settled);
+        // What is settled ends with a segment that is in service, so that none behind it is ever given up.
+        let newest = sealed.last().map_or(SegmentId(0), |last| last.0);
+        let sound = sealed.is_sorted_by(|a, b| a.0 < b.0)
+            && newest <= settled
+            && (active > settled || (active.0 == 0 && newest == settled));
         sound.then_some(Ok(Self {
             generation,
             identity,

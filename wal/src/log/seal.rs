@@ -246,7 +246,8 @@ fn list(index: &Index) -> Manifest {
     for counted in index.segments.iter() {
         let id = counted.segment.id;
         match counted.sealed {
-            Some(_) if counted.live == 0 => manifest.settled = id,
+            // A dead segment is given up when a durable one follows it, which has the states of all groups.
+            Some(_) if counted.live == 0 => {}
             Some(sealed) if counted.stage >= Stage::Durable => {
                 manifest.settled = id;
                 manifest.sealed.push((id, sealed));
