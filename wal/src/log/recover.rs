@@ -154,6 +154,7 @@ pub(crate) fn read_chain(
         damage.append(&mut summary.damage);
         if let Some((slot, counted)) = index.segments.by_id(part.segment.id) {
             counted.stage = summary.stage;
+            counted.sealed = Some(summary.sealed);
             summary.fill(&mut index, slot);
         }
     }

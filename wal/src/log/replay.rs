@@ -122,7 +122,7 @@ impl Replay {
             while reading.offset < reading.end {
                 self.step(&mut reading)?;
             }
-            self.end_segment(&reading);
+            self.end_segment(&reading, position + 1 == parts.len());
             if reading.cut {
                 return Ok(position + 1);
             }
@@ -140,7 +140,7 @@ impl Replay {
         if before != Some(header.prev) {
             // It is the first that is read, or segments between were given up.
             self.lsn = Lsn(header.first_lsn.0.saturating_sub(1));
-        } else if !self.has_gap && header.first_lsn.0 != self.lsn.0 + 1 {
+        } else if !self.has_gap && Some(header.first_lsn.0) != self.lsn.0.checked_add(1) {
             self.damage(segment, 0, DamageKind::Chain);
         }
     }
@@ -256,7 +256,7 @@ impl Replay {
         Ok(())
     }
 
-    fn end_segment(&mut self, reading: &Reading<'_>) {
+    fn end_segment(&mut self, reading: &Reading<'_>, is_last: bool) {
         self.tail = Tail {
             segment: reading.segment.id,
             at: Sealed {
@@ -266,7 +266,11 @@ impl Replay {
             },
         };
         let Some(sealed) = reading.sealed.filter(|_| !reading.cut) else {
-            if reading.offset == BLOCK_BYTES
+            if !is_last && !reading.cut {
+                // Nobody says any more where it ended, but nothing is added to it, and it stays.
+                let Tail { segment, at } = self.tail;
+                self.index.segments.seal(segment, at, stage_of(reading));
+            } else if reading.offset == BLOCK_BYTES
                 && let Some((_, counted)) = self.index.segments.by_id(reading.segment.id)
             {
                 // A power cut left its header and took its first batch: no manifest may say that

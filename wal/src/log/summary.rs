@@ -15,6 +15,7 @@ use crate::footer::Footer;
 use crate::ids::{GroupId, Lsn};
 use crate::index::{Index, Stage};
 use crate::locations::{PiecePlace, SPOT_BYTES, SegmentSlot, Spots};
+use crate::segment::Sealed;
 
 use super::replay::Replay;
 use super::sort::InService;
@@ -27,6 +28,8 @@ pub(crate) struct Summary {
     pub(crate) scanned_bytes: u64,
     /// Whether there is an index behind the segment.
     pub(crate) stage: Stage,
+    /// Where its batches end.
+    pub(crate) sealed: Sealed,
 }
 
 /// Consecutive entries of a group.
@@ -98,6 +101,7 @@ impl Summary {
             damage: Vec::new(),
             scanned_bytes: 0,
             stage: Stage::Indexed,
+            sealed: footer.sealed,
         }
     }
 
@@ -124,6 +128,7 @@ impl Summary {
             damage: replay.damage,
             scanned_bytes: replay.scanned_bytes,
             stage: Stage::Durable,
+            sealed: part.sealed.unwrap_or(replay.tail.at),
         })
     }
 
