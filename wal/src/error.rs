@@ -70,6 +70,20 @@ pub enum OpenError {
         /// Its id.
         segment: SegmentId,
     },
+    /// A number that only grows has no next one. No log comes so far: the files were tampered with.
+    #[error(
+        "{what} {found:#x} in {path} has no next one: \
+         remove files that do not belong there, or rebuild this node from its peers",
+        path = .path.display()
+    )]
+    Exhausted {
+        /// The directory.
+        path: PathBuf,
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        found: u64,
+    },
     /// Acknowledged data was damaged. Nothing was changed on disk.
     #[error(
         "the log holds {count} damaged parts, first {first}: \

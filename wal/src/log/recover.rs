@@ -41,6 +41,9 @@ use super::sort::{Candidate, InService, Sorted, sort};
 use super::summary::sum_up;
 use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
 
+/// Ids, lsns and generations beyond this one are none.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
     dir: &Path,
@@ -50,11 +53,17 @@ pub(crate) fn open(
     let lock = lock_dir(disk.as_ref(), dir)?;
     let candidates = read_candidates(disk.as_ref(), dir, &options)?;
     let last_id = candidates.keys().next_back().copied().unwrap_or_default();
-    let (files, manifest) = open_manifest(disk.as_ref(), dir, &options, candidates.is_empty())?;
+    let (files, manifest) = open_manifest(disk.as_ref(), dir, &options)?;
     let mut sorted = sort(dir, candidates, manifest.as_ref(), options.accept_damage)?;
     let read = read_chain(dir, &mut sorted, &options)?;
+    let is_listed = manifest.is_some();
     let mut written = manifest.unwrap_or_default();
     written.generation = written.generation.max(sorted.generation);
+    let next_id = next_id(last_id, &written);
+    check_numbers(dir, next_id, read.tail.at.lsn, sorted.epoch, &written)?;
+    if !is_listed && sorted.chain.is_empty() {
+        write_first(&files, dir, &options, &mut written)?;
+    }
     let recovered = Recovered {
         groups: read
             .index
@@ -65,7 +74,6 @@ pub(crate) fn open(
         report: read.report,
     };
     delete_dead(disk.as_ref(), dir, sorted.dead)?;
-    let next_id = next_id(last_id, &written);
     let spare = keep_one(disk.as_ref(), dir, sorted.unused, next_id, &options)?;
     let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
     let reserve = reserve::find(disk.as_ref(), dir)?;
@@ -100,7 +108,7 @@ pub(crate) fn open(
         options,
         lock: Mutex::new(Some(lock)),
     };
-    log.prepare_first()?;
+    log.prepare_first(is_listed)?;
     Ok((Arc::new(log), recovered))
 }
 
@@ -231,47 +239,78 @@ fn bounds(recovered: &Recovered) -> HashMap<GroupId, Bounds> {
     groups.map(|(&group, log)| (group, bounds(log))).collect()
 }
 
-/// Opens the manifest. In a directory without segments the first one is written, so that later a
-/// directory without one is known to have lost it.
+/// Opens the manifest, and checks that it is that of this log.
 fn open_manifest(
     disk: &dyn Disk,
     dir: &Path,
     options: &LogOptions,
-    is_fresh: bool,
 ) -> Result<(ManifestFiles, Option<Manifest>), OpenError> {
     let (files, found) = ManifestFiles::open(disk, dir)?;
-    let manifest = match found {
+    match found {
         Found::Manifest(manifest) if manifest.identity != options.identity => {
-            return Err(OpenError::Identity {
+            Err(OpenError::Identity {
                 path: dir.to_owned(),
                 found: manifest.identity,
                 expected: options.identity,
-            });
+            })
         }
-        Found::Manifest(manifest) => Some(manifest),
-        Found::Nothing if is_fresh => {
-            let manifest = Manifest {
-                generation: 1,
-                identity: options.identity,
-                ..Manifest::default()
-            };
-            files
-                .write(&manifest)
-                .map_err(|source| OpenError::io("write the manifest of", dir, source))?;
-            Some(manifest)
+        Found::Manifest(manifest) => Ok((files, Some(manifest))),
+        Found::Nothing | Found::Damaged => Ok((files, None)),
+    }
+}
+
+/// Writes the manifest of a log in which nothing is, before its first segment, so that later a
+/// directory without one is known to have lost it.
+fn write_first(
+    files: &ManifestFiles,
+    dir: &Path,
+    options: &LogOptions,
+    written: &mut Manifest,
+) -> Result<(), OpenError> {
+    written.generation += 1;
+    written.identity = options.identity;
+    files
+        .write(written)
+        .map_err(|source| OpenError::io("write the manifest of", dir, source))
+}
+
+/// Refuses numbers that leave no room for those of a process that runs for ever. No log counts so
+/// far, but a file may say so.
+fn check_numbers(
+    dir: &Path,
+    next_id: SegmentId,
+    lsn: Lsn,
+    epoch: u32,
+    manifest: &Manifest,
+) -> Result<(), OpenError> {
+    let numbers = [
+        ("the segment id", next_id.0, NUMBER_MAX),
+        ("the lsn", lsn.0, NUMBER_MAX),
+        ("the epoch", u64::from(epoch), u64::from(u32::MAX) - 1),
+        ("the manifest generation", manifest.generation, NUMBER_MAX),
+    ];
+    for (what, found, max) in numbers {
+        if found > max {
+            let path = dir.to_owned();
+            return Err(OpenError::Exhausted { path, what, found });
         }
-        Found::Nothing | Found::Damaged => None,
-    };
-    Ok((files, manifest))
+    }
+    Ok(())
 }
 
 impl Log {
     /// Makes the first segment ready, and the reserve. A full disk is no error here: the log can be
     /// read, and resumes by itself.
-    fn prepare_first(&self) -> Result<(), OpenError> {
+    fn prepare_first(&self, is_listed: bool) -> Result<(), OpenError> {
         let mut preparer = self.preparer.lock();
-        let prepared = self.ready_segment(&mut preparer);
-        prepared
+        let listed = if is_listed {
+            Ok(())
+        } else {
+            // What was accepted without a manifest must not need to be accepted again.
+            self.write_manifest(&mut preparer)
+        };
+        listed
+            .and_then(|()| self.ready_segment(&mut preparer))
             .and_then(|_| self.ready_reserve(&mut preparer))
             .map_err(|error| {
                 let source = io::Error::other(error.to_string());
@@ -408,7 +447,7 @@ fn delete_dead(disk: &dyn Disk, dir: &Path, mut dead: Vec<Candidate>) -> Result<
 /// The id of the next segment, which was never used before.
 pub(crate) fn next_id(last_file: SegmentId, manifest: &Manifest) -> SegmentId {
     let last_id = last_file.max(manifest.settled).max(manifest.active);
-    SegmentId(last_id.0 + 1)
+    SegmentId(last_id.0.saturating_add(1))
 }
 
 /// Whether a file that is not in service can be the next segment. One that begins with anything is
