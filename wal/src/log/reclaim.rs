@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use crate::batch::{Move, WriteBatch};
 use crate::error::{LogError, ReadError};
 use crate::format::{BLOCK_BYTES, segment_name};
-use crate::ids::{Lsn, SegmentId};
+use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
 use crate::locations::SegmentSlot;
 use crate::segment::Segment;
@@ -34,11 +34,25 @@ const LIVE_PERCENT_MAX: u64 = 75;
 pub(crate) struct Reclaim {
     /// The move that is on its way.
     moving: Option<Lsn>,
+    at: Cursor,
     /// Segments with an entry that could not be read.
     stuck: BTreeSet<SegmentId>,
     /// Dead segments that could not be deleted.
     undeleted: Vec<Segment>,
 }
+
+/// How far the segment that is being emptied was looked through. A group that was passed has no
+/// entry in it any more, but for those of a move that went stale: what is written since stands in
+/// newer segments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    segment: SegmentId,
+    /// The first group to look at.
+    group: GroupId,
+}
+
+/// So many groups and pieces are looked at before the lock on the index is given back.
+const LOOKS_MAX: usize = 512;
 
 impl Log {
     /// Gives back the segments that nothing is in. Returns how many.
@@ -148,9 +162,10 @@ impl Log {
             }
             preparer.reclaim.moving = None;
         }
-        let Some((id, candidates)) = self.choose(&preparer.reclaim.stuck) else {
+        let Some(id) = self.choose(&preparer.reclaim.stuck) else {
             return Ok(false);
         };
+        let candidates = self.candidates(id, &mut preparer.reclaim.at);
         for moved in candidates {
             let entries = match self.read_all(moved.group, moved.indexes.clone()) {
                 Ok(entries) => entries,
@@ -176,8 +191,8 @@ impl Log {
         Ok(preparer.reclaim.moving.is_some())
     }
 
-    /// The segment to empty, and the next entries to move out of it.
-    fn choose(&self, stuck: &BTreeSet<SegmentId>) -> Option<(SegmentId, Vec<Move>)> {
+    /// The segment to empty, if one is worth it.
+    fn choose(&self, stuck: &BTreeSet<SegmentId>) -> Option<SegmentId> {
         let index = self.index.read();
         let mut sealed_bytes = 0;
         let mut live_bytes = 0;
@@ -198,35 +213,78 @@ impl Log {
                 best = Some((percent, id));
             }
         }
-        let (_, id) = best.filter(|_| sealed_bytes > 2 * live_bytes)?;
-        let slot = index.segments.slot_of(id)?;
-        Some((id, candidates(&index, id, slot)))
+        let best = best.filter(|_| sealed_bytes > 2 * live_bytes);
+        best.map(|(_, id)| id)
+    }
+
+    /// The next entries to move out of a segment, about as many as one move takes. Empty at the end,
+    /// after which the next call begins anew.
+    fn candidates(&self, from: SegmentId, at: &mut Cursor) -> Vec<Move> {
+        if at.segment != from {
+            *at = Cursor {
+                segment: from,
+                ..Cursor::default()
+            };
+        }
+        let mut found = Candidates::default();
+        while found.bytes < MOVE_BYTES {
+            let index = self.index.read();
+            let Some(slot) = index.segments.slot_of(from) else {
+                break;
+            };
+            let next = found.look(&index, from, slot, at.group);
+            drop(index);
+            at.group = next.unwrap_or_default();
+            if next.is_none() {
+                break;
+            }
+        }
+        found.moves
     }
 }
 
-/// Entries in a segment, about as many as one move takes.
-fn candidates(index: &Index, from: SegmentId, slot: SegmentSlot) -> Vec<Move> {
-    let mut candidates = Vec::new();
-    let mut bytes = 0;
-    for (&group, log) in &index.groups {
-        let all = log.first_index()..log.last_index() + 1;
-        for piece in log
-            .pieces(all)
-            .filter(|it| it.place.segment() == Some(slot))
-        {
-            if bytes >= MOVE_BYTES {
-                return candidates;
+/// Entries to move.
+#[derive(Debug, Default)]
+struct Candidates {
+    moves: Vec<Move>,
+    bytes: u64,
+}
+
+impl Candidates {
+    /// Looks at groups from `group` on, for a bounded time. Returns where to go on; none at the end.
+    fn look(
+        &mut self,
+        index: &Index,
+        from: SegmentId,
+        slot: SegmentSlot,
+        group: GroupId,
+    ) -> Option<GroupId> {
+        let mut looks = 0;
+        for (&group, log) in index.groups.range(group..) {
+            if looks >= LOOKS_MAX {
+                return Some(group);
             }
-            let each = (piece.bytes / piece.count).max(1);
-            let count = piece.count.min((MOVE_BYTES - bytes) / each + 1);
-            bytes += each * count;
-            candidates.push(Move {
-                group,
-                born: log.born,
-                indexes: piece.first..piece.first + count,
-                from,
-            });
+            looks += 1;
+            let all = log.first_index()..log.last_index() + 1;
+            for piece in log.pieces(all) {
+                looks += 1;
+                if piece.place.segment() != Some(slot) {
+                    continue;
+                }
+                if self.bytes >= MOVE_BYTES {
+                    return Some(group);
+                }
+                let each = (piece.bytes / piece.count).max(1);
+                let count = piece.count.min((MOVE_BYTES - self.bytes) / each + 1);
+                self.bytes += each * count;
+                self.moves.push(Move {
+                    group,
+                    born: log.born,
+                    indexes: piece.first..piece.first + count,
+                    from,
+                });
+            }
         }
+        None
     }
-    candidates
 }
