@@ -76,7 +76,7 @@ pub(crate) fn open(
     delete_dead(disk.as_ref(), dir, sorted.dead)?;
     let spare = keep_one(disk.as_ref(), dir, sorted.unused, next_id, &options)?;
     let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
-    let reserve = reserve::find(disk.as_ref(), dir)?;
+    let reserve = reserve::find(disk.as_ref(), dir, spare.as_ref())?;
     let generation = written.generation;
     let is_synced = options.durability == Durability::PowerLoss;
     let log = Log {

@@ -23,8 +23,14 @@ const NAME: &str = "RESERVE";
 /// The name while it is being made.
 const TEMPORARY: &str = "RESERVE.tmp";
 
-/// Finds the reserve of a directory. A file of that name which cannot be one is deleted.
-pub(super) fn find(disk: &dyn Disk, dir: &Path) -> Result<Option<Segment>, OpenError> {
+/// Finds the reserve of a directory. A file of that name which cannot be one is deleted, and so is
+/// one as large as the segment that is ready: a crash may have left the reserve under its old name
+/// while it went into service, and one file must not be written to as two segments.
+pub(super) fn find(
+    disk: &dyn Disk,
+    dir: &Path,
+    spare: Option<&Segment>,
+) -> Result<Option<Segment>, OpenError> {
     let path = dir.join(NAME);
     let failed = |action, source| OpenError::io(action, &path, source);
     let file = match disk.open(&path) {
@@ -36,7 +42,8 @@ pub(super) fn find(disk: &dyn Disk, dir: &Path) -> Result<Option<Segment>, OpenE
     file.read_at(0, &mut block)
         .map_err(|error| failed("read", error))?;
     let is_blank = bytes >= BLOCK_BYTES && block.iter().all(|&byte| byte == 0);
-    if !is_blank || !bytes.is_multiple_of(BLOCK_BYTES) || bytes > SEGMENT_BYTES_LIMIT {
+    let is_sound = is_blank && bytes.is_multiple_of(BLOCK_BYTES) && bytes <= SEGMENT_BYTES_LIMIT;
+    if !is_sound || spare.is_some_and(|spare| spare.bytes == bytes) {
         disk.remove(&path)
             .map_err(|error| failed("delete", error))?;
         return Ok(None);

@@ -13,6 +13,7 @@ mod exhaustive;
 mod full;
 mod lives;
 mod model;
+mod names;
 mod nested;
 mod recovery;
 mod world;
