@@ -475,3 +475,22 @@ fn options_that_do_not_fit_are_refused() {
     refused(&|options| options.batch_bytes_max = options.entry_bytes_max - 1);
     refused(&|options| options.queue_bytes_max = options.batch_bytes_max - 1);
 }
+
+/// Fills the last block of the first segment, so that nothing more fits it.
+#[test]
+fn the_last_batch_of_a_full_segment_is_covered_too() {
+    let disk = MemoryDisk::new();
+    let (log, _) = open(&disk);
+    commit(&log, appended(1, 1..=1, 1, 10));
+    commit(&log, appended(1, 2..=2, 1, 10));
+    assert_eq!(log.stats().segments, 1);
+    assert!(log.prepare().unwrap().segment_ready);
+    assert!(matches!(log.cover(), Ok(Drove::Wrote { .. })));
+    assert_eq!(log.stats().segments, 2);
+    assert_eq!(log.cover(), Ok(Drove::Idle), "once is enough");
+    drop(log);
+    let path = Path::new(DIR).join("0000000000000001.seg");
+    write(&disk, &path, 2 * BLOCK, &[0; BLOCK]);
+    let (_, recovered) = open(&disk);
+    assert_eq!(recovered.groups[&GroupId(1)].lost, [(2, 2)]);
+}

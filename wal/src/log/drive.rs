@@ -205,14 +205,16 @@ impl Log {
 
     /// Has the last batch covered, if there is nothing else to do: an empty batch says that all
     /// before it is durable, so that rot of the last entries is never taken for a torn tail. Does
-    /// nothing if that was said already, or if there is no room for it.
+    /// nothing if that was said already, or if there is no segment with room for it.
     pub fn cover(&self) -> Result<Drove, LogError> {
         let Some(writer) = self.writer.try_lock() else {
             return Ok(Drove::Busy);
         };
         let fits = writer.room_bytes() >= writer.need().with(&WriteBatch::new()).bytes();
         drop(writer);
-        if !fits || !self.is_uncovered.load(Ordering::Relaxed) {
+        // What is left of a segment without room for an empty batch is no loss.
+        let has_room = fits || self.spare.lock().is_some();
+        if !has_room || !self.is_uncovered.load(Ordering::Relaxed) {
             return Ok(Drove::Idle);
         }
         self.queue.lock().push_cover();
