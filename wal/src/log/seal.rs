@@ -104,7 +104,9 @@ impl Log {
         let synced = next.segment.file.sync_data();
         synced.map_err(|error| self.fail(format!("cannot sync {}: {error}", next.segment.id)))?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        self.synced.fetch_max(next.sealed.lsn.0, Ordering::AcqRel);
+        // Where the chain is damaged, the header behind it may have named any lsn.
+        let synced = next.sealed.lsn.min(self.durable());
+        self.synced.fetch_max(synced.0, Ordering::AcqRel);
         self.set_stage(next.segment.id, Stage::Durable);
         Ok(())
     }
