@@ -37,7 +37,7 @@ fuzz() {
     if ! "target/fuzzing/$host/release/$target" "corpus-live/$target" "corpus/$target" "${dictionary[@]}" \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 -max_len=16384 \
         -artifact_prefix="artifacts/$target/" -print_final_stats=1 >"$log" 2>&1; then
-        tail -n 40 "$log"
+        tail -n 40 "$log" | cut -c1-600
         echo "$target: FAILED, see fuzz/$log"
         return 1
     fi

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_wal::testing::CrashDisk;
 use quorate_wal::{
-    Drove, Entry, GroupId, Log, LogOptions, MemoryDisk, OpenError, ReadError, Recovered,
-    RecoveredGroup, WriteBatch,
+    Drove, Entry, GroupId, Log, LogOptions, OpenError, ReadError, Recovered, RecoveredGroup,
+    WriteBatch,
 };
 
-use crate::disk::HandleDisk;
 use crate::files::{BLOCK_BYTES, DIR};
 
 /// Of each group so many entries are looked at: a hostile checkpoint speaks of 2^64.
@@ -62,20 +62,26 @@ pub(crate) fn options() -> LogOptions {
 
 /// Opens a log.
 pub(crate) fn open(
-    disk: &MemoryDisk,
+    disk: &CrashDisk,
     options: &LogOptions,
 ) -> Result<(Arc<Log>, Recovered), OpenError> {
-    Log::open(
-        Arc::new(HandleDisk(disk.clone())),
-        Path::new(DIR),
-        options.clone(),
-    )
+    Log::open(Arc::new(disk.clone()), Path::new(DIR), options.clone())
 }
 
 /// What the log on a disk says, or why it cannot be opened.
-pub(crate) fn content(disk: &MemoryDisk, options: &LogOptions) -> Result<Content, String> {
+pub(crate) fn content(disk: &CrashDisk, options: &LogOptions) -> Result<Content, String> {
     let opened = open(disk, options);
-    if std::env::var_os("SHOW").is_some() { match &opened { Ok((_, it)) => eprintln!("OPEN {:?}\n{:#?}\n{:?}", crate::files::files_of(disk).keys().collect::<Vec<_>>(), it.report, it.groups), Err(error) => eprintln!("OPEN {error}") } }
+    if std::env::var_os("SHOW").is_some() {
+        match &opened {
+            Ok((_, it)) => eprintln!(
+                "OPEN {:?}\n{:#?}\n{:?}",
+                crate::files::files_of(disk).keys().collect::<Vec<_>>(),
+                it.report,
+                it.groups
+            ),
+            Err(error) => eprintln!("OPEN {error}"),
+        }
+    }
     let (log, recovered) = opened.map_err(|error| error.to_string())?;
     Ok(Content::of(&log, recovered))
 }
@@ -144,6 +150,15 @@ impl Content {
         assert_eq!(state(found), state(self));
     }
 
+    /// Takes over what another look says of losses.
+    pub(crate) fn forget_losses(&mut self, other: &Self) {
+        for (group, found) in &mut self.groups {
+            if let Some(other) = other.groups.get(group) {
+                found.lost.clone_from(&other.lost);
+            }
+        }
+    }
+
     /// Expects of a log, which was once this one, that each entry is what it was, or damaged.
     pub(crate) fn check_readable(&self, found: &Self) {
         assert!(self.entries.keys().eq(found.entries.keys()));
@@ -157,7 +172,7 @@ impl Content {
 
     /// Appends to some of the groups, and to a new one, so much that segments are left behind, and expects that all of it,
     /// and all that was there, is there afterwards.
-    pub(crate) fn check_writes(mut self, disk: &MemoryDisk, options: &LogOptions) {
+    pub(crate) fn check_writes(mut self, disk: &CrashDisk, options: &LogOptions) {
         let (log, _) = open(disk, options).expect("it was open before");
         let known = self.groups.keys().copied().take(GROUPS_MAX);
         let mut groups: Vec<GroupId> = known.collect();
@@ -173,10 +188,8 @@ impl Content {
         let (log, recovered) = open(disk, options).expect("a log that was written to opens");
         let found = Self::of(&log, recovered);
         self.check_kept(&found.entries);
-        for (group, expected) in &mut self.groups {
-            // Rot of a payload is found by the read alone once its segment is sealed.
-            expected.lost.clone_from(&found.groups[group].lost);
-        }
+        // Rot of a payload is found by the read alone once its segment is sealed.
+        self.forget_losses(&found);
         assert_eq!(found.groups, self.groups);
     }
 
@@ -188,7 +201,11 @@ impl Content {
             }
         }
         let newest = |entries: &BTreeMap<_, _>| entries.keys().next_back().copied();
-        assert_eq!(newest(found), newest(&self.entries), "what was written last");
+        assert_eq!(
+            newest(found),
+            newest(&self.entries),
+            "what was written last"
+        );
     }
 
     /// Appends an entry, if the group has room for one.

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::Path;
 
-use quorate_wal::{Disk, MemoryDisk};
+use quorate_wal::Disk;
+use quorate_wal::testing::CrashDisk;
 
 use crate::input::Input;
 
@@ -32,7 +33,7 @@ const SPECIAL: [&str; 12] = [
     "LOCK",
     "notes.txt",
     "MANIFEST-a.tmp",
-    "MANIFEST-c",
+    "RESERVE",
     "ffffffffffffffff.seg",
     "fffffffffffffffe.seg",
     "7fffffffffffffff.seg",
@@ -90,22 +91,19 @@ pub(crate) fn write_files(files: &Files, out: &mut Vec<u8>) {
 }
 
 /// The files on a disk.
-pub(crate) fn files_of(disk: &MemoryDisk) -> Files {
-    let names = disk.list(Path::new(DIR)).expect("the directory is there");
+pub(crate) fn files_of(disk: &CrashDisk) -> Files {
     let content = |name: String| {
-        let content = disk.open(&Path::new(DIR).join(&name)).ok().map(|file| {
-            let len = file.len().expect("memory does not fail") as usize;
-            let bytes = file.read_bytes(0, len).expect("memory does not fail");
-            bytes.to_vec()
-        });
+        let content = disk.contents(&Path::new(DIR).join(&name));
         (name, content)
     };
+    let names = disk.list(Path::new(DIR));
+    let names = names.expect("the directory is there");
     names.into_iter().map(content).collect()
 }
 
-/// A disk with these files.
-pub(crate) fn disk_of(files: &Files) -> MemoryDisk {
-    let disk = MemoryDisk::new();
+/// A disk with these files, all of them durable.
+pub(crate) fn disk_of(files: &Files) -> CrashDisk {
+    let disk = CrashDisk::new();
     let dir = Path::new(DIR);
     disk.create_dir_all(dir).expect("memory does not fail");
     for (name, content) in files {
@@ -120,11 +118,14 @@ pub(crate) fn disk_of(files: &Files) -> MemoryDisk {
 }
 
 /// Puts a file on a disk, in place of what has its name.
-pub(crate) fn put_file(disk: &MemoryDisk, name: &str, content: &[u8]) {
-    let path = Path::new(DIR).join(name);
+pub(crate) fn put_file(disk: &CrashDisk, name: &str, content: &[u8]) {
+    let dir = Path::new(DIR);
+    let path = dir.join(name);
     let _ = disk.remove(&path);
     let file = disk.create(&path).expect("the name is free");
     file.write_at(0, &[IoSlice::new(content)])
+        .and_then(|()| file.sync_data())
+        .and_then(|()| disk.sync_dir(dir))
         .expect("memory does not fail");
 }
 

@@ -6,7 +6,6 @@
 
 mod command_apply;
 mod content;
-mod disk;
 mod files;
 mod fixup;
 mod footer;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_wal::testing::CrashDisk;
 use quorate_wal::{
-    Durability, Entry, GroupId, GroupState, Log, LogOptions, MemoryDisk, SnapshotRef, WriteBatch,
+    Durability, Entry, GroupId, GroupState, Log, LogOptions, SnapshotRef, WriteBatch,
 };
 
 use crate::content::{drive, open, options};
@@ -12,7 +13,7 @@ use crate::files::{Files, files_of};
 
 /// A log that is being written.
 pub(crate) struct Sound {
-    disk: MemoryDisk,
+    disk: CrashDisk,
     log: Arc<Log>,
 }
 
@@ -121,10 +122,10 @@ fn reopened() -> Files {
 
 impl Sound {
     fn new(options: &LogOptions) -> Self {
-        Self::on(MemoryDisk::new(), options)
+        Self::on(CrashDisk::new(), options)
     }
 
-    fn on(disk: MemoryDisk, options: &LogOptions) -> Self {
+    fn on(disk: CrashDisk, options: &LogOptions) -> Self {
         let (log, _) = open(&disk, options).expect("a sound log opens");
         Self { disk, log }
     }

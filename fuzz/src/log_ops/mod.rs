@@ -1,95 +1,93 @@
-//! Any program of log operations, beside a model in memory.
+//! Any program of log operations, beside a model in memory, on a disk that loses power, fails and fills up.
 //!
-//! The input is the program, as `arbitrary` reads it: every input is one.
+//! The input: options (u8), then the program, as `arbitrary` reads it: every input is one. In the options, bit 0 leaves out the
+//! syncs, bit 1 keeps nothing in memory for readers.
+
+mod model;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
-use bytes::Bytes;
+use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind, Survivors};
 use quorate_wal::{
-    Drove, Entry, GroupId, GroupState, Log, LogOptions, Lsn, MemoryDisk, RecoveredGroup,
-    SnapshotRef, SubmitError, WriteBatch,
+    Drove, Durability, GroupId, Log, LogOptions, LogStatus, Lsn, OpenError, Recovered,
+    RecoveredGroup, SubmitError, WriteBatch,
 };
 
 use crate::Depth;
 use crate::content::options;
-use crate::files::DIR;
+use crate::files::{BLOCK_BYTES, DIR};
+use model::{Change, Changer, Groups};
 
-/// One step. Small numbers, so that steps meet each other.
+/// One step.
 #[derive(Debug, Arbitrary)]
 enum Step {
     /// Several changes that become durable together.
     Submit(Vec<(u8, Change)>),
     /// Writes one batch.
     Drive,
-    /// Makes a segment ready, and deletes dead ones.
+    /// Does what is to be done off the commit path.
     Prepare,
-    /// What was not written is lost; the rest is found again.
+    /// Has the last batch covered.
+    Cover,
+    /// The process ends and another one opens the log.
     Reopen,
+    /// The power goes off, and again while the log is opened, after so many changes.
+    Crash {
+        survivors: Choice,
+        again: Option<u8>,
+    },
+    /// After so many changes the disk takes no more.
+    StopAfter(u8),
+    /// The next sync fails.
+    FailSync,
+    /// The disk has so many blocks left.
+    Full(u8),
+    /// It has space again.
+    Space,
 }
 
-#[derive(Clone, Debug, Arbitrary)]
-enum Change {
-    /// Appends behind the end, or cuts some entries off first; `back` of 255 leaves a gap.
-    Append {
-        back: u8,
-        count: u8,
-        len: u16,
-        new_term: bool,
-        kind: bool,
-    },
-    State {
-        vote: u8,
-        commit: u8,
-    },
-    Compact {
-        ahead: u8,
-    },
-    Snapshot {
-        context: u8,
-    },
-    Install {
-        ahead: u8,
-        keep: Option<u8>,
-    },
-    Remove,
+/// Which of the changes that were not synced survive.
+#[derive(Clone, Copy, Debug, Arbitrary)]
+enum Choice {
+    None,
+    All,
+    Prefix(u8),
+    Mask(u64),
+    Random { seed: u16, torn: bool },
 }
-
-/// What one group should be.
-#[derive(Clone, Debug)]
-struct Group {
-    state: GroupState,
-    first_index: u64,
-    previous_term: u64,
-    entries: VecDeque<Entry>,
-    snapshot: Option<SnapshotRef>,
-}
-
-type Groups = BTreeMap<GroupId, Group>;
 
 /// A log, and what it should hold.
 struct Pair {
-    disk: MemoryDisk,
+    disk: CrashDisk,
     options: LogOptions,
     /// None only while it is opened again: the old one holds the lock of the directory.
     log: Option<Arc<Log>>,
-    /// What is durable.
-    durable: Groups,
-    /// What will be when everything in line is written, by the lsn with which it is.
-    in_line: VecDeque<(Lsn, Groups)>,
-    term: u64,
+    /// Each state that the log was in since it was opened, or will be in when everything in line is written, with the lsn
+    /// with which it was.
+    states: VecDeque<(Lsn, Groups)>,
+    /// The position of the state that is durable.
+    durable: usize,
+    changer: Changer,
+    /// Whether the disk failed, or was told to.
+    may_fail: bool,
+    /// Whether space was short since the log was opened.
+    may_be_full: bool,
 }
 
 const GROUPS: u64 = 3;
-const STEPS_MAX: usize = 200;
-const ENTRIES_MAX: u8 = 24;
+const STEPS_MAX: usize = 120;
+/// Steps off the commit path until one more changes nothing, at most.
+const SETTLE_MAX: usize = 40;
 
-/// Runs the program. After each write and each reopening the log holds what the model says, entry by entry.
+/// Runs the program. After each write the log holds what the model says, entry by entry; after each crash it holds what was
+/// acknowledged, and of what was in line a part, in order and each submission whole.
 pub fn log_ops(bytes: &[u8]) -> Depth {
-    let mut program = Unstructured::new(bytes);
-    let mut pair = Pair::new();
+    let (flags, program) = bytes.split_first().unwrap_or((&0, &[]));
+    let mut program = Unstructured::new(program);
+    let mut pair = Pair::new(*flags);
     let mut wrote = false;
     for _ in 0..STEPS_MAX {
         if program.is_empty() {
@@ -98,14 +96,33 @@ pub fn log_ops(bytes: &[u8]) -> Depth {
         let Ok(step) = Step::arbitrary(&mut program) else {
             break;
         };
+        if std::env::var_os("SHOW").is_some() { eprintln!("{step:?} durable {} of {} {:?} seg {:?}", pair.durable, pair.states.len(), pair.log().status(), pair.disk.files().iter().filter_map(|it| it.file_stem().map(|it| it.to_string_lossy().trim_start_matches('0').to_owned())).collect::<Vec<_>>()); }
         match step {
             Step::Submit(changes) => pair.submit(&changes),
             Step::Drive => wrote |= pair.drive(),
-            Step::Prepare => drop(pair.log().prepare().expect("memory does not fail")),
+            Step::Prepare => drop(pair.prepare()),
+            Step::Cover => pair.cover(),
             Step::Reopen => pair.reopen(),
+            Step::Crash { survivors, again } => pair.crash(survivors, again),
+            Step::StopAfter(changes) => {
+                pair.disk.stop_after(changes.into());
+                pair.may_fail = true;
+            }
+            Step::FailSync => {
+                let fault = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
+                pair.disk.inject(fault.times(1));
+                pair.may_fail = true;
+            }
+            Step::Full(blocks) => {
+                let left = u64::from(blocks) * BLOCK_BYTES as u64;
+                pair.disk.set_capacity(Some(pair.disk.used_bytes() + left));
+                pair.may_be_full = true;
+            }
+            Step::Space => pair.disk.set_capacity(None),
         }
     }
     pair.reopen();
+    pair.settle();
     if wrote {
         Depth::Accepted
     } else {
@@ -113,19 +130,43 @@ pub fn log_ops(bytes: &[u8]) -> Depth {
     }
 }
 
-impl Pair {
-    fn new() -> Self {
-        let (disk, options) = (MemoryDisk::new(), options());
-        let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options.clone())
-            .expect("an empty directory opens");
-        Self {
-            disk,
-            options,
-            log: Some(log),
-            durable: Groups::new(),
-            in_line: VecDeque::new(),
-            term: 1,
+impl Choice {
+    fn survivors(self) -> Survivors {
+        match self {
+            Self::None => Survivors::None,
+            Self::All => Survivors::All,
+            Self::Prefix(len) => Survivors::Prefix(len.into()),
+            Self::Mask(mask) => Survivors::of_mask(mask),
+            Self::Random { seed, torn } => Survivors::Random {
+                seed: seed.into(),
+                survive_percent: 50,
+                torn_percent: if torn { 50 } else { 0 },
+            },
         }
+    }
+}
+
+impl Pair {
+    fn new(flags: u8) -> Self {
+        let mut options = options();
+        if flags & 1 == 1 {
+            options.durability = Durability::ProcessCrash;
+        }
+        if flags & 2 == 2 {
+            options.recent_bytes_max = 0;
+        }
+        let mut pair = Self {
+            disk: CrashDisk::new(),
+            options,
+            log: None,
+            states: VecDeque::from([(Lsn(0), Groups::new())]),
+            durable: 0,
+            changer: Changer { term: 1 },
+            may_fail: false,
+            may_be_full: false,
+        };
+        pair.reopen();
+        pair
     }
 
     fn log(&self) -> &Log {
@@ -133,267 +174,180 @@ impl Pair {
     }
 
     fn submit(&mut self, changes: &[(u8, Change)]) {
-        let mut groups = self
-            .in_line
-            .back()
-            .map_or(&self.durable, |(_, groups)| groups)
-            .clone();
+        let (_, newest) = self.states.back().expect("there is a state");
+        let mut groups = newest.clone();
         let mut batch = WriteBatch::new();
         let mut fits = true;
         for (group, change) in changes {
             let group = GroupId(u64::from(*group) % GROUPS);
-            fits &= self.apply(&mut groups, &mut batch, group, change);
+            fits &= self.changer.apply(&mut groups, &mut batch, group, change);
         }
         match self.log().submit(batch) {
             Ok(lsn) => {
                 assert!(fits, "what fits no log was taken: {changes:?}");
-                self.in_line.push_back((lsn, groups));
+                self.states.push_back((lsn, groups));
             }
             Err(SubmitError::Invalid { .. }) => {
                 assert!(!fits, "what fits was refused: {changes:?}");
             }
             Err(SubmitError::TooLarge { .. } | SubmitError::QueueFull) => {}
+            Err(SubmitError::Full) if self.may_be_full => {}
+            Err(SubmitError::Failed { .. }) if self.may_fail => {}
             Err(error) => panic!("{changes:?}: {error}"),
         }
     }
 
-    /// Adds a change to the batch and to the model; `false` if it does not fit what is before it.
-    fn apply(
-        &mut self,
-        groups: &mut Groups,
-        batch: &mut WriteBatch,
-        group: GroupId,
-        change: &Change,
-    ) -> bool {
-        match change {
-            Change::Remove => {
-                batch.remove(group);
-                groups.remove(&group);
-                return true;
-            }
-            // Nothing is appended, and no group made.
-            Change::Append { count, .. } if count % ENTRIES_MAX == 0 => return true,
-            _ => {}
-        }
-        let known = groups.entry(group).or_default();
-        match *change {
-            Change::Append {
-                back,
-                count,
-                len,
-                new_term,
-                kind,
-            } => {
-                self.term += u64::from(new_term);
-                let next = known.last_index() + 1;
-                let first = if back == u8::MAX {
-                    next + 1
-                } else {
-                    next.saturating_sub(u64::from(back % 8))
-                };
-                let entries = entries(
-                    first,
-                    count % ENTRIES_MAX,
-                    len % 2_100,
-                    self.term,
-                    u8::from(kind),
-                );
-                batch.append(group, entries.clone());
-                known.append(first, entries)
-            }
-            Change::State { vote, commit } => {
-                let state = GroupState {
-                    term: self.term,
-                    vote: vote.into(),
-                    commit: commit.into(),
-                };
-                batch.set_state(group, state);
-                known.state = state;
-                true
-            }
-            Change::Compact { ahead } => {
-                let first_index = known.first_index + u64::from(ahead % 32);
-                batch.compact(group, first_index);
-                known.compact(first_index)
-            }
-            Change::Snapshot { context } => {
-                let snapshot = self.snapshot(known.first_index - 1, context);
-                batch.set_snapshot(group, snapshot.clone());
-                known.snapshot = Some(snapshot);
-                true
-            }
-            Change::Install { ahead, keep } => {
-                let index = known.first_index - 1 + u64::from(ahead % 32);
-                let snapshot = self.snapshot(index, ahead);
-                let keep_from = keep.map(|back| (index + 1).saturating_sub(u64::from(back % 4)));
-                batch.install(group, snapshot.clone(), keep_from);
-                known.install(snapshot, keep_from)
-            }
-            Change::Remove => unreachable!("handled before"),
-        }
-    }
-
-    fn snapshot(&self, index: u64, context: u8) -> SnapshotRef {
-        let context = Bytes::from(vec![context; usize::from(context)]);
-        SnapshotRef {
-            index,
-            term: self.term,
-            id: 7,
-            bytes: 3,
-            crc: 5,
-            context,
-        }
-    }
-
+    /// Writes one batch. Whether it did.
     fn drive(&mut self) -> bool {
-        match self.log().drive().expect("memory does not fail") {
+        match self.log().drive() {
+            Ok(drove) => self.drove(drove),
+            Err(error) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    fn cover(&mut self) {
+        match self.log().cover() {
+            Ok(Drove::Idle) => {}
+            Ok(drove) => drop(self.drove(drove)),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn drove(&mut self, drove: Drove) -> bool {
+        match drove {
             Drove::Wrote { lsn, .. } => {
                 assert_eq!(self.log().durable(), lsn);
-                while self
-                    .in_line
-                    .front()
-                    .is_some_and(|(in_line, _)| *in_line <= lsn)
-                {
-                    self.durable = self.in_line.pop_front().expect("it was just looked at").1;
-                }
+                let written = self.states.iter().rposition(|(state, _)| *state <= lsn);
+                self.durable = written.expect("the first state is at lsn 0");
                 self.check_entries();
                 true
             }
             Drove::NeedsSegment => {
-                assert!(
-                    self.log()
-                        .prepare()
-                        .expect("memory does not fail")
-                        .segment_ready
-                );
+                let is_ready = self.prepare();
+                assert!(is_ready || self.may_fail || self.may_be_full);
                 false
             }
             _ => {
-                assert!(self.in_line.is_empty(), "what is in line is written");
+                assert_eq!(
+                    self.durable + 1,
+                    self.states.len(),
+                    "what is in line is written"
+                );
                 false
             }
         }
     }
 
+    /// Whether a segment is ready.
+    fn prepare(&mut self) -> bool {
+        match self.log().prepare() {
+            Ok(prepared) => prepared.segment_ready,
+            Err(error) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    fn failed(&self, error: &quorate_wal::LogError) {
+        assert!(self.may_fail, "{error}");
+    }
+
+    /// Does all that is to be done, on a disk that works, and looks at everything once more.
+    fn settle(&mut self) {
+        self.disk.set_capacity(None);
+        for _ in 0..SETTLE_MAX {
+            self.prepare();
+            self.drive();
+        }
+        assert_eq!(self.log().status(), LogStatus::Healthy);
+        self.check_entries();
+        self.reopen();
+    }
+
+    /// Another process opens the log: what was acknowledged is there.
     fn reopen(&mut self) {
-        self.in_line.clear();
+        self.disk.process_crash();
+        self.disk.heal();
+        self.open(self.durable);
+    }
+
+    fn crash(&mut self, survivors: Choice, again: Option<u8>) {
+        // Without syncs, the power takes what it likes of what was written since the log was opened.
+        let surely = match self.options.durability {
+            Durability::PowerLoss => self.durable,
+            _ => 0,
+        };
+        self.disk.power_cut(&survivors.survivors());
+        self.disk.heal();
+        if let Some(changes) = again {
+            self.disk.stop_after(changes.into());
+            if self.try_open().is_ok() {
+                // Everything was read, and synced, before it was opened; what is found now must be found again.
+                self.log = None;
+            }
+            self.disk.power_cut(&survivors.survivors());
+            self.disk.heal();
+        }
+        self.open(surely);
+    }
+
+    fn try_open(&mut self) -> Result<Recovered, OpenError> {
         self.log = None;
-        let opened = Log::open(
-            Arc::new(self.disk.clone()),
-            Path::new(DIR),
-            self.options.clone(),
-        );
-        let (log, recovered) = opened.expect("what was written opens");
-        let expected: BTreeMap<_, _> = self
-            .durable
-            .iter()
-            .map(|(&group, known)| (group, known.recovered()))
-            .collect();
-        assert_eq!(recovered.groups, expected);
-        assert!(recovered.report.damage.is_empty());
+        let disk = Arc::new(self.disk.clone());
+        let (log, recovered) = Log::open(disk, Path::new(DIR), self.options.clone())?;
         self.log = Some(log);
+        Ok(recovered)
+    }
+
+    /// Opens the log. It is in one of the states from this one on.
+    fn open(&mut self, surely: usize) {
+        let recovered = self.try_open().or_else(|error| {
+            assert!(self.may_be_full, "{error}");
+            self.disk.set_capacity(None);
+            self.try_open()
+        });
+        let recovered = recovered.unwrap_or_else(|error| panic!("what was written opens: {error}"));
+        assert_eq!(recovered.report.damage, []);
+        let is_found = |(_, groups): &&(Lsn, Groups)| recovered_groups(groups) == recovered.groups;
+        let candidates = self.states.range(surely..);
+        let Some((_, groups)) = candidates.rev().find(is_found) else {
+            let expected = recovered_groups(&self.states[surely].1);
+            panic!(
+                "{:#?} is none of the states from {expected:#?} on",
+                recovered.groups
+            );
+        };
+        self.states = VecDeque::from([(Lsn(0), groups.clone())]);
+        self.durable = 0;
+        self.may_fail = false;
+        self.may_be_full = self.log().status() == LogStatus::Full;
         self.check_entries();
     }
 
     fn check_entries(&self) {
-        for (&group, known) in &self.durable {
-            assert_eq!(
-                self.log().bounds(group),
-                Some((known.first_index, known.last_index())),
-                "{group}"
-            );
+        for (&group, known) in &self.states[self.durable].1 {
             let (first, end) = (known.first_index, known.last_index() + 1);
+            assert_eq!(self.log().bounds(group), Some((first, end - 1)), "{group}");
             let found = self.log().read(group, first, end, usize::MAX);
             let found = found.expect("nothing is damaged");
+            let seen = |entry: &quorate_wal::Entry| (entry.index, entry.term, entry.payload.len());
             assert!(
                 known.entries.iter().eq(found.iter()),
-                "{group}: {:?} is not {found:?}",
-                known.entries
+                "{group}: {:?} is not {:?}",
+                known.entries.iter().map(seen).collect::<Vec<_>>(),
+                found.iter().map(seen).collect::<Vec<_>>()
             );
         }
     }
 }
 
-impl Default for Group {
-    fn default() -> Self {
-        Self {
-            state: GroupState::default(),
-            first_index: 1,
-            previous_term: 0,
-            entries: VecDeque::new(),
-            snapshot: None,
-        }
-    }
-}
-
-impl Group {
-    fn last_index(&self) -> u64 {
-        self.first_index + self.entries.len() as u64 - 1
-    }
-
-    fn append(&mut self, first: u64, entries: Vec<Entry>) -> bool {
-        if first < self.first_index || first > self.last_index() + 1 {
-            return false;
-        }
-        self.entries.truncate((first - self.first_index) as usize);
-        self.entries.extend(entries);
-        true
-    }
-
-    fn compact(&mut self, first_index: u64) -> bool {
-        if first_index > self.last_index() + 1 {
-            return false;
-        }
-        while self.first_index < first_index {
-            self.previous_term = self
-                .entries
-                .pop_front()
-                .expect("the bound was checked")
-                .term;
-            self.first_index += 1;
-        }
-        true
-    }
-
-    fn install(&mut self, snapshot: SnapshotRef, keep_from: Option<u64>) -> bool {
-        let (index, term) = (snapshot.index, snapshot.term);
-        self.snapshot = Some(snapshot);
-        if let Some(from) = keep_from {
-            return from > 0 && from <= index + 1 && self.compact(from);
-        }
-        self.entries.clear();
-        (self.first_index, self.previous_term) = (index + 1, term);
-        true
-    }
-
-    fn recovered(&self) -> RecoveredGroup {
-        let mut terms: Vec<(u64, u64)> = Vec::new();
-        for entry in &self.entries {
-            if terms.last().is_none_or(|&(_, term)| term != entry.term) {
-                terms.push((entry.index, entry.term));
-            }
-        }
-        RecoveredGroup {
-            state: self.state,
-            first_index: self.first_index,
-            last_index: self.last_index(),
-            previous_term: self.previous_term,
-            terms,
-            snapshot: self.snapshot.clone(),
-            lost: Vec::new(),
-        }
-    }
-}
-
-fn entries(first: u64, count: u8, len: u16, term: u64, kind: u8) -> Vec<Entry> {
-    let entry = |index: u64| {
-        let payload = Bytes::from(vec![index as u8 ^ term as u8; usize::from(len)]);
-        Entry {
-            index,
-            term,
-            kind,
-            payload,
-        }
-    };
-    (first..first + u64::from(count)).map(entry).collect()
+fn recovered_groups(groups: &Groups) -> BTreeMap<GroupId, RecoveredGroup> {
+    let recovered = groups.iter();
+    recovered
+        .map(|(&group, known)| (group, known.recovered()))
+        .collect()
 }
