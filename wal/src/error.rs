@@ -390,7 +390,22 @@ pub enum SnapshotError {
         /// Size of the snapshot.
         bytes: u64,
     },
-    /// The operating system refused.
+    /// Space or file handles ran out. Nothing of the snapshot was published, and what was written of
+    /// it is deleted; the log and the snapshots that are there are as they were.
+    #[error(
+        "cannot {action} {path}, there is no room for it ({source}): \
+         free some, and take the snapshot again",
+        path = .path.display()
+    )]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The operating system refused. An error while reading is never taken for damage.
     #[error("cannot {action} {path}: {source}", path = .path.display())]
     Io {
         /// What was tried.
@@ -400,4 +415,16 @@ pub enum SnapshotError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl SnapshotError {
+    /// For those who know only of [`io::Error`]: of the kind that the system named, or
+    /// [`io::ErrorKind::InvalidData`].
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Self::Full { source, .. } | Self::Io { source, .. } => source.kind(),
+            _ => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, self)
+    }
 }

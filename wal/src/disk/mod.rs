@@ -97,6 +97,12 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         let _ = (offset, len);
     }
 
+    /// Gives back the room that durable bytes take in the cache, if there is one: they will not be
+    /// read soon. Only a hint.
+    fn release(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+
     /// Forgets what [`read_bytes`](Self::read_bytes) keeps for the next call. Whether nobody holds
     /// bytes that it returned, so that the file may be written anew; the provided form is for files
     /// whose bytes are copied.

@@ -172,6 +172,10 @@ impl DiskFile for RealFile {
         let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
     }
 
+    fn release(&self, offset: u64, len: u64) {
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
+    }
+
     fn forget_reads(&mut self) -> bool {
         self.map.take().is_none_or(Mapped::is_last)
     }

@@ -11,6 +11,9 @@ pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FRAME_BYTES: usize = 32;
 pub(crate) const FOOTER_BYTES: usize = 48;
 
+/// The content of the last chunk is filled up with zeros to a multiple of this.
+pub(crate) const ALIGN_BYTES: usize = 8;
+
 /// Bytes of content in every chunk but the last.
 pub(crate) const CHUNK_BYTES: u64 = 256 << 10;
 
@@ -149,7 +152,7 @@ pub(crate) fn frame_offset(number: u64) -> u64 {
 pub(crate) fn footer_offset(content_bytes: u64) -> Option<u64> {
     let chunks = content_bytes.div_ceil(CHUNK_BYTES);
     let frames = chunks.checked_mul(FRAME_BYTES as u64)?;
-    let content = content_bytes.checked_next_multiple_of(8)?;
+    let content = content_bytes.checked_next_multiple_of(ALIGN_BYTES as u64)?;
     frames
         .checked_add(content)?
         .checked_add(HEADER_BYTES as u64)

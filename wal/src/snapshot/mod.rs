@@ -4,6 +4,10 @@
 //! Invariants:
 //! - A file with its final name was whole and durable when it got it. It is never written again.
 //! - Which of the files count is not decided here: a snapshot is in force when the log names it.
+//! - No more than one step of a snapshot waits to be written to the device, so that a sync of the
+//!   log, on the same device, never waits for more.
+//! - A writer and a reader hold one chunk in memory each. Of the cache, a file that is written or
+//!   streamed takes two steps.
 
 mod format;
 mod reader;
@@ -14,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::SnapshotRef;
-use crate::disk::Disk;
+use crate::disk::{Disk, is_shortage};
 use crate::error::{OpenError, SnapshotError};
 use crate::ids::GroupId;
 
-use format::Identity;
+use format::{CHUNK_BYTES, Identity};
 
 pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
@@ -26,12 +30,16 @@ pub use writer::SnapshotWriter;
 const PUBLISHED: &str = ".snap";
 const TEMPORARY: &str = ".tmp";
 
+/// Written in steps of this size, unless [`Snapshots::with_step`] says otherwise.
+const STEP_BYTES: u64 = 1 << 20;
+
 /// The snapshot files of a node, a directory for each group. Whoever opens it must hold the
 /// directory for itself: by the lock of the log that names the snapshots.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    step_chunks: u64,
 }
 
 impl Snapshots {
@@ -64,10 +72,22 @@ impl Snapshots {
                     .map_err(|error| failed("delete", &path, error))?;
             }
         }
+        // Who made a directory for a group may have died before the name of it was durable.
+        disk.sync_dir(dir)
+            .map_err(|error| failed("sync", dir, error))?;
         Ok(Self {
             disk,
             dir: dir.to_owned(),
+            step_chunks: STEP_BYTES / CHUNK_BYTES,
         })
+    }
+
+    /// Has snapshots written in steps of so many bytes, rounded up to whole chunks of 256 KiB: each
+    /// is made durable before the next one begins. Default 1 MiB. Larger steps are faster, smaller
+    /// ones leave the device sooner to others, as the log.
+    pub fn with_step(mut self, step_bytes: u64) -> Self {
+        self.step_chunks = step_bytes.div_ceil(CHUNK_BYTES).max(1);
+        self
     }
 
     /// Begins a snapshot of a group that covers the log up to `index`, whose entry has `term`. `id`
@@ -83,14 +103,14 @@ impl Snapshots {
         let dir = self.group_dir(group);
         self.disk
             .create_dir_all(&dir)
-            .map_err(|error| failed("create", &dir, error))?;
+            .map_err(|error| failed_to_write("create", &dir, error))?;
         let identity = Identity {
             group,
             index,
             term,
             id,
         };
-        SnapshotWriter::create(Arc::clone(&self.disk), dir, identity)
+        SnapshotWriter::create(Arc::clone(&self.disk), dir, identity, self.step_chunks)
     }
 
     /// Opens a snapshot and checks that it is the one that the reference names. Chunks are checked
@@ -119,7 +139,7 @@ impl Snapshots {
 
     /// Reads a whole snapshot and checks every chunk.
     pub fn verify(&self, group: GroupId, snapshot: &SnapshotRef) -> Result<(), SnapshotError> {
-        self.open_reader(group, snapshot)?.verify()
+        self.open_reader(group, snapshot)?.verify(|_| ())
     }
 
     /// Deletes a snapshot. No error if there is none. The bytes that open readers hold stay.
@@ -188,9 +208,23 @@ fn parse_hex(name: &str) -> Option<u64> {
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
+    let path = path.to_owned();
     SnapshotError::Io {
         action,
-        path: path.to_owned(),
+        path,
+        source,
+    }
+}
+
+/// Like [`failed`], for steps that take room.
+fn failed_to_write(action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
+    if !is_shortage(&source) {
+        return failed(action, path, source);
+    }
+    let path = path.to_owned();
+    SnapshotError::Full {
+        action,
+        path,
         source,
     }
 }
