@@ -16,12 +16,14 @@ pub mod probe;
 mod puts;
 mod reads;
 mod sample;
+mod snapshots;
 
 pub use log::LogAppend;
 pub use place::Place;
 pub use puts::{CommittedPuts, KEY_BYTES, KEYS, Setup, VALUE_BYTES};
 pub use reads::{Read, Reads};
 pub use sample::{Budget, Sample, Writer, run_writers};
+pub use snapshots::{Beside, Snapshotting};
 
 /// Why a load could not be set up or run.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -308,8 +308,7 @@ impl ClusterBuilder {
                     .collect(),
             ),
         };
-        let runtime = Runtime::start(self.options.workers, self.options.queue_max)
-            .map_err(OpenError::Thread)?;
+        let runtime = Runtime::start(&self.options).map_err(OpenError::Thread)?;
         let members = sockets
             .into_iter()
             .map(|(id, socket)| self.member(id, socket, disk_of(NodeId(id)), &addresses))

@@ -392,8 +392,7 @@ impl Builder {
     pub fn open(self) -> Result<Db, OpenError> {
         let setup = self.setup(Arc::new(RealDisk), random_seed())?;
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
-        let runtime = Runtime::start(setup.options.workers, setup.options.queue_max)
-            .map_err(OpenError::Thread)?;
+        let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
         if self.members.is_empty() {
             return Db::start(&setup, &members, &runtime, |_inbox| {
                 Ok(Arc::new(NoTransport))

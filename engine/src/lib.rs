@@ -38,6 +38,8 @@ mod partition;
 mod pending;
 mod runtime;
 pub mod transport;
+#[cfg(test)]
+mod trouble;
 
 pub use bytes::Bytes;
 pub use clerk::{Clerk, Conflict, WriteBatch};

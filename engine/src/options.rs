@@ -30,6 +30,14 @@ pub struct Options {
     /// Bytes of log after which a group is snapshotted, at least; a group whose snapshot is larger waits for as
     /// many bytes of log as its snapshot has. Default 32 MiB.
     pub snapshot_log_bytes: u64,
+    /// A snapshot is written in steps of so many bytes, each made durable before the next one begins, so that a sync of
+    /// the log waits for one step at most. A multiple of 256 KiB up to 64 MiB. Default 1 MiB.
+    pub snapshot_step_bytes: u64,
+    /// Bytes of snapshots that are written, and read back, in a second at most, by all nodes of a process together; at
+    /// least 1 MiB. `None` for as fast as the disk takes them. What is written is read back, so that a log that grows
+    /// faster than half of this, beside snapshots as long as the log, meets the bound on its size and writes are
+    /// refused. Default 256 MiB.
+    pub snapshot_bytes_per_s: Option<u64>,
     /// How many entries stay in the log behind a snapshot, for followers that lag a little. Default 1,024.
     pub trailing_entries: u64,
     /// Entries that a group's leader holds uncommitted before it refuses more, in bytes. Default 64 MiB.
@@ -50,6 +58,13 @@ pub struct Options {
     pub log: LogOptions,
 }
 
+/// Steps consist of whole chunks of a snapshot file.
+const STEP_BYTES_MIN: u64 = 256 << 10;
+const STEP_BYTES_MAX: u64 = 64 << 20;
+
+/// With less, a snapshot of a few gigabytes takes longer than an hour.
+const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
+
 impl Default for Options {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -62,6 +77,8 @@ impl Default for Options {
             outstanding_max: 4_096,
             sessions_max: 100_000,
             snapshot_log_bytes: 32 << 20,
+            snapshot_step_bytes: 1 << 20,
+            snapshot_bytes_per_s: Some(256 << 20),
             trailing_entries: 1_024,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
@@ -104,6 +121,17 @@ impl Options {
         }
         if self.sessions_max == 0 || self.queue_max == 0 || self.inflight_messages_max == 0 {
             return refuse("sessions_max, queue_max and inflight_messages_max must be above zero");
+        }
+        let is_step = self.snapshot_step_bytes.is_multiple_of(STEP_BYTES_MIN)
+            && (STEP_BYTES_MIN..=STEP_BYTES_MAX).contains(&self.snapshot_step_bytes);
+        if !is_step {
+            return refuse("snapshot_step_bytes must be a multiple of 256 KiB, up to 64 MiB");
+        }
+        if self
+            .snapshot_bytes_per_s
+            .is_some_and(|rate| rate < SNAPSHOT_RATE_MIN)
+        {
+            return refuse("snapshot_bytes_per_s must be at least 1 MiB, or None");
         }
         if self.append_bytes_max == 0
             || self.uncommitted_bytes_max == 0

@@ -177,7 +177,7 @@ fn what_the_builder_is_told_is_checked() {
 fn options_out_of_range_are_named() {
     type Change = fn(&mut Options);
     let home = Home::new();
-    let cases: [(&str, Change); 19] = [
+    let cases: [(&str, Change); 22] = [
         ("heartbeat_interval", |o| {
             o.heartbeat_interval = Duration::ZERO;
         }),
@@ -194,6 +194,9 @@ fn options_out_of_range_are_named() {
         ("inflight_messages_max", |o| o.inflight_messages_max = 0),
         ("byte windows", |o| o.append_bytes_max = 0),
         ("byte windows", |o| o.uncommitted_bytes_max = 0),
+        ("snapshot_step_bytes", |o| o.snapshot_step_bytes = 0),
+        ("snapshot_step_bytes", |o| o.snapshot_step_bytes = 1 << 30),
+        ("snapshot_bytes_per_s", |o| o.snapshot_bytes_per_s = Some(0)),
         ("byte windows", |o| o.inflight_bytes_max = 0),
         ("segment sizes", |o| o.log.segment_bytes_min = 4096),
         ("segment sizes", |o| o.log.segment_bytes_max += 1),

@@ -270,6 +270,50 @@ fn chunks_and_files_of_other_snapshots_do_not_pass() {
     assert!(matches!(error, SnapshotError::Missing { .. }), "{error}");
 }
 
+/// Files with right checksums whose parts contradict each other: no fault of a disk makes them.
+#[test]
+fn a_file_that_contradicts_itself_is_refused() {
+    let disk = MemoryDisk::new();
+    let snapshots = snapshots(&disk);
+    let saved = save(&snapshots, 5, 1, &content(77)).unwrap();
+    let path = only_file(&disk);
+    let whole = read(&disk, &path);
+    // Sets the CRC at the end of a part anew, bound to group, index, term and id.
+    let seal = |file: &mut [u8], end: usize, len: usize| {
+        let words = [1_u64, 5, 2, 1].map(u64::to_le_bytes).concat();
+        let part = [&words, &file[end - len..end - 4]].concat();
+        file[end - 4..end].copy_from_slice(&crc32fast::hash(&part).to_le_bytes());
+    };
+    let mut same = whole.clone();
+    seal(&mut same, 64 + 32, 32);
+    seal(&mut same, whole.len(), 48);
+    assert_eq!(same, whole);
+
+    let mut shorter = whole.clone();
+    shorter[64 + 4] -= 1;
+    seal(&mut shorter, 64 + 32, 32);
+    replace(&disk, &path, &shorter);
+    let error = snapshots.verify(GroupId(1), &saved).unwrap_err();
+    assert!(
+        matches!(error, SnapshotError::Corrupt { offset: 64, .. }),
+        "{error}"
+    );
+
+    let mut other = whole.clone();
+    let end = whole.len();
+    other[end - 24] ^= 1;
+    seal(&mut other, end, 48);
+    replace(&disk, &path, &other);
+    let crc = saved.crc ^ 1;
+    let named = SnapshotRef { crc, ..saved };
+    assert!(snapshots.exists(GroupId(1), &named));
+    let error = snapshots.verify(GroupId(1), &named).unwrap_err();
+    assert!(
+        error.to_string().contains("the CRC of the content"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_newer_format_is_refused_with_both_versions() {
     let disk = MemoryDisk::new();

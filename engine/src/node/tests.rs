@@ -16,6 +16,7 @@ use crate::options::Options;
 use crate::transport::{
     Frame, NoTransport, Origin, Reply, ReplySink, Request, RequestBody, RequestId,
 };
+use crate::trouble::{Trouble, TroubledDisk};
 
 const GROUP: GroupId = GroupId(0);
 
@@ -45,7 +46,10 @@ struct Bench {
 impl Bench {
     /// A group of one, on a disk whose syncs take no time; its log is durable when flushed, but it hears so only when told.
     fn new() -> Self {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        Self::on(Arc::new(MemoryDisk::new()))
+    }
+
+    fn on(disk: Arc<dyn Disk>) -> Self {
         let (log, _) = Log::open(Arc::clone(&disk), Path::new("/wal"), LogOptions::default())
             .expect("a fresh log opens");
         let snapshots = Snapshots::open(disk, Path::new("/snap")).expect("memory");
@@ -113,6 +117,13 @@ impl Bench {
     fn write_and_snapshot(&mut self, key: &str) {
         self.write(key);
         self.take(Event::Snapshot { group: GROUP });
+    }
+
+    /// Does all jobs but saves, which there must not be.
+    fn do_other_jobs(&mut self) {
+        while !self.jobs.0.lock().is_empty() {
+            assert!(self.do_job().is_none(), "no save");
+        }
     }
 
     /// Does the oldest job; a save is reported, and what it published is returned.
@@ -188,4 +199,51 @@ fn deleting_an_old_snapshot_leaves_the_one_just_published_alone() {
         !bench.snapshots.exists(GROUP, &first),
         "nothing needs it any more"
     );
+}
+
+#[test]
+fn an_old_snapshot_goes_when_the_log_durably_names_the_new_one_and_not_before() {
+    let mut bench = Bench::new();
+    bench.write_and_snapshot("a");
+    let (first, saved) = bench.do_job().expect("a save");
+    bench.take(saved);
+    bench.take(Event::LogMoved);
+    bench.write_and_snapshot("b");
+    let (second, saved) = bench.do_job().expect("a save");
+    bench.do_other_jobs();
+    assert!(bench.snapshots.exists(GROUP, &first), "the log names it");
+
+    bench.take(saved);
+    bench.do_other_jobs();
+    let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
+    assert_eq!(
+        both,
+        [true, true],
+        "nobody heard that the log names the second"
+    );
+
+    bench.take(Event::LogMoved);
+    bench.do_other_jobs();
+    let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
+    assert_eq!(both, [false, true], "the log names the second alone");
+}
+
+#[test]
+fn an_old_snapshot_stays_if_the_batch_that_names_the_new_one_never_becomes_durable() {
+    let disk = TroubledDisk::default();
+    let trouble = Arc::clone(&disk.trouble);
+    let mut bench = Bench::on(Arc::new(disk));
+    bench.write_and_snapshot("a");
+    let (first, saved) = bench.do_job().expect("a save");
+    bench.take(saved);
+    bench.take(Event::LogMoved);
+    bench.write_and_snapshot("b");
+    let (second, saved) = bench.do_job().expect("a save");
+
+    Trouble::set(&trouble.syncs_fail, true);
+    bench.take(saved);
+    bench.take(Event::LogMoved);
+    bench.do_other_jobs();
+    let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
+    assert_eq!(both, [true, true], "on disk the log may name either");
 }

@@ -11,6 +11,7 @@ use quorate_kv::{Image, StateMachine};
 use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotError, SnapshotRef, SnapshotWriter, Snapshots};
 
+use super::pace::Pacer;
 use crate::node::{CHUNK_BYTES, Event, Job, JobDone, Jobs, NodeInbox, Received, restore};
 use crate::transport::{
     Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer, Transport,
@@ -19,6 +20,7 @@ use crate::transport::{
 /// The file thread of a runtime.
 pub(crate) struct JobThread<M: StateMachine> {
     jobs: Sender<Order<M>>,
+    pacer: Arc<Pacer>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -33,6 +35,7 @@ pub(crate) struct NodeFiles<M: StateMachine> {
     snapshots: Arc<Snapshots>,
     transport: Arc<dyn Transport>,
     inbox: Arc<NodeInbox<M>>,
+    pacer: Arc<Pacer>,
     /// Transfers that are coming in, by group: each replica takes one at a time.
     incoming: Mutex<BTreeMap<GroupId, Incoming>>,
 }
@@ -51,13 +54,14 @@ pub(crate) struct NodeJobs<M: StateMachine> {
 }
 
 impl<M: StateMachine> JobThread<M> {
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(pacer: Pacer) -> io::Result<Self> {
         let (jobs, inbox) = unbounded();
         let thread = std::thread::Builder::new()
             .name("quorate-files".to_owned())
             .spawn(move || run(&inbox))?;
         Ok(Self {
             jobs,
+            pacer: Arc::new(pacer),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -73,6 +77,7 @@ impl<M: StateMachine> JobThread<M> {
             snapshots,
             transport,
             inbox,
+            pacer: Arc::clone(&self.pacer),
             incoming,
         });
         NodeJobs {
@@ -85,7 +90,21 @@ impl<M: StateMachine> JobThread<M> {
     pub(crate) fn settle(&self) {
         let (done, wait) = crossbeam::channel::bounded::<()>(0);
         if self.jobs.send(Order::Barrier(done)).is_ok() {
-            let _disconnected = wait.recv();
+            self.hurry(|| {
+                let _disconnected = wait.recv();
+            });
+        }
+    }
+}
+
+impl<M: StateMachine> JobThread<M> {
+    /// Runs `wait`, which waits for the thread, without any pauses of the thread meanwhile.
+    fn hurry(&self, wait: impl FnOnce()) {
+        let thread = self.thread.lock();
+        let thread = thread.as_ref().map(|thread| thread.thread().clone());
+        match thread {
+            Some(thread) => self.pacer.hurry(&thread, wait),
+            None => wait(),
         }
     }
 }
@@ -96,7 +115,10 @@ impl<M: StateMachine> Drop for JobThread<M> {
         if let Some(thread) = self.thread.get_mut().take()
             && thread.thread().id() != std::thread::current().id()
         {
-            let _panicked = thread.join();
+            let handle = thread.thread().clone();
+            self.pacer.hurry(&handle, || {
+                let _panicked = thread.join();
+            });
         }
     }
 }
@@ -168,12 +190,26 @@ impl<M: StateMachine> NodeFiles<M> {
         id: u64,
         image: quorate_kv::SessionsImage<M>,
     ) -> Result<SnapshotRef, String> {
-        let create = self.snapshots.create(group, meta.index.0, meta.term.0, id);
+        let create = self.create(group, meta, id);
         let mut writer = create.map_err(|error| error.to_string())?;
         image
             .write_to(&mut writer)
             .map_err(|error| error.to_string())?;
         writer.finish().map_err(|error| error.to_string())
+    }
+
+    /// Begins a snapshot file whose writing keeps to the rate.
+    fn create(
+        &self,
+        group: GroupId,
+        meta: &SnapshotMeta,
+        id: u64,
+    ) -> Result<SnapshotWriter, SnapshotError> {
+        let writer = self
+            .snapshots
+            .create(group, meta.index.0, meta.term.0, id)?;
+        let pacer = Arc::clone(&self.pacer);
+        Ok(writer.rest_with(move |bytes| pacer.rest(bytes)))
     }
 
     fn send(
@@ -235,13 +271,7 @@ impl<M: StateMachine> NodeFiles<M> {
                 return Err("its beginning is missing".to_owned());
             }
             let writer = self
-                .snapshots
-                .create(
-                    group,
-                    chunk.meta.index.0,
-                    chunk.meta.term.0,
-                    chunk.transfer.attempt,
-                )
+                .create(group, &chunk.meta, chunk.transfer.attempt)
                 .map_err(|error| error.to_string())?;
             let begun = Incoming {
                 transfer: chunk.transfer,

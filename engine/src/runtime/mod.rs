@@ -5,6 +5,7 @@
 
 mod jobs;
 mod node;
+mod pace;
 mod timer;
 mod worker;
 
@@ -14,6 +15,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use quorate_kv::StateMachine;
+
+use crate::options::Options;
 
 pub(crate) use jobs::NodeJobs;
 pub(crate) use node::{Node, NodeSetup};
@@ -49,12 +52,13 @@ pub(crate) struct Runtime<M: StateMachine> {
 
 impl<M: StateMachine> Runtime<M> {
     /// Starts the threads.
-    pub(crate) fn start(workers: usize, queue_max: usize) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(options: &Options) -> io::Result<Arc<Self>> {
         let clock = Clock::start();
+        let pacer = pace::Pacer::new(clock, options.snapshot_bytes_per_s);
         Ok(Arc::new(Self {
             clock,
-            workers: Workers::start(workers, queue_max, clock)?,
-            jobs: jobs::JobThread::start()?,
+            workers: Workers::start(options.workers, options.queue_max, clock)?,
+            jobs: jobs::JobThread::start(pacer)?,
             timer: Timer::start(clock)?,
             next_shard: Mutex::new(0),
         }))

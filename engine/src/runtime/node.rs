@@ -73,7 +73,7 @@ impl<M: StateMachine> Node<M> {
                 index: 0,
                 reason: error.to_string(),
             })?;
-        let snapshots = Arc::new(snapshots);
+        let snapshots = Arc::new(snapshots.with_step(setup.options.snapshot_step_bytes));
 
         let mut by_worker: Vec<Vec<Replica<M>>> =
             (0..runtime.workers.count()).map(|_| Vec::new()).collect();

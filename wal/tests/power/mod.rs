@@ -241,16 +241,12 @@ impl Shared {
         Ok(())
     }
 
-    fn file(
-        self: &Arc<Self>,
-        path: &Path,
-        content: &Arc<Mutex<Content>>,
-    ) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(PowerFile {
+    fn file(self: &Arc<Self>, path: &Path, content: &Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
+        Arc::new(PowerFile {
             shared: Arc::clone(self),
             path: path.to_owned(),
             content: Arc::clone(content),
-        }))
+        })
     }
 }
 
@@ -267,14 +263,14 @@ impl Disk for PowerDisk {
         }
         let content = Arc::new(Mutex::new(Content::default()));
         names.live.insert(path.to_owned(), Arc::clone(&content));
-        self.0.file(path, &content)
+        Ok(self.0.file(path, &content))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.0.call(Call::Open, path)?;
         let names = self.0.names.lock();
         let content = names.live.get(path).ok_or(io::ErrorKind::NotFound)?;
-        self.0.file(path, content)
+        Ok(self.0.file(path, content))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -412,7 +408,7 @@ impl DiskFile for PowerFile {
         self.shared.call(Call::Sync, &self.path)?;
         self.shared.change()?;
         let mut content = self.content.lock();
-        content.durable = content.live.clone();
+        content.durable = content.live.to_vec();
         content.unsynced_bytes = 0;
         let rot_at = *self.shared.rot_at.lock();
         if let Some(byte) = rot_at.and_then(|at| content.durable.get_mut(at)) {
@@ -426,7 +422,7 @@ impl DiskFile for PowerFile {
         self.shared.call(Call::DropCache, &self.path)?;
         let mut content = self.content.lock();
         if content.unsynced_bytes == 0 {
-            content.live = content.durable.clone();
+            content.live = content.durable.to_vec();
         }
         Ok(())
     }

@@ -1,0 +1,118 @@
+//! Keeps the writing of snapshots to a rate, so that the log finds the device free in between.
+//!
+//! Invariants:
+//! - Over any time the bytes that were let through are at most the rate times that time, and one step.
+//! - Nobody waits while somebody waits for the file thread to come to rest.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Clock;
+
+/// What the file thread waits with behind each step.
+pub(super) struct Pacer {
+    clock: Clock,
+    rate: Option<Mutex<Rate>>,
+    /// How many wait for the file thread to come to rest.
+    hurrying: AtomicUsize,
+}
+
+/// A rate in bytes per second.
+struct Rate {
+    bytes_per_s: NonZeroU64,
+    /// Until then what was let through keeps to the rate.
+    busy_until_ns: u64,
+}
+
+impl Pacer {
+    /// Without a rate nobody waits.
+    pub(super) fn new(clock: Clock, bytes_per_s: Option<u64>) -> Self {
+        let bytes_per_s = bytes_per_s.and_then(NonZeroU64::new);
+        let rate = bytes_per_s.map(|bytes_per_s| {
+            Mutex::new(Rate {
+                bytes_per_s,
+                busy_until_ns: 0,
+            })
+        });
+        Self {
+            clock,
+            rate,
+            hurrying: AtomicUsize::new(0),
+        }
+    }
+
+    /// Waits, after a step of so many bytes, until the next one may begin. Only the thread that
+    /// [`hurry`](Self::hurry) unparks may call it.
+    pub(super) fn rest(&self, bytes: u64) {
+        let Some(rate) = &self.rate else { return };
+        let now_ns = self.clock.now_ns();
+        let until_ns = rate.lock().take(now_ns, bytes);
+        loop {
+            let left_ns = until_ns.saturating_sub(self.clock.now_ns());
+            if left_ns == 0 || self.hurrying.load(Ordering::SeqCst) > 0 {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_nanos(left_ns));
+        }
+    }
+
+    /// Runs `wait`, which waits for the file thread, and has that thread wait for nothing meanwhile.
+    pub(super) fn hurry(&self, thread: &std::thread::Thread, wait: impl FnOnce()) {
+        self.hurrying.fetch_add(1, Ordering::SeqCst);
+        thread.unpark();
+        wait();
+        self.hurrying.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Rate {
+    /// Lets bytes through, at `now_ns`, that took until now to be moved. Returns when the next may
+    /// follow. Time that nobody used is not saved up beyond these bytes.
+    fn take(&mut self, now_ns: u64, bytes: u64) -> u64 {
+        let cost_ns = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_s.get());
+        let cost_ns = u64::try_from(cost_ns).unwrap_or(u64::MAX);
+        let from_ns = self.busy_until_ns.max(now_ns.saturating_sub(cost_ns));
+        self.busy_until_ns = from_ns.saturating_add(cost_ns);
+        self.busy_until_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn bytes_keep_to_the_rate_and_idle_time_is_not_saved_up() {
+        let mut rate = Rate {
+            bytes_per_s: NonZeroU64::new(1_000).expect("not zero"),
+            busy_until_ns: 0,
+        };
+        // A step that took as long to write as the rate allows for need not wait.
+        assert_eq!(rate.take(100 * MS, 100), 100 * MS);
+        // One that took 10 ms of its 100 waits for the rest.
+        assert_eq!(rate.take(110 * MS, 100), 200 * MS);
+        // One that comes late does not wait, and neither gets what was missed before.
+        assert_eq!(rate.take(5_000 * MS, 100), 5_000 * MS);
+        assert_eq!(rate.take(5_000 * MS, 100), 5_100 * MS);
+        assert_eq!(rate.take(5_000 * MS, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn who_hurries_ends_a_wait() {
+        // At this rate a single byte takes longer than anybody waits for a test.
+        let pacer = std::sync::Arc::new(Pacer::new(Clock::start(), Some(1)));
+        let waiting = std::sync::Arc::clone(&pacer);
+        let thread = std::thread::spawn(move || {
+            waiting.rest(1 << 40);
+            waiting.rest(1 << 40);
+        });
+        let handle = thread.thread().clone();
+        pacer.hurry(&handle, || thread.join().expect("it does not panic"));
+        assert_eq!(pacer.hurrying.load(Ordering::SeqCst), 0);
+    }
+}

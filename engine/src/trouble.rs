@@ -1,0 +1,118 @@
+//! A disk for tests that gets into trouble on demand.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use quorate_wal::{DirLock, Disk, DiskFile, MemoryDisk};
+
+/// A memory disk whose syncs fail, or that is full, on demand.
+#[derive(Debug, Default)]
+pub(crate) struct TroubledDisk {
+    pub(crate) disk: MemoryDisk,
+    pub(crate) trouble: Arc<Trouble>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Trouble {
+    pub(crate) syncs_fail: AtomicBool,
+    pub(crate) is_full: AtomicBool,
+}
+
+#[derive(Debug)]
+struct TroubledFile {
+    file: Arc<dyn DiskFile>,
+    trouble: Arc<Trouble>,
+}
+
+impl Trouble {
+    pub(crate) fn set(flag: &AtomicBool, value: bool) {
+        flag.store(value, Ordering::SeqCst);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.syncs_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the device is gone"));
+        }
+        Ok(())
+    }
+}
+
+impl TroubledDisk {
+    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(TroubledFile {
+            file,
+            trouble: Arc::clone(&self.trouble),
+        })
+    }
+}
+
+impl Disk for TroubledDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(self.disk.create(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(self.disk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        self.disk.lock(dir)
+    }
+}
+
+impl DiskFile for TroubledFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.file.read_bytes(offset, len)
+    }
+
+    fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        self.file.write_at(offset, slices)
+    }
+
+    fn zero_fill(&self, bytes: u64) -> io::Result<()> {
+        if self.trouble.is_full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.zero_fill(bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.trouble.sync()?;
+        self.file.sync_data()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+}
