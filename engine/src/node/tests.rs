@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::Mutex;
 use quorate_kv::{CommandBuffer, Image, Map, Sessions};
 use quorate_raft::{Config, NodeId, Raft};
-use quorate_wal::{Disk, GroupId, Log, LogOptions, MemoryDisk, SnapshotRef, Snapshots};
+use quorate_wal::{Disk, Drove, GroupId, Log, LogOptions, MemoryDisk, SnapshotRef, Snapshots};
 
 use super::event::JobDone;
 use super::ports::{Job, Jobs};
@@ -38,6 +38,7 @@ impl ReplySink for Deaf {
 
 struct Bench {
     shard: Shard<Map>,
+    log: Arc<Log>,
     jobs: Arc<Queue>,
     snapshots: Snapshots,
     now_ns: u64,
@@ -69,7 +70,7 @@ impl Bench {
         let replica = Replica::new(GROUP, raft, Sessions::default(), state, replica_options);
         let jobs = Arc::new(Queue::default());
         let ports = Ports {
-            log,
+            log: Arc::clone(&log),
             transport: Arc::new(NoTransport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
         };
@@ -78,6 +79,7 @@ impl Bench {
         let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, told);
         let mut bench = Self {
             shard,
+            log,
             jobs,
             snapshots,
             now_ns: 0,
@@ -98,8 +100,24 @@ impl Bench {
 
     /// Commits and applies something.
     fn write(&mut self, key: &str) {
-        let command = CommandBuffer::put(key.as_bytes(), b"v")
-            .expect("small")
+        self.put(key, b"v");
+    }
+
+    /// Writes until the segment of the log is full: what comes next waits until the next one is prepared.
+    fn fill_segment(&mut self) {
+        while !matches!(self.log.drive(), Ok(Drove::NeedsSegment)) {
+            self.put("large", &[0; 64 << 10]);
+        }
+    }
+
+    fn next_segment(&self) {
+        while !self.log.prepare().expect("memory").segment_ready {}
+        while !matches!(self.log.drive(), Ok(Drove::Idle)) {}
+    }
+
+    fn put(&mut self, key: &str, value: &[u8]) {
+        let command = CommandBuffer::put(key.as_bytes(), value)
+            .expect("within the limits")
             .seal_plain();
         let body = RequestBody::Propose { command };
         let request = Request {
@@ -213,15 +231,16 @@ fn an_old_snapshot_goes_when_the_log_durably_names_the_new_one_and_not_before() 
     bench.do_other_jobs();
     assert!(bench.snapshots.exists(GROUP, &first), "the log names it");
 
+    bench.fill_segment();
     bench.take(saved);
+    bench.take(Event::LogMoved);
     bench.do_other_jobs();
     let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
-    assert_eq!(
-        both,
-        [true, true],
-        "nobody heard that the log names the second"
-    );
+    assert_eq!(both, [true, true], "the batch that names the second waits");
 
+    bench.next_segment();
+    bench.do_other_jobs();
+    assert!(bench.snapshots.exists(GROUP, &first), "nobody heard");
     bench.take(Event::LogMoved);
     bench.do_other_jobs();
     let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
