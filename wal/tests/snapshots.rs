@@ -63,7 +63,16 @@ fn content_of_any_size_comes_back() {
     let real = Snapshots::open(Arc::new(RealDisk), dir.path()).unwrap();
     let memory = snapshots(&MemoryDisk::new());
     for snapshots in [real, memory] {
-        for (index, len) in (1..).zip([0, 1, 7, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 100]) {
+        for (index, len) in (1..).zip([
+            0,
+            1,
+            7,
+            CHUNK - 1,
+            CHUNK,
+            CHUNK + 1,
+            4 * CHUNK,
+            13 * CHUNK + 100,
+        ]) {
             let content = content(len);
             let saved = save(&snapshots, index, 9, &content).unwrap();
             assert_eq!((saved.index, saved.term, saved.id), (index, 2, 9));
@@ -268,6 +277,25 @@ fn chunks_and_files_of_other_snapshots_do_not_pass() {
     let missing = SnapshotRef { term: 3, ..second };
     let error = snapshots.verify(GroupId(1), &missing).unwrap_err();
     assert!(matches!(error, SnapshotError::Missing { .. }), "{error}");
+}
+
+#[test]
+fn a_file_that_somebody_cuts_under_an_open_reader_is_an_error_and_not_the_end_of_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(Arc::new(RealDisk), dir.path()).unwrap();
+    let saved = save(&snapshots, 5, 1, &content(3 * CHUNK)).unwrap();
+    let mut reader = snapshots.open_reader(GroupId(1), &saved).unwrap();
+    reader.read_at(0, 1).unwrap();
+    let group = std::fs::read_dir(dir.path()).unwrap().next().unwrap();
+    let file = std::fs::read_dir(group.unwrap().path()).unwrap().next();
+    let path = file.unwrap().unwrap().path();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(CHUNK as u64 + 5000).unwrap();
+    let error = reader.read_at(CHUNK as u64, 1).unwrap_err();
+    assert!(
+        matches!(&error, SnapshotError::Corrupt { path: found, .. } if *found == path),
+        "{error}"
+    );
 }
 
 /// Files with right checksums whose parts contradict each other: no fault of a disk makes them.

@@ -106,7 +106,7 @@ impl Bench {
     /// Writes until the segment of the log is full: what comes next waits until the next one is prepared.
     fn fill_segment(&mut self) {
         while !matches!(self.log.drive(), Ok(Drove::NeedsSegment)) {
-            self.put("large", &[0; 64 << 10]);
+            self.put("large", &vec![0; 64 << 10]);
         }
     }
 
