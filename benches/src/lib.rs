@@ -11,19 +11,26 @@
 
 mod log;
 pub mod memory;
+mod payload;
 mod place;
 pub mod probe;
 mod puts;
 mod reads;
 mod sample;
 mod snapshots;
+mod stored;
 
-pub use log::LogAppend;
+pub use log::{AppendShape, DrivenLog, LogAppend};
+pub use payload::{Numbers, Payloads};
 pub use place::Place;
 pub use puts::{CommittedPuts, KEY_BYTES, KEYS, Setup, VALUE_BYTES};
 pub use reads::{Read, Reads};
-pub use sample::{Budget, Sample, Writer, run_writers};
+pub use sample::{
+    Budget, Call, Pipeline, Sample, Writer, new_latencies, record, run_cheap, run_pipelines,
+    run_writers, run_writers_traced,
+};
 pub use snapshots::{Beside, Snapshotting};
+pub use stored::{StoredLog, StoredShape, drop_file_caches, read_file_caches, sync_files};
 
 /// Why a load could not be set up or run.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

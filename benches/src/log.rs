@@ -1,18 +1,59 @@
-//! Synced appends through the log: one entry a call, each returning when it is durable.
+//! Appends through the log: by one call after the other, each returning when it is durable, or with
+//! several on their way.
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use quorate_wal::{
-    Entry, GroupId, Log, LogOptions, LogStatus, LogThread, Lsn, Observer, RealDisk, WriteBatch,
+    Durability, Entry, GroupId, Log, LogOptions, LogStatus, LogThread, Lsn, Observer, RealDisk,
+    SubmitError, WriteBatch,
 };
 use tempfile::TempDir;
 
 use crate::Failure;
+use crate::payload::Payloads;
 use crate::place::Place;
 use crate::probe::Tickets;
-use crate::sample::{Budget, Sample, Writer, run_writers};
+use crate::sample::{
+    Budget, Call, Pipeline, Sample, Writer, run_pipelines, run_writers, run_writers_traced,
+};
+
+/// What is appended, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendShape {
+    /// Threads that append at once, each to a group of its own.
+    pub writers: usize,
+    /// Entries in one call.
+    pub entries: usize,
+    /// Bytes of each entry.
+    pub entry_bytes: usize,
+    /// What must have happened when a call returns.
+    pub durability: Durability,
+}
+
+impl AppendShape {
+    /// One entry a call, synced.
+    pub fn single(writers: usize, entry_bytes: usize) -> Self {
+        Self {
+            writers,
+            entries: 1,
+            entry_bytes,
+            durability: Durability::PowerLoss,
+        }
+    }
+
+    /// Bytes of the entries of one call.
+    pub fn call_bytes(&self) -> usize {
+        self.entries * self.entry_bytes
+    }
+
+    /// After so many calls a writer drops what it wrote, as it would behind a snapshot: what all of
+    /// them keep takes about 64 MiB, so that a run of any length fits the disk.
+    pub fn calls_kept(&self) -> u64 {
+        let per_writer = KEPT_BYTES / self.writers as u64;
+        (per_writer / (self.call_bytes() as u64).max(BLOCK_BYTES)).max(64)
+    }
+}
 
 /// A log with several writers, each of which appends to a group of its own.
 pub struct LogAppend {
@@ -27,8 +68,17 @@ struct LogWriter {
     durable: Arc<Tickets>,
     group: GroupId,
     next_index: u64,
-    payload: Bytes,
-    compact_after: u64,
+    calls: u64,
+    payloads: Payloads,
+    shape: AppendShape,
+}
+
+/// A log that is driven, and a way to wait for it.
+pub struct DrivenLog {
+    /// The log.
+    pub log: Arc<Log>,
+    durable: Arc<Tickets>,
+    thread: LogThread,
 }
 
 /// Lets go of writers whose entries are durable.
@@ -37,28 +87,32 @@ struct Wake {
     durable: Arc<Tickets>,
 }
 
-/// The log keeps about so much, as it would behind snapshots, so that a run of any length fits the disk.
 const KEPT_BYTES: u64 = 64 << 20;
 
 /// What the smallest batch takes on disk.
 const BLOCK_BYTES: u64 = 4096;
 
 impl LogAppend {
-    /// Opens a fresh log for `writers` writers of entries of `entry_bytes`.
-    pub fn open(place: &Place, writers: usize, entry_bytes: usize) -> Result<Self, Failure> {
+    /// Opens a fresh log for writers of this shape.
+    pub fn open(place: &Place, shape: AppendShape) -> Result<Self, Failure> {
         let dir = place.folder()?;
-        let (log, thread, durable) = open_log(dir.path())?;
-        let per_writer = KEPT_BYTES / writers as u64;
-        let compact_after = (per_writer / (entry_bytes as u64).max(BLOCK_BYTES)).max(64);
+        let mut options = LogOptions::default();
+        options.durability = shape.durability;
+        let DrivenLog {
+            log,
+            durable,
+            thread,
+        } = DrivenLog::open(dir.path(), options)?;
         let writer = |group| LogWriter {
             log: Arc::clone(&log),
             durable: Arc::clone(&durable),
             group: GroupId(group),
             next_index: 1,
-            payload: Bytes::from(vec![0xA5; entry_bytes]),
-            compact_after,
+            calls: 0,
+            payloads: Payloads::new(shape.entry_bytes, group),
+            shape,
         };
-        let writers: Vec<_> = (0..writers as u64).map(writer).collect();
+        let writers: Vec<_> = (0..shape.writers as u64).map(writer).collect();
         Ok(Self {
             writers,
             log,
@@ -67,15 +121,27 @@ impl LogAppend {
         })
     }
 
-    /// Appends until the budget is used up.
+    /// Appends until the budget, of calls, is used up.
     pub fn run(&mut self, budget: Budget) -> Result<Sample, Failure> {
-        let before = self.log.stats().syncs;
-        let mut sample = run_writers(budget, &mut self.writers)?;
-        sample.syncs = self.log.stats().syncs - before;
-        Ok(sample)
+        self.counting_syncs(|writers| run_writers(budget, writers))
     }
 
-    /// How many bytes the log writes for one entry that is alone in its batch.
+    /// Appends with so many calls of each writer on their way.
+    pub fn run_pipelined(&mut self, budget: Budget, depth: usize) -> Result<Sample, Failure> {
+        self.counting_syncs(|writers| run_pipelines(budget, depth, writers))
+    }
+
+    /// Appends, and keeps when each call was made.
+    pub fn run_traced(&mut self, budget: Budget) -> Result<Vec<Call>, Failure> {
+        Ok(run_writers_traced(budget, &mut self.writers)?.1)
+    }
+
+    /// The log, for its figures.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// How many bytes the log writes for a call that is alone in its batch.
     pub fn batch_bytes(&mut self) -> Result<usize, Failure> {
         // The first batch of a segment is larger: it begins with the state of all groups.
         self.writers[0].write()?;
@@ -83,32 +149,108 @@ impl LogAppend {
         self.writers[0].write()?;
         Ok((self.log.stats().bytes_written - before) as usize)
     }
+
+    fn counting_syncs(
+        &mut self,
+        run: impl FnOnce(&mut [LogWriter]) -> Result<Sample, Failure>,
+    ) -> Result<Sample, Failure> {
+        let before = self.log.stats().syncs;
+        let mut sample = run(&mut self.writers)?;
+        sample.syncs = self.log.stats().syncs - before;
+        Ok(sample)
+    }
+}
+
+impl LogWriter {
+    fn next_batch(&mut self) -> WriteBatch {
+        let first = self.next_index;
+        self.next_index += self.shape.entries as u64;
+        let entry = |index| Entry {
+            index,
+            term: 1,
+            kind: 0,
+            payload: self.payloads.draw(),
+        };
+        self.calls += 1;
+        let mut batch = WriteBatch::new();
+        batch.append(self.group, (first..self.next_index).map(entry).collect());
+        if self.calls.is_multiple_of(self.shape.calls_kept()) {
+            batch.compact(self.group, self.next_index);
+        }
+        batch
+    }
 }
 
 impl Writer for LogWriter {
     fn write(&mut self) -> Result<(), Failure> {
-        let index = self.next_index;
-        self.next_index += 1;
-        let mut batch = WriteBatch::new();
-        batch.append(
-            self.group,
-            vec![Entry {
-                index,
-                term: 1,
-                kind: 0,
-                payload: self.payload.clone(),
-            }],
-        );
-        if index.is_multiple_of(self.compact_after) {
-            batch.compact(self.group, index + 1);
-        }
+        let batch = self.next_batch();
         let lsn = self.log.submit(batch)?;
-        self.durable.wait(lsn.0);
-        // A log that failed lets everybody go.
-        if self.log.durable() < lsn {
-            return Err(format!("the log stands still: {:?}", self.log.status()).into());
+        self.wait(lsn.0)
+    }
+}
+
+impl Pipeline for LogWriter {
+    fn issue(&mut self) -> Result<u64, Failure> {
+        let mut batch = self.next_batch();
+        Ok(self.log.enqueue(&mut batch)?.0)
+    }
+
+    fn flush(&mut self) {
+        self.log.nudge();
+    }
+
+    fn wait(&mut self, number: u64) -> Result<(), Failure> {
+        wait(&self.log, &self.durable, Lsn(number))
+    }
+
+    fn is_done(&self, number: u64) -> bool {
+        self.log.durable() >= Lsn(number)
+    }
+}
+
+impl DrivenLog {
+    /// Opens the log in a directory and starts its threads.
+    pub fn open(dir: &Path, options: LogOptions) -> Result<Self, Failure> {
+        let (log, _recovered) = Log::open(Arc::new(RealDisk), dir, options)?;
+        let durable = Arc::new(Tickets::default());
+        durable.reached(log.durable().0);
+        log.add_observer(Arc::new(Wake {
+            log: Arc::downgrade(&log),
+            durable: Arc::clone(&durable),
+        }));
+        let thread = LogThread::spawn(Arc::clone(&log), "bench-log")?;
+        Ok(Self {
+            log,
+            durable,
+            thread,
+        })
+    }
+
+    /// Hands in a batch, when there is room in line for it.
+    pub fn submit(&self, mut batch: WriteBatch) -> Result<Lsn, Failure> {
+        loop {
+            let before = self.log.durable();
+            match self.log.enqueue(&mut batch) {
+                Ok(lsn) => {
+                    self.log.nudge();
+                    return Ok(lsn);
+                }
+                // Full: something is in line, so the log will move.
+                Err(SubmitError::QueueFull) => self.wait(Lsn(before.0 + 1))?,
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
+    }
+
+    /// Waits until what was handed in is durable.
+    pub fn wait(&self, lsn: Lsn) -> Result<(), Failure> {
+        wait(&self.log, &self.durable, lsn)
+    }
+
+    /// Ends the threads and closes the log.
+    pub fn close(self) {
+        self.thread.stop(true);
+        self.log.close();
     }
 }
 
@@ -125,13 +267,11 @@ impl Observer for Wake {
     }
 }
 
-fn open_log(dir: &Path) -> Result<(Arc<Log>, LogThread, Arc<Tickets>), Failure> {
-    let (log, _recovered) = Log::open(Arc::new(RealDisk), dir, LogOptions::default())?;
-    let durable = Arc::new(Tickets::default());
-    log.add_observer(Arc::new(Wake {
-        log: Arc::downgrade(&log),
-        durable: Arc::clone(&durable),
-    }));
-    let thread = LogThread::spawn(Arc::clone(&log), "bench-log")?;
-    Ok((log, thread, durable))
+fn wait(log: &Log, durable: &Tickets, lsn: Lsn) -> Result<(), Failure> {
+    durable.wait(lsn.0);
+    // A log that failed lets everybody go.
+    if log.durable() < lsn {
+        return Err(format!("the log stands still: {:?}", log.status()).into());
+    }
+    Ok(())
 }

@@ -9,13 +9,20 @@ pub fn reset_peak() {
 
 /// The peak in bytes, `VmHWM` of `/proc/self/status`; `None` where there is no such file.
 pub fn peak_bytes() -> Option<u64> {
-    parse_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
+    parse(
+        &std::fs::read_to_string("/proc/self/status").ok()?,
+        "VmHWM:",
+    )
 }
 
-fn parse_peak(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// What is resident now, in bytes: all of it, and the part that is not pages of files.
+pub fn resident_bytes() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some((parse(&status, "VmRSS:")?, parse(&status, "RssAnon:")?))
+}
+
+fn parse(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -25,9 +32,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_read_from_its_line() {
+    fn a_figure_is_read_from_its_line() {
         let status = "Name:\tfigures\nVmPeak:\t    2048 kB\nVmHWM:\t    1024 kB\nThreads:\t1\n";
-        assert_eq!(parse_peak(status), Some(1 << 20));
-        assert_eq!(parse_peak("VmPeak:\t 2048 kB\n"), None);
+        assert_eq!(parse(status, "VmHWM:"), Some(1 << 20));
+        assert_eq!(parse("VmPeak:\t 2048 kB\n", "VmHWM:"), None);
     }
 }

@@ -30,11 +30,16 @@ impl Place {
                 .map(Path::to_owned)
                 .unwrap_or_default(),
         };
+        Self::at(root)
+    }
+
+    /// This folder. Fails on a file system in memory.
+    pub fn at(root: PathBuf) -> Result<Self, Failure> {
         std::fs::create_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))?;
         let kind = rustix::fs::statfs(&root)?.f_type.cast_unsigned();
         if matches!(kind, TMPFS_MAGIC | RAMFS_MAGIC) {
             let root = root.display();
-            return Err(format!("{root} is in memory, where a sync does nothing: set {VARIABLE} to a folder on a disk").into());
+            return Err(format!("{root} is in memory, where a sync does nothing: name a folder on a disk, with {VARIABLE} if need be").into());
         }
         Ok(Self { root })
     }

@@ -37,6 +37,27 @@ pub trait Writer: Send {
     fn write(&mut self) -> Result<(), Failure>;
 }
 
+/// One of several threads that each keep writes on their way.
+pub trait Pipeline: Send {
+    /// Starts a write; returns its number.
+    fn issue(&mut self) -> Result<u64, Failure>;
+    /// Has done what was started.
+    fn flush(&mut self);
+    /// Waits until the write of this number is durable, and so all before it.
+    fn wait(&mut self, number: u64) -> Result<(), Failure>;
+    /// Whether it is.
+    fn is_done(&self, number: u64) -> bool;
+}
+
+/// When a call was made, and how long it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// When it was made.
+    pub began: Instant,
+    /// How long it took.
+    pub latency: Duration,
+}
+
 /// Latencies from 100 ns to a minute. Two digits keep the histogram small beside what is measured.
 const LATENCY_NS_MIN: u64 = 100;
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -56,16 +77,86 @@ impl Sample {
 
 /// Lets all writers write until the budget is used up. The clock starts when all threads stand ready.
 pub fn run_writers<W: Writer>(budget: Budget, writers: &mut [W]) -> Result<Sample, Failure> {
+    let (elapsed, parts) = run_threads(budget, writers, |gate, writer| {
+        let mut latencies = new_latencies();
+        while gate.take() {
+            let began = Instant::now();
+            writer.write()?;
+            record(&mut latencies, began.elapsed());
+        }
+        Ok(latencies)
+    })?;
+    sum_up(elapsed, parts)
+}
+
+/// Like [`run_writers`], and keeps when each call was made, in no order. A writer ends at the latest
+/// after 4 M calls.
+pub fn run_writers_traced<W: Writer>(
+    budget: Budget,
+    writers: &mut [W],
+) -> Result<(Duration, Vec<Call>), Failure> {
+    const CALLS_MAX: usize = 4 << 20;
+    let (elapsed, parts) = run_threads(budget, writers, |gate, writer| {
+        let mut calls = Vec::new();
+        while calls.len() < CALLS_MAX && gate.take() {
+            let began = Instant::now();
+            writer.write()?;
+            calls.push(Call {
+                began,
+                latency: began.elapsed(),
+            });
+        }
+        Ok(calls)
+    })?;
+    Ok((elapsed, parts.concat()))
+}
+
+/// Has each writer keep `depth` calls on their way until the budget is used up, then waits for the
+/// rest. Whatever is durable at once is taken off at once, so that new calls go out together.
+pub fn run_pipelines<W: Pipeline>(
+    budget: Budget,
+    depth: usize,
+    writers: &mut [W],
+) -> Result<Sample, Failure> {
+    let (elapsed, parts) = run_threads(budget, writers, |gate, writer| {
+        let mut latencies = new_latencies();
+        let mut on_their_way: VecDeque<(Instant, u64)> = VecDeque::with_capacity(depth);
+        loop {
+            while on_their_way.len() < depth && gate.take() {
+                on_their_way.push_back((Instant::now(), writer.issue()?));
+            }
+            writer.flush();
+            let Some(&(_, oldest)) = on_their_way.front() else {
+                return Ok(latencies);
+            };
+            writer.wait(oldest)?;
+            while let Some(&(issued, number)) = on_their_way.front()
+                && writer.is_done(number)
+            {
+                record(&mut latencies, issued.elapsed());
+                on_their_way.pop_front();
+            }
+        }
+    })?;
+    sum_up(elapsed, parts)
+}
+
+/// Runs each worker on a thread of its own. Returns how long all of them took together.
+fn run_threads<W: Send, T: Send>(
+    budget: Budget,
+    workers: &mut [W],
+    run: impl Fn(&Gate, &mut W) -> Result<T, Failure> + Sync,
+) -> Result<(Duration, Vec<T>), Failure> {
     let gate = Gate::new(budget);
-    let barrier = Barrier::new(writers.len() + 1);
-    let (gate, barrier) = (&gate, &barrier);
+    let barrier = Barrier::new(workers.len() + 1);
+    let (gate, barrier, run) = (&gate, &barrier, &run);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = writers
+        let threads: Vec<_> = workers
             .iter_mut()
-            .map(|writer| {
+            .map(|worker| {
                 scope.spawn(move || {
                     barrier.wait();
-                    write_while_open(gate, writer)
+                    run(gate, worker)
                 })
             })
             .collect();
@@ -74,19 +165,24 @@ pub fn run_writers<W: Writer>(budget: Budget, writers: &mut [W]) -> Result<Sampl
         let began = Instant::now();
         let parts: Vec<_> = threads
             .into_iter()
-            .map(|thread| thread.join().expect("a writer returns its errors"))
+            .map(|thread| thread.join().expect("a worker returns its errors"))
             .collect();
         let elapsed = began.elapsed();
-        let mut latency_ns = new_latencies();
-        for part in parts {
-            latency_ns.add(part?)?;
-        }
-        Ok(Sample {
-            ops: latency_ns.len(),
-            elapsed,
-            latency_ns,
-            syncs: 0,
-        })
+        let parts: Result<Vec<T>, Failure> = parts.into_iter().collect();
+        Ok((elapsed, parts?))
+    })
+}
+
+fn sum_up(elapsed: Duration, parts: Vec<Histogram<u64>>) -> Result<Sample, Failure> {
+    let mut latency_ns = new_latencies();
+    for part in parts {
+        latency_ns.add(part)?;
+    }
+    Ok(Sample {
+        ops: latency_ns.len(),
+        elapsed,
+        latency_ns,
+        syncs: 0,
     })
 }
 
@@ -122,7 +218,7 @@ pub(crate) fn run_pipelined<T>(
 }
 
 /// Repeats an operation that is too cheap to be timed each time: of every `TIMED_ONE_IN` one is.
-pub(crate) fn run_cheap(
+pub fn run_cheap(
     budget: Budget,
     mut operation: impl FnMut() -> Result<(), Failure>,
 ) -> Result<Sample, Failure> {
@@ -163,24 +259,16 @@ pub(crate) fn run_cheap(
     })
 }
 
-pub(crate) fn new_latencies() -> Histogram<u64> {
+/// An empty histogram of latencies in nanoseconds.
+pub fn new_latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, LATENCY_DIGITS)
         .expect("the bounds are constants that fit each other")
 }
 
-pub(crate) fn record(latencies: &mut Histogram<u64>, latency: Duration) {
+/// Adds a latency; one that is out of bounds counts as the bound.
+pub fn record(latencies: &mut Histogram<u64>, latency: Duration) {
     let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
     latencies.saturating_record(nanos);
-}
-
-fn write_while_open(gate: &Gate, writer: &mut impl Writer) -> Result<Histogram<u64>, Failure> {
-    let mut latencies = new_latencies();
-    while gate.take() {
-        let began = Instant::now();
-        writer.write()?;
-        record(&mut latencies, began.elapsed());
-    }
-    Ok(latencies)
 }
 
 /// Says whether there is budget for one more operation; shared by all who use it up.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
+use quorate_wal::Durability;
 use tempfile::TempDir;
 
 use super::file::{BLOCK_BYTES, ProbeFile};
@@ -24,9 +25,13 @@ struct RawWriter {
 
 impl RawAppend {
     /// Makes the file.
-    pub fn open(place: &Place, batch_bytes: usize) -> Result<Self, Failure> {
+    pub fn open(
+        place: &Place,
+        batch_bytes: usize,
+        durability: Durability,
+    ) -> Result<Self, Failure> {
         let dir = place.folder()?;
-        let file = ProbeFile::create(&dir.path().join("probe"))?;
+        let file = ProbeFile::create(&dir.path().join("probe"), durability)?;
         let blocks = vec![0xA5; batch_bytes.next_multiple_of(BLOCK_BYTES)];
         Ok(Self {
             writer: RawWriter { file, blocks },
@@ -81,13 +86,18 @@ struct Line {
 }
 
 impl GroupCommit {
-    /// Makes the file, and `writers` writers of `entry_bytes` each.
-    pub fn open(place: &Place, writers: usize, entry_bytes: usize) -> Result<Self, Failure> {
+    /// Makes the file, and `writers` writers of `call_bytes` a call each.
+    pub fn open(
+        place: &Place,
+        writers: usize,
+        call_bytes: usize,
+        durability: Durability,
+    ) -> Result<Self, Failure> {
         let dir = place.folder()?;
-        let shared = Arc::new(Shared::create(&dir.path().join("probe"))?);
+        let shared = Arc::new(Shared::create(&dir.path().join("probe"), durability)?);
         let writer = |_| GroupWriter {
             shared: Arc::clone(&shared),
-            payload: vec![0xA5; entry_bytes],
+            payload: vec![0xA5; call_bytes],
         };
         Ok(Self {
             writers: (0..writers).map(writer).collect(),
@@ -112,9 +122,9 @@ impl Writer for GroupWriter {
 }
 
 impl Shared {
-    fn create(path: &Path) -> Result<Self, Failure> {
+    fn create(path: &Path, durability: Durability) -> Result<Self, Failure> {
         Ok(Self {
-            file: Mutex::new(ProbeFile::create(path)?),
+            file: Mutex::new(ProbeFile::create(path, durability)?),
             line: Mutex::default(),
         })
     }

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use quorate_wal::Durability;
+
 /// As large as a segment of the log.
 const FILE_BYTES: usize = 64 << 20;
 
@@ -16,10 +18,11 @@ pub(crate) struct ProbeFile {
     file: File,
     offset: usize,
     syncs: u64,
+    durability: Durability,
 }
 
 impl ProbeFile {
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, durability: Durability) -> io::Result<Self> {
         let file = File::create_new(path)?;
         let zeros = vec![0; 1 << 20];
         for offset in (0..FILE_BYTES).step_by(zeros.len()) {
@@ -30,10 +33,11 @@ impl ProbeFile {
             file,
             offset: 0,
             syncs: 0,
+            durability,
         })
     }
 
-    /// `pwrite` and `fdatasync`.
+    /// `pwrite`, and `fdatasync` if the power may be lost.
     pub(crate) fn append(&mut self, blocks: &[u8]) -> io::Result<()> {
         assert!(blocks.len() <= FILE_BYTES, "a batch fits the file");
         if self.offset + blocks.len() > FILE_BYTES {
@@ -41,6 +45,9 @@ impl ProbeFile {
         }
         self.file.write_all_at(blocks, self.offset as u64)?;
         self.offset += blocks.len();
+        if self.durability != Durability::PowerLoss {
+            return Ok(());
+        }
         self.syncs += 1;
         self.file.sync_data()
     }

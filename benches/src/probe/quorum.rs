@@ -7,6 +7,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use quorate_wal::Durability;
 use tempfile::TempDir;
 
 use super::file::{BLOCK_BYTES, ProbeFile};
@@ -54,7 +55,7 @@ impl QuorumProbe {
             _dir: dir,
         };
         for replica in 0..REPLICAS {
-            let file = ProbeFile::create(&path.join(replica.to_string()))?;
+            let file = ProbeFile::create(&path.join(replica.to_string()), Durability::PowerLoss)?;
             let shared = Arc::clone(&shared);
             let name = format!("probe-{replica}");
             let run = move || shared.replicate(replica, file, entry_bytes);

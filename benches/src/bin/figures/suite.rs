@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use quorate_benches::probe::{GroupCommit, QuorumProbe, RawAppend};
 use quorate_benches::{
-    Budget, CommittedPuts, Failure, KEY_BYTES, LogAppend, Place, Read, Reads, Sample, Setup,
-    VALUE_BYTES, memory,
+    AppendShape, Budget, CommittedPuts, Failure, KEY_BYTES, LogAppend, Place, Read, Reads, Sample,
+    Setup, VALUE_BYTES, memory,
 };
+use quorate_wal::Durability;
 
 /// How much to run.
 #[derive(Clone, Copy, Debug)]
@@ -84,12 +85,15 @@ impl Suite {
     fn log(&mut self) -> Result<(), Failure> {
         for entry_bytes in ENTRY_BYTES {
             for writers in WRITERS {
-                let mut log = LogAppend::open(&self.place, writers, entry_bytes)?;
+                let mut log =
+                    LogAppend::open(&self.place, AppendShape::single(writers, entry_bytes))?;
                 let budget = Budget::Time(self.plan.slice);
                 let probe = if writers == 1 {
-                    RawAppend::open(&self.place, log.batch_bytes()?)?.run(budget)?
+                    RawAppend::open(&self.place, log.batch_bytes()?, Durability::PowerLoss)?
+                        .run(budget)?
                 } else {
-                    GroupCommit::open(&self.place, writers, entry_bytes)?.run(budget)?
+                    GroupCommit::open(&self.place, writers, entry_bytes, Durability::PowerLoss)?
+                        .run(budget)?
                 };
                 let plural = if writers == 1 { "" } else { "s" };
                 let name = format!("{entry_bytes} B, {writers} writer{plural}");
