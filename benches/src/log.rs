@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use quorate_wal::{
     Durability, Entry, GroupId, Log, LogOptions, LogStatus, LogThread, Lsn, Observer, RealDisk,
-    SubmitError, WriteBatch,
+    WriteBatch,
 };
 use tempfile::TempDir;
 
@@ -59,10 +59,13 @@ impl AppendShape {
 pub struct LogAppend {
     writers: Vec<LogWriter>,
     log: Arc<Log>,
+    durable: Arc<Tickets>,
+    is_observed: bool,
     _thread: LogThread,
     _dir: TempDir,
 }
 
+/// Writes on its own thread where it can.
 struct LogWriter {
     log: Arc<Log>,
     durable: Arc<Tickets>,
@@ -73,11 +76,13 @@ struct LogWriter {
     shape: AppendShape,
 }
 
-/// A log that is driven, and a way to wait for it.
+/// Leaves the writing to the thread of the log, as the store does.
+struct HandingWriter<'a>(&'a mut LogWriter);
+
+/// A log and the threads that drive it.
 pub struct DrivenLog {
     /// The log.
     pub log: Arc<Log>,
-    durable: Arc<Tickets>,
     thread: LogThread,
 }
 
@@ -98,40 +103,49 @@ impl LogAppend {
         let dir = place.folder()?;
         let mut options = LogOptions::default();
         options.durability = shape.durability;
-        let DrivenLog {
-            log,
-            durable,
-            thread,
-        } = DrivenLog::open(dir.path(), options)?;
+        let DrivenLog { log, thread } = DrivenLog::open(dir.path(), options)?;
+        let durable = Arc::new(Tickets::default());
+        let payloads = Payloads::new(shape.entry_bytes, 1);
         let writer = |group| LogWriter {
             log: Arc::clone(&log),
             durable: Arc::clone(&durable),
             group: GroupId(group),
             next_index: 1,
             calls: 0,
-            payloads: Payloads::new(shape.entry_bytes, group),
+            payloads: payloads.starting_at(group),
             shape,
         };
-        let writers: Vec<_> = (0..shape.writers as u64).map(writer).collect();
         Ok(Self {
-            writers,
+            writers: (0..shape.writers as u64).map(writer).collect(),
             log,
+            durable,
+            is_observed: false,
             _thread: thread,
             _dir: dir,
         })
     }
 
-    /// Appends until the budget, of calls, is used up.
+    /// Appends by [`Log::commit`] until the budget, of calls, is used up.
     pub fn run(&mut self, budget: Budget) -> Result<Sample, Failure> {
         self.counting_syncs(|writers| run_writers(budget, writers))
     }
 
-    /// Appends with so many calls of each writer on their way.
+    /// Appends by [`Log::submit`], each call waiting until it is told that its entries are durable.
+    pub fn run_handing(&mut self, budget: Budget) -> Result<Sample, Failure> {
+        self.observe();
+        self.counting_syncs(|writers| {
+            let mut writers: Vec<_> = writers.iter_mut().map(HandingWriter).collect();
+            run_writers(budget, &mut writers)
+        })
+    }
+
+    /// Appends by [`Log::enqueue`] with so many calls of each writer on their way.
     pub fn run_pipelined(&mut self, budget: Budget, depth: usize) -> Result<Sample, Failure> {
+        self.observe();
         self.counting_syncs(|writers| run_pipelines(budget, depth, writers))
     }
 
-    /// Appends, and keeps when each call was made.
+    /// Like [`run`](Self::run), and keeps when each call was made.
     pub fn run_traced(&mut self, budget: Budget) -> Result<Vec<Call>, Failure> {
         Ok(run_writers_traced(budget, &mut self.writers)?.1)
     }
@@ -148,6 +162,16 @@ impl LogAppend {
         let before = self.log.stats().bytes_written;
         self.writers[0].write()?;
         Ok((self.log.stats().bytes_written - before) as usize)
+    }
+
+    /// Has those told that wait, from now on. It costs those a little who do not.
+    fn observe(&mut self) {
+        if !self.is_observed {
+            self.is_observed = true;
+            let log = Arc::downgrade(&self.log);
+            let durable = Arc::clone(&self.durable);
+            self.log.add_observer(Arc::new(Wake { log, durable }));
+        }
     }
 
     fn counting_syncs(
@@ -184,8 +208,16 @@ impl LogWriter {
 impl Writer for LogWriter {
     fn write(&mut self) -> Result<(), Failure> {
         let batch = self.next_batch();
-        let lsn = self.log.submit(batch)?;
-        self.wait(lsn.0)
+        self.log.commit(batch)?;
+        Ok(())
+    }
+}
+
+impl Writer for HandingWriter<'_> {
+    fn write(&mut self) -> Result<(), Failure> {
+        let batch = self.0.next_batch();
+        let lsn = self.0.log.submit(batch)?;
+        self.0.wait(lsn.0)
     }
 }
 
@@ -200,7 +232,13 @@ impl Pipeline for LogWriter {
     }
 
     fn wait(&mut self, number: u64) -> Result<(), Failure> {
-        wait(&self.log, &self.durable, Lsn(number))
+        self.durable.wait(number);
+        // A log that failed lets everybody go.
+        if self.is_done(number) {
+            Ok(())
+        } else {
+            Err(format!("the log stands still: {:?}", self.log.status()).into())
+        }
     }
 
     fn is_done(&self, number: u64) -> bool {
@@ -212,39 +250,8 @@ impl DrivenLog {
     /// Opens the log in a directory and starts its threads.
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self, Failure> {
         let (log, _recovered) = Log::open(Arc::new(RealDisk), dir, options)?;
-        let durable = Arc::new(Tickets::default());
-        durable.reached(log.durable().0);
-        log.add_observer(Arc::new(Wake {
-            log: Arc::downgrade(&log),
-            durable: Arc::clone(&durable),
-        }));
         let thread = LogThread::spawn(Arc::clone(&log), "bench-log")?;
-        Ok(Self {
-            log,
-            durable,
-            thread,
-        })
-    }
-
-    /// Hands in a batch, when there is room in line for it.
-    pub fn submit(&self, mut batch: WriteBatch) -> Result<Lsn, Failure> {
-        loop {
-            let before = self.log.durable();
-            match self.log.enqueue(&mut batch) {
-                Ok(lsn) => {
-                    self.log.nudge();
-                    return Ok(lsn);
-                }
-                // Full: something is in line, so the log will move.
-                Err(SubmitError::QueueFull) => self.wait(Lsn(before.0 + 1))?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Waits until what was handed in is durable.
-    pub fn wait(&self, lsn: Lsn) -> Result<(), Failure> {
-        wait(&self.log, &self.durable, lsn)
+        Ok(Self { log, thread })
     }
 
     /// Ends the threads and closes the log.
@@ -265,13 +272,4 @@ impl Observer for Wake {
         };
         self.durable.reached(durable.0);
     }
-}
-
-fn wait(log: &Log, durable: &Tickets, lsn: Lsn) -> Result<(), Failure> {
-    durable.wait(lsn.0);
-    // A log that failed lets everybody go.
-    if log.durable() < lsn {
-        return Err(format!("the log stands still: {:?}", log.status()).into());
-    }
-    Ok(())
 }

@@ -54,6 +54,15 @@ impl Payloads {
         }
     }
 
+    /// The same bytes, shared, from another place on for each number.
+    pub fn starting_at(&self, number: u64) -> Self {
+        let places = self.pool.len() as u64 - self.bytes as u64 + 1;
+        Self {
+            at: (number.wrapping_mul(64 << 10) % places) as usize,
+            ..self.clone()
+        }
+    }
+
     /// The next payload.
     pub fn draw(&mut self) -> Bytes {
         if self.at + self.bytes > self.pool.len() {
@@ -79,6 +88,7 @@ mod tests {
         let mut payloads = Payloads::new(64, 7);
         let drawn: std::collections::HashSet<Bytes> = (0..1000).map(|_| payloads.draw()).collect();
         assert_eq!(drawn.len(), 1000);
+        assert!(!drawn.contains(&payloads.starting_at(5).draw()));
     }
 
     #[test]

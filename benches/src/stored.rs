@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quorate_wal::{
-    Drove, Durability, Entry, GroupId, Log, LogOptions, Lsn, RealDisk, Recovered, WriteBatch,
+    Drove, Durability, Entry, GroupId, Log, LogOptions, RealDisk, Recovered, WriteBatch,
 };
 use rustix::fs::{Advice, fadvise};
 
@@ -36,6 +36,9 @@ pub struct StoredLog {
     numbers: Numbers,
     next_index: u64,
 }
+
+/// So much is written at once.
+const BATCH_BYTES: u64 = 1 << 20;
 
 /// A footer begins with this, on a block boundary.
 const FOOTER_MAGIC: &[u8; 4] = b"QIDX";
@@ -86,7 +89,7 @@ impl StoredLog {
         options.durability = Durability::ProcessCrash;
         let log = DrivenLog::open(dir, options)?;
         let mut payloads = Payloads::new(shape.entry_bytes, 1);
-        let mut last = Lsn::default();
+        let mut unwritten_bytes = 0;
         shape.for_each_append(|group, from, to| {
             let entry = |index| Entry {
                 index,
@@ -96,10 +99,15 @@ impl StoredLog {
             };
             let mut batch = WriteBatch::new();
             batch.append(GroupId(group), (from..to).map(entry).collect());
-            last = log.submit(batch)?;
+            unwritten_bytes += batch.bytes();
+            if unwritten_bytes < BATCH_BYTES {
+                log.log.enqueue(&mut batch)?;
+            } else {
+                unwritten_bytes = 0;
+                log.log.commit(batch)?;
+            }
             Ok(())
         })?;
-        log.wait(last)?;
         log.close();
         sync_files(dir)
     }

@@ -10,7 +10,7 @@ use crate::bench::Bench;
 use crate::job::{Append, Job, Load, Metric, Report, Slice, Subject};
 use crate::peer::PeerAppend;
 use crate::worker::Work;
-use crate::written::Written;
+use crate::written::device_bytes;
 
 pub(crate) const WRITERS: [usize; 4] = [1, 4, 16, 64];
 pub(crate) const ENTRY_BYTES: [usize; 4] = [16, 128, 1 << 10, 16 << 10];
@@ -18,7 +18,19 @@ pub(crate) const ENTRY_BYTES: [usize; 4] = [16, 128, 1 << 10, 16 << 10];
 /// Entries of a batch, and single entries that each writer keeps on their way.
 pub(crate) const DEPTH: usize = 64;
 
-const RIVALS: [Subject; 3] = [Subject::Probe, Subject::Quorate, Subject::RaftEngine];
+/// From this size on raft-engine compresses what a call gives it.
+const COMPRESSED_BYTES: usize = 8 << 10;
+
+/// Who appends in calls of so many bytes.
+fn rivals(call_bytes: usize, ours: &[Subject]) -> Vec<Subject> {
+    let mut rivals = vec![Subject::Probe];
+    rivals.extend(ours);
+    rivals.push(Subject::RaftEngine);
+    if call_bytes >= COMPRESSED_BYTES {
+        rivals.push(Subject::RaftEnginePlain);
+    }
+    rivals
+}
 
 /// The name of a case.
 pub(crate) fn name(writers: usize, entries: usize, entry_bytes: usize) -> String {
@@ -37,7 +49,8 @@ pub(crate) fn run_single(bench: &mut Bench) -> Result<(), Failure> {
             let slice = Slice::Millis(bench.plan.slice_ms);
             let case = name(writers, 1, entry_bytes);
             let job = job(bench, writers, 1, entry_bytes, true, slice);
-            bench.rivals(Load::Append, &case, writers as f64, &RIVALS, job)?;
+            let rivals = rivals(entry_bytes, &[Subject::Quorate, Subject::Handing]);
+            bench.rivals(Load::Append, &case, writers as f64, &rivals, job)?;
         }
     }
     Ok(())
@@ -45,17 +58,12 @@ pub(crate) fn run_single(bench: &mut Bench) -> Result<(), Failure> {
 
 /// Batches, and single entries many of which are on their way.
 pub(crate) fn run_batches(bench: &mut Bench) -> Result<(), Failure> {
-    const ALL: [Subject; 4] = [
-        Subject::Probe,
-        Subject::Quorate,
-        Subject::Pipelined,
-        Subject::RaftEngine,
-    ];
     for writers in [1, 16] {
         let slice = Slice::Millis(bench.plan.slice_ms);
         let case = name(writers, DEPTH, 128);
         let job = job(bench, writers, DEPTH, 128, true, slice);
-        bench.rivals(Load::Batches, &case, writers as f64, &ALL, job)?;
+        let rivals = rivals(DEPTH * 128, &[Subject::Quorate, Subject::Pipelined]);
+        bench.rivals(Load::Batches, &case, writers as f64, &rivals, job)?;
     }
     Ok(())
 }
@@ -66,7 +74,8 @@ pub(crate) fn run_fill(bench: &mut Bench) -> Result<(), Failure> {
         let calls = bench.plan.fill_bytes / (DEPTH * 128) as u64;
         let case = name(writers, DEPTH, 128);
         let job = job(bench, writers, DEPTH, 128, false, Slice::Calls(calls));
-        bench.rivals(Load::Fill, &case, writers as f64, &RIVALS, job)?;
+        let rivals = rivals(DEPTH * 128, &[Subject::Quorate]);
+        bench.rivals(Load::Fill, &case, writers as f64, &rivals, job)?;
     }
     Ok(())
 }
@@ -98,6 +107,7 @@ enum Appender {
     Raw(RawAppend),
     GroupCommit(GroupCommit),
     Log(LogAppend),
+    Handing(LogAppend),
     Pipelined(LogAppend),
     Peer(PeerAppend),
 }
@@ -114,12 +124,14 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
     let shape = append.shape();
     let appender = match append.subject {
         Subject::Quorate => Appender::Log(LogAppend::open(&place, shape)?),
+        Subject::Handing => Appender::Handing(LogAppend::open(&place, shape)?),
         Subject::Pipelined => {
             let mut single = shape;
             single.entries = 1;
             Appender::Pipelined(LogAppend::open(&place, single)?)
         }
-        Subject::RaftEngine => Appender::Peer(PeerAppend::open(&place, shape)?),
+        Subject::RaftEngine => Appender::Peer(PeerAppend::open(&place, shape, true)?),
+        Subject::RaftEnginePlain => Appender::Peer(PeerAppend::open(&place, shape, false)?),
         Subject::Probe if append.writers == 1 => {
             let batch_bytes = LogAppend::open(&place, shape)?.batch_bytes()?;
             Appender::Raw(RawAppend::open(&place, batch_bytes, shape.durability)?)
@@ -148,6 +160,7 @@ impl AppendWork {
             Appender::Raw(raw) => raw.run(budget),
             Appender::GroupCommit(group) => group.run(budget),
             Appender::Log(log) => log.run(budget),
+            Appender::Handing(log) => log.run_handing(budget),
             Appender::Pipelined(log) => {
                 let budget = match slice {
                     Slice::Calls(calls) => Slice::Calls(calls * DEPTH as u64).budget(),
@@ -161,7 +174,7 @@ impl AppendWork {
 
     fn log_bytes(&self) -> Option<u64> {
         match &self.appender {
-            Appender::Log(log) | Appender::Pipelined(log) => {
+            Appender::Log(log) | Appender::Handing(log) | Appender::Pipelined(log) => {
                 Some(Arc::clone(log.log()).stats().bytes_written)
             }
             _ => None,
@@ -178,7 +191,7 @@ impl AppendWork {
 
 impl Work for AppendWork {
     fn slice(&mut self) -> Result<Report, Failure> {
-        let before = Written::now(&self.root)?;
+        let before = device_bytes(&self.root)?;
         let log_before = self.log_bytes();
         let sample = self.append(self.append.slice)?;
         let log_after = self.log_bytes();
@@ -188,14 +201,12 @@ impl Work for AppendWork {
         }
         let entries = sample.ops * self.entries_per_call();
         let bytes = (entries * self.append.entry_bytes as u64).max(1);
-        let (process, device) = Written::now(&self.root)?.since(before, bytes);
+        let after = device_bytes(&self.root)?;
+        let by_byte = |(after, before): (u64, u64)| (after - before) as f64 / bytes as f64;
         let mut report = Report::default();
         report.put_sample(&sample, self.entries_per_call());
-        let log = log_after.zip(log_before);
-        let log = log.map(|(after, before)| (after - before) as f64 / bytes as f64);
-        report.put_some(Metric::LogWritten, log);
-        report.put_some(Metric::ProcessWritten, process);
-        report.put_some(Metric::DeviceWritten, device);
+        report.put_some(Metric::LogWritten, log_after.zip(log_before).map(by_byte));
+        report.put_some(Metric::DeviceWritten, after.zip(before).map(by_byte));
         let peak = memory::peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
         report.put_some(Metric::PeakMib, peak);
         Ok(report)

@@ -28,19 +28,16 @@ impl Book {
     /// Adds what one round gave.
     pub(crate) fn add(&mut self, load: Load, name: &str, x: f64, subject: Subject, report: Report) {
         let known = |case: &Case| case.load == load && case.name == name;
-        let at = match self.cases.iter().position(known) {
-            Some(at) => at,
-            None => {
-                self.cases.push(Case {
-                    load,
-                    name: name.to_owned(),
-                    x,
-                    values: BTreeMap::new(),
-                    series: BTreeMap::new(),
-                });
-                self.cases.len() - 1
-            }
-        };
+        let at = self.cases.iter().position(known).unwrap_or_else(|| {
+            self.cases.push(Case {
+                load,
+                name: name.to_owned(),
+                x,
+                values: BTreeMap::new(),
+                series: BTreeMap::new(),
+            });
+            self.cases.len() - 1
+        });
         let case = &mut self.cases[at];
         for (metric, value) in report.values {
             case.values

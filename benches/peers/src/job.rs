@@ -36,10 +36,14 @@ pub(crate) enum Subject {
     Probe,
     /// The log.
     Quorate,
+    /// The log, each call leaving the writing to the thread of the log.
+    Handing,
     /// The log, with single entries many on their way.
     Pipelined,
     /// The peer.
     RaftEngine,
+    /// The peer without its compression.
+    RaftEnginePlain,
     /// Stores to a shared map, and `msync`.
     MapWrite,
 }
@@ -55,8 +59,6 @@ pub(crate) enum Metric {
     MaxUs,
     /// Bytes that the log says to have written, by byte that was acknowledged.
     LogWritten,
-    /// Bytes that the process dirtied, by byte that was acknowledged.
-    ProcessWritten,
     /// Bytes that the device was given, by byte that was acknowledged.
     DeviceWritten,
     PeakMib,
@@ -180,8 +182,10 @@ impl Subject {
         match self {
             Self::Probe => "probe",
             Self::Quorate => "quorate",
+            Self::Handing => "quorate, handing over",
             Self::Pipelined => "quorate, 64 deep",
             Self::RaftEngine => "raft-engine",
+            Self::RaftEnginePlain => "raft-engine, no LZ4",
             Self::MapWrite => "map and msync",
         }
     }

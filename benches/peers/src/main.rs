@@ -36,6 +36,9 @@ use quorate_benches::{Failure, Place};
 use bench::{Bench, Plan};
 use job::Load;
 
+/// Measures a load.
+type Run = fn(&mut Bench) -> Result<(), Failure>;
+
 /// Measures the log of Quorate beside raw probes and raft-engine on this machine.
 ///
 /// The report goes to standard output, progress to standard error. The files go below `--dir`, else
@@ -107,7 +110,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn measure(bench: &mut Bench, only: &[Load]) -> Result<(), Failure> {
-    let loads: [(Load, fn(&mut Bench) -> Result<(), Failure>); 8] = [
+    let loads: [(Load, Run); 8] = [
         (Load::Append, append::run_single),
         (Load::Batches, append::run_batches),
         (Load::Fill, append::run_fill),

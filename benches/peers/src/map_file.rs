@@ -74,7 +74,13 @@ mod tests {
         drop(file);
         let bytes = std::fs::read(&path)?;
         assert_eq!(bytes.len(), FILE_BYTES);
-        assert_eq!(bytes.iter().filter(|&&byte| byte == 7).count(), 4096);
+        assert!(bytes[8192..12288].iter().all(|&byte| byte == 7));
+        assert!(
+            bytes[..8192]
+                .iter()
+                .chain(&bytes[12288..])
+                .all(|&byte| byte == 0)
+        );
         Ok(())
     }
 }

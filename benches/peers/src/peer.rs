@@ -36,7 +36,7 @@ impl MessageExt for RaftEntry {
 }
 
 /// Where space is reclaimed: bytes of a file, bytes from which on files are purged, and how often
-/// that is tried. (TiKV tries every ten seconds.)
+/// that is tried. (`TiKV` tries every ten seconds.)
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reclaim {
     pub(crate) file_bytes: u64,
@@ -101,15 +101,18 @@ pub(crate) struct PeerStored {
 const PURGES_MAX: usize = 1 << 16;
 
 impl PeerLog {
-    pub(crate) fn open(dir: &Path, reclaim: Reclaim) -> Result<Self, Failure> {
+    pub(crate) fn open(dir: &Path, reclaim: Reclaim, compresses: bool) -> Result<Self, Failure> {
         let mut config = config(dir)?;
+        if !compresses {
+            config.batch_compression_threshold = ReadableSize(0);
+        }
         config.target_file_size = ReadableSize(reclaim.file_bytes);
         config.purge_threshold = ReadableSize(reclaim.threshold_bytes);
         let engine = Arc::new(Engine::open(config)?);
         let purges = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = channel::<()>();
         let (purging, noted) = (Arc::clone(&engine), Arc::clone(&purges));
-        let purger = std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("peer-purge".to_owned())
             .spawn(move || {
                 while stopped.recv_timeout(reclaim.every) == Err(RecvTimeoutError::Timeout) {
@@ -128,16 +131,16 @@ impl PeerLog {
             engine,
             purges,
             stop: Some(stop),
-            purger: Some(purger),
+            purger: Some(thread),
         })
     }
 
-    pub(crate) fn writer(&self, entry_bytes: usize, synced: bool, seed: u64) -> PeerWriter {
+    pub(crate) fn writer(&self, payloads: Payloads, synced: bool) -> PeerWriter {
         PeerWriter {
             engine: Arc::clone(&self.engine),
             batch: LogBatch::default(),
             entries: Vec::new(),
-            payloads: Payloads::new(entry_bytes, seed),
+            payloads,
             synced,
         }
     }
@@ -207,12 +210,17 @@ impl PeerWriter {
 }
 
 impl PeerAppend {
-    pub(crate) fn open(place: &Place, shape: AppendShape) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        place: &Place,
+        shape: AppendShape,
+        compresses: bool,
+    ) -> Result<Self, Failure> {
         let dir = place.folder()?;
-        let log = PeerLog::open(dir.path(), RECLAIM_ALL)?;
+        let log = PeerLog::open(dir.path(), RECLAIM_ALL, compresses)?;
         let synced = shape.durability == Durability::PowerLoss;
+        let payloads = Payloads::new(shape.entry_bytes, 1);
         let writer = |group| PeerAppender {
-            writer: log.writer(shape.entry_bytes, synced, group),
+            writer: log.writer(payloads.starting_at(group), synced),
             group,
             next_index: 1,
             calls: 0,

@@ -65,7 +65,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Failure> {
 /// What reads.
 enum Reader {
     Log(StoredLog),
-    Peer(PeerStored),
+    Peer(Box<PeerStored>),
     Raw(RawReader),
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn work(stored: &Stored, reads: Reads, slice: Slice) -> Result<Box<dy
     read_file_caches(dir)?;
     let mut reader = match stored.subject {
         Subject::Quorate => Reader::Log(StoredLog::reader(dir, shape)?),
-        Subject::RaftEngine => Reader::Peer(PeerStored::open(dir, shape, 4)?),
+        Subject::RaftEngine => Reader::Peer(Box::new(PeerStored::open(dir, shape, 4)?)),
         _ => Reader::Raw(RawReader::open(dir)?),
     };
     let entries = match reads {

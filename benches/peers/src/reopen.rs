@@ -173,8 +173,10 @@ pub(crate) fn open(stored: &Stored, threads: usize) -> Result<Report, Failure> {
         return Err(format!("{found} entries were found, not {}", shape.entries()).into());
     }
     report.put(Metric::OpenMs, took.as_secs_f64() * 1e3);
-    let bytes_per_s = shape.bytes() as f64 / took.as_secs_f64();
-    report.put(Metric::GbPerSThread, bytes_per_s / 1e9 / threads as f64);
+    if threads == 1 {
+        let bytes_per_s = shape.bytes() as f64 / took.as_secs_f64();
+        report.put(Metric::GbPerSThread, bytes_per_s / 1e9);
+    }
     if let Some(((all, own), (all_after, own_after))) = before.zip(after) {
         let grown = own_after.saturating_sub(own) as f64;
         report.put(Metric::GrownMib, grown / MIB);

@@ -10,8 +10,7 @@ use crate::targets::{Target, targets};
 use Metric::{
     BytesPerEntry, Changes, DeviceWritten, DiskOverLiveEnd, DiskOverLiveMax, EntriesPerS,
     GbPerSThread, GrownMib, LogWritten, MaxUs, MovedMib, MovingShare, OpenMs, P50Us, P99AwayUs,
-    P99MovingUs, P99NearUs, P99QuietUs, P99Us, P999Us, PeakMib, ProcessWritten, ResidentMib,
-    ScannedMib, SyncsPerS,
+    P99MovingUs, P99NearUs, P99QuietUs, P99Us, P999Us, PeakMib, ResidentMib, ScannedMib, SyncsPerS,
 };
 use Subject::{MapWrite, Pipelined, Probe, Quorate, RaftEngine};
 
@@ -65,12 +64,17 @@ const THROUGHPUT: Table = Table::Cases(&[
         2,
     ),
     column("p50 µs", Cell::Of(Quorate, P50Us), 1),
-    column("of probe", Cell::Ratio(P50Us, Quorate, Probe), 2),
-    column("of raft-engine", Cell::Ratio(P50Us, Quorate, RaftEngine), 2),
+    column("p50 of probe", Cell::Ratio(P50Us, Quorate, Probe), 2),
+    column(
+        "p50 of raft-engine",
+        Cell::Ratio(P50Us, Quorate, RaftEngine),
+        2,
+    ),
     column("syncs /s", Cell::Of(Quorate, SyncsPerS), 0),
 ]);
 
 const LATENCY: Table = Table::Subjects(&[
+    column("entries /s", Cell::Own(EntriesPerS), 0),
     column("p50 µs", Cell::Own(P50Us), 1),
     column("p99 µs", Cell::Own(P99Us), 1),
     column("p99.9 µs", Cell::Own(P999Us), 1),
@@ -78,9 +82,8 @@ const LATENCY: Table = Table::Subjects(&[
 ]);
 
 const WRITTEN: Table = Table::Subjects(&[
-    column("by the log's count", Cell::Own(LogWritten), 2),
-    column("by the process", Cell::Own(ProcessWritten), 2),
-    column("to the device", Cell::Own(DeviceWritten), 2),
+    column("written / byte, by its count", Cell::Own(LogWritten), 2),
+    column("written / byte, to the device", Cell::Own(DeviceWritten), 2),
     column("peak MiB", Cell::Own(PeakMib), 0),
 ]);
 
@@ -88,7 +91,7 @@ const SECTIONS: [Section; 8] = [
     Section {
         load: Load::Append,
         title: "Synced appends, one entry a call",
-        what: "Each call returns when its entry is durable. Probe: for 1 writer `pwrite` and `fdatasync` of as many blocks, else a bare group commit.",
+        what: "Each call returns when its entry is durable; \"handing over\" leaves the writing to the thread of the log. Probe: for 1 writer `pwrite` and `fdatasync` of as many blocks, else a bare group commit.",
         tables: &[THROUGHPUT, LATENCY, WRITTEN],
     },
     Section {
@@ -221,7 +224,7 @@ pub(crate) fn markdown(book: &Book, plan: &Plan, machine: &str, is_quick: bool) 
     );
     out += "\"of\": the median over the rounds of the ratio within a round; throughput as a share, latency and time as a multiple. ";
     out += "The subjects of a case run in turn, each in a process of its own. Payloads are random bytes. ";
-    out += "raft-engine 0.4.2 has its default options, LZ4 of batches from 8 KiB included, but for what makes it use files again: ";
+    out += "raft-engine 0.4.2 has its default options, LZ4 of batches from 8 KiB included (\"no LZ4\" is without), but for what makes it use files again: ";
     out += "appends with files of 64 MiB and a purge threshold of 256 MiB, tried every 100 ms; ";
     out += "disk beside live data with files of 8 MiB and a threshold of twice what lives (at least 32 MiB), tried every 250 ms.\n\n";
     put_targets(&mut out, &targets(book));
@@ -279,7 +282,7 @@ fn put_table(out: &mut String, book: &Book, load: Load, table: &Table) {
     for case in book.of(load) {
         match table {
             Table::Cases(columns) => {
-                put_row(out, case, &format!("| {} |", case.name), None, columns)
+                put_row(out, case, &format!("| {} |", case.name), None, columns);
             }
             Table::Subjects(columns) => {
                 for subject in case.subjects() {

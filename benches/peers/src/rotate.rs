@@ -59,7 +59,7 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
             })
         }
         Subject::RaftEngine => {
-            let mut appender = PeerAppend::open(&place, shape)?;
+            let mut appender = PeerAppend::open(&place, shape, true)?;
             let look = appender.log().file_number();
             Box::new(move || {
                 let (calls, changes) = watch(LOOK, &look, || appender.run_traced(budget));

@@ -284,12 +284,12 @@ impl Engine {
         }
         let log = Arc::new(DrivenLog::open(dir, options)?);
         let looked_at = Arc::clone(&log.log);
-        let entry_bytes = space.entry_bytes;
+        let payloads = Payloads::new(space.entry_bytes, 1);
         Ok(Self {
-            appender: Box::new(move |seed| {
+            appender: Box::new(move |number| {
                 Box::new(LogAppender {
                     log: Arc::clone(&log),
-                    payloads: Payloads::new(entry_bytes, seed),
+                    payloads: payloads.starting_at(number),
                 })
             }),
             moved: Box::new(move || Some(looked_at.stats().moved_bytes)),
@@ -309,11 +309,13 @@ impl Engine {
             every: Duration::from_millis(250),
             kept: space.kept,
         };
-        let log = Arc::new(PeerLog::open(dir, reclaim)?);
+        let log = Arc::new(PeerLog::open(dir, reclaim, true)?);
         let purging = Arc::clone(&log);
-        let (entry_bytes, synced) = (space.entry_bytes, space.synced);
+        let (payloads, synced) = (Payloads::new(space.entry_bytes, 1), space.synced);
         Ok(Self {
-            appender: Box::new(move |seed| Box::new(log.writer(entry_bytes, synced, seed))),
+            appender: Box::new(move |number| {
+                Box::new(log.writer(payloads.starting_at(number), synced))
+            }),
             moved: Box::new(|| None),
             purges: Box::new(move || Some(purging.purges())),
         })
@@ -329,11 +331,6 @@ impl LogAppender {
             payload: self.payloads.draw(),
         }
     }
-
-    fn submit_and_wait(&self, batch: WriteBatch) -> Result<(), Failure> {
-        let lsn = self.log.submit(batch)?;
-        self.log.wait(lsn)
-    }
 }
 
 impl Appender for LogAppender {
@@ -341,13 +338,14 @@ impl Appender for LogAppender {
         let entries = (from..from + entries).map(|index| self.entry(index));
         let mut batch = WriteBatch::new();
         batch.append(GroupId(group), entries.collect());
-        self.submit_and_wait(batch)
+        self.log.log.commit(batch)?;
+        Ok(())
     }
 
     fn compact(&mut self, group: u64, first_index: u64) -> Result<(), Failure> {
         let mut batch = WriteBatch::new();
         batch.compact(GroupId(group), first_index);
-        self.log.submit(batch)?;
+        self.log.log.submit(batch)?;
         Ok(())
     }
 
@@ -356,7 +354,8 @@ impl Appender for LogAppender {
         for &group in groups {
             batch.append(GroupId(group), vec![self.entry(index)]);
         }
-        self.submit_and_wait(batch)
+        self.log.log.commit(batch)?;
+        Ok(())
     }
 }
 
