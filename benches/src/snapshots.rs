@@ -62,7 +62,7 @@ impl Snapshotting {
     /// Appends entries of 128 B, one after the other, while snapshots of 256 MiB are written one
     /// after the other by another thread.
     pub fn run(self, place: &Place, time: Duration) -> Result<Beside, Failure> {
-        let mut log = LogAppend::open(place, 1, 128)?;
+        let mut log = LogAppend::open(place, AppendShape::single(1, 128))?;
         let ended = Arc::new(AtomicBool::new(false));
         let written_bytes = AtomicU64::new(0);
         let appends = std::thread::scope(|scope| {
