@@ -8,7 +8,7 @@ use quorate_wal::{GroupId, RealDisk, Snapshots};
 
 use crate::place::Place;
 use crate::sample::{Budget, Sample};
-use crate::{Failure, LogAppend};
+use crate::{AppendShape, Failure, LogAppend};
 
 /// How the snapshots are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
