@@ -99,6 +99,10 @@ impl Raft {
     }
 
     fn on_append(&mut self, from: NodeId, mut append: Append) {
+        if self.is_aside() {
+            self.vouch_for_nothing(from, &append);
+            return;
+        }
         if !append.entries.is_empty() && self.log.cache_bytes() >= self.options.backlog_bytes_max()
         {
             self.counters.backlogged += 1;
@@ -184,6 +188,18 @@ impl Raft {
             prev_index: append.prev_index,
             hint_index,
             hint_term,
+            round: append.round,
+        };
+        self.reply_without_disk(from, reply);
+    }
+
+    /// Says that the logs may agree nowhere: entries were lost, and which of those that are left the
+    /// leader has is of no use. So it sends a snapshot, unless its log goes back to the beginning.
+    fn vouch_for_nothing(&mut self, from: NodeId, append: &Append) {
+        let reply = Body::AppendRejected {
+            prev_index: append.prev_index,
+            hint_index: LogIndex::ZERO,
+            hint_term: Term::ZERO,
             round: append.round,
         };
         self.reply_without_disk(from, reply);

@@ -125,9 +125,11 @@ impl Raft {
         let Message {
             from, term, body, ..
         } = message;
-        if self.is_aside()
-            && !matches!(body, Body::Heartbeat { .. } | Body::SnapshotReceived { .. })
-        {
+        let is_of_leader = matches!(
+            body,
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::SnapshotReceived { .. }
+        );
+        if self.is_aside() && !is_of_leader {
             return;
         }
         match body {
@@ -358,9 +360,9 @@ impl Raft {
 impl Raft {
     /// Sets the replica aside: entries that it told others it has are gone from its disk, the last
     /// of them at `lost`. It neither votes nor leads, takes no entries and applies none, as if it
-    /// were down, until a leader's snapshot that covers what is gone was taken in. It does answer
-    /// heartbeats, so that a leader sees that it lives and sends one when its own log does not
-    /// reach back so far.
+    /// were down, until a leader's snapshot that covers what is gone was taken in. It does answer a
+    /// leader, that it vouches for no entry at all: so the leader sees that it lives, and sends a
+    /// snapshot if it has one.
     ///
     /// Dropping what is gone and fetching it again would not do: this replica would have forgotten
     /// what it once acknowledged, and could help to elect a leader that lacks it.

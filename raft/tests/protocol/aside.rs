@@ -1,8 +1,9 @@
 //! A replica whose disk lost entries stands aside: to the others it is as if it were down, until a
 //! snapshot covers what is gone.
 
-use quorate_raft::{Body, LogIndex, Role, Round, SnapshotMeta, Term};
+use quorate_raft::{Body, LogIndex, NodeId, Role, Round, SnapshotMeta, Term};
 
+use crate::cluster::Cluster;
 use crate::solo::{MS, Solo, config, options};
 
 /// Replica 1 of three, which has committed and applied nothing, and has lost its second entry.
@@ -89,7 +90,13 @@ fn what_it_was_about_to_acknowledge_is_not() {
 fn it_takes_and_applies_nothing_but_shows_that_it_lives() {
     let mut solo = aside();
     solo.hears_append(2, 5, (4, 5), &[5], 5);
-    assert_eq!(solo.sync(), []);
+    let vouches_for_nothing = Body::AppendRejected {
+        prev_index: LogIndex(4),
+        hint_index: LogIndex(0),
+        hint_term: Term(0),
+        round: Round(0),
+    };
+    assert_eq!(solo.bodies(), [vouches_for_nothing]);
     assert_eq!(solo.raft.last_index(), LogIndex(4));
     solo.hears(2, 5, heartbeat(4));
     let output = solo.output();
@@ -131,4 +138,32 @@ fn what_a_snapshot_covers_already_is_no_loss() {
     solo.sync();
     solo.raft.set_aside(solo.now_ns, LogIndex(3));
     assert!(!solo.raft.is_aside());
+}
+
+#[test]
+fn a_new_leader_sends_it_a_snapshot_as_soon_as_it_has_one() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let ids = [NodeId(1), NodeId(2), NodeId(3)];
+    for number in 0..20 {
+        cluster.commit(&number.to_string(), &ids);
+    }
+    let hurt = ids.into_iter().find(|&id| id != first).expect("three");
+    cluster.with_raft(hurt, |raft, now_ns| raft.set_aside(now_ns, LogIndex(5)));
+    // Another leader knows nothing of what the replica acknowledged.
+    cluster.with_raft(first, |raft, now_ns| raft.step_down(now_ns));
+    cluster.run_until("another leads", |cluster| {
+        cluster
+            .settled_leader()
+            .is_some_and(|leader| leader != hurt)
+    });
+    let leader = cluster.settled_leader().expect("it was just there");
+    let others: Vec<_> = ids.into_iter().filter(|&id| id != hurt).collect();
+    cluster.commit("one more", &others);
+    assert!(cluster.raft(hurt).is_aside());
+    cluster.run(100 * MS);
+    cluster.snapshot(leader, 16);
+    assert!(cluster.raft(leader).first_index() > LogIndex(1));
+    cluster.run_until("it is back", |cluster| !cluster.raft(hurt).is_aside());
+    cluster.commit("all of them", &ids);
 }
