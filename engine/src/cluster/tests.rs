@@ -1,9 +1,12 @@
 //! Clusters on disks that get into trouble: what users see, and what they get back afterwards.
 
+use std::time::Instant;
+
 use quorate_wal::LogStatus;
 
 use super::*;
 use crate::Consistency;
+use crate::identity::SNAPSHOT_DIR;
 use crate::trouble::{Trouble, TroubledDisk};
 
 fn options() -> Options {
@@ -129,5 +132,64 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     assert_eq!(
         clerk.get("last").expect("readable").as_deref(),
         Some(&b"2"[..])
+    );
+}
+
+/// A node on a disk in memory, with so much written, whose snapshots go at 1 MiB a second.
+fn slow_snapshots(value_bytes: usize, values: usize) -> (Cluster, Arc<TroubledDisk>) {
+    let options = Options {
+        snapshot_bytes_per_s: Some(1 << 20),
+        snapshot_step_bytes: 256 << 10,
+        ..Options::default()
+    };
+    let disk = Arc::new(TroubledDisk::default());
+    let builder = Cluster::builder().nodes(1).options(options);
+    let cluster = builder
+        .start_on(|_| Arc::clone(&disk) as Arc<dyn Disk>)
+        .expect("it starts");
+    let clerk = cluster.clerk();
+    for number in 0..values {
+        let key = format!("key {number}");
+        clerk.put(key, vec![7; value_bytes]).expect("all is well");
+    }
+    (cluster, disk)
+}
+
+fn snapshot_files(disk: &TroubledDisk) -> Vec<String> {
+    let dir = Path::new("/1").join(SNAPSHOT_DIR).join("0000000000000000");
+    disk.list(&dir).unwrap_or_default()
+}
+
+/// 512 KiB are written, and read back, in four steps, of which the first has time to its credit.
+#[test]
+fn snapshots_keep_to_their_rate() {
+    let (cluster, disk) = slow_snapshots(512 << 10, 1);
+    let began = Instant::now();
+    cluster.db(NodeId(1)).expect("it runs").snapshot(GroupId(0));
+    while !snapshot_files(&disk)
+        .iter()
+        .any(|file| file.ends_with(".snap"))
+    {
+        assert!(began.elapsed() < Duration::from_secs(60), "there is none");
+        std::thread::yield_now();
+    }
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(500), "{took:?}");
+}
+
+/// At its rate the snapshot would take 16 s: 8 MiB are written, and read back.
+#[test]
+fn a_node_that_stops_finishes_its_snapshot_and_does_not_wait_for_its_rate() {
+    let (cluster, disk) = slow_snapshots(512 << 10, 16);
+    let db = cluster.db(NodeId(1)).expect("it runs");
+    db.snapshot(GroupId(0));
+    let began = Instant::now();
+    db.close();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let files = snapshot_files(&disk);
+    assert!(
+        matches!(&files[..], [file] if !file.contains("tmp")),
+        "{files:?}"
     );
 }

@@ -56,12 +56,15 @@ pub(crate) struct NodeJobs<M: StateMachine> {
 impl<M: StateMachine> JobThread<M> {
     pub(super) fn start(pacer: Pacer) -> io::Result<Self> {
         let (jobs, inbox) = unbounded();
+        let pacer = Arc::new(pacer);
+        let run_pacer = Arc::clone(&pacer);
         let thread = std::thread::Builder::new()
             .name("quorate-files".to_owned())
-            .spawn(move || run(&inbox))?;
+            .spawn(move || run(&inbox, &run_pacer))?;
+        pacer.attach(thread.thread());
         Ok(Self {
             jobs,
-            pacer: Arc::new(pacer),
+            pacer,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -89,52 +92,64 @@ impl<M: StateMachine> JobThread<M> {
     /// Returns once every job handed over before is done, so that a stopped node's files are at rest.
     pub(crate) fn settle(&self) {
         let (done, wait) = crossbeam::channel::bounded::<()>(0);
+        self.pacer.hurry();
         if self.jobs.send(Order::Barrier(done)).is_ok() {
-            self.hurry(|| {
-                let _disconnected = wait.recv();
-            });
-        }
-    }
-}
-
-impl<M: StateMachine> JobThread<M> {
-    /// Runs `wait`, which waits for the thread, without any pauses of the thread meanwhile.
-    fn hurry(&self, wait: impl FnOnce()) {
-        let thread = self.thread.lock();
-        let thread = thread.as_ref().map(|thread| thread.thread().clone());
-        match thread {
-            Some(thread) => self.pacer.hurry(&thread, wait),
-            None => wait(),
+            let _disconnected = wait.recv();
         }
     }
 }
 
 impl<M: StateMachine> Drop for JobThread<M> {
     fn drop(&mut self) {
+        self.pacer.hurry();
         let _gone = self.jobs.send(Order::Stop);
         if let Some(thread) = self.thread.get_mut().take()
             && thread.thread().id() != std::thread::current().id()
         {
-            let handle = thread.thread().clone();
-            self.pacer.hurry(&handle, || {
-                let _panicked = thread.join();
-            });
+            let _panicked = thread.join();
         }
     }
 }
 
 impl<M: StateMachine> Jobs<M> for NodeJobs<M> {
     fn submit(&self, job: Job<M>) {
+        if job.hurries() {
+            self.files.pacer.hurry();
+        }
         let _stopped = self.jobs.send(Order::Job(Arc::clone(&self.files), job));
     }
 }
 
-fn run<M: StateMachine>(inbox: &Receiver<Order<M>>) {
+fn run<M: StateMachine>(inbox: &Receiver<Order<M>>, pacer: &Pacer) {
     while let Ok(order) = inbox.recv() {
+        // It hurried whoever was before it, and is in nobody's way itself.
+        if order.hurries() {
+            pacer.relax();
+        }
         match order {
             Order::Job(files, job) => files.run(job),
             Order::Barrier(done) => drop(done),
             Order::Stop => return,
+        }
+    }
+}
+
+impl<M: StateMachine> Order<M> {
+    /// Whether somebody waits for it who must not wait for the rate of what is before it.
+    fn hurries(&self) -> bool {
+        match self {
+            Self::Job(_, job) => job.hurries(),
+            Self::Barrier(_) | Self::Stop => true,
+        }
+    }
+}
+
+impl<M: StateMachine> Job<M> {
+    /// Another node waits for these, and asks again if it waits too long.
+    fn hurries(&self) -> bool {
+        match self {
+            Self::Send { .. } | Self::Receive { .. } => true,
+            Self::Save { .. } | Self::Delete { .. } => false,
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Keeps the writing of snapshots to a rate, so that the log finds the device free in between.
 //!
 //! Invariants:
-//! - Over any time the bytes that were let through are at most the rate times that time, and one step.
-//! - Nobody waits while somebody waits for the file thread to come to rest.
+//! - Over any time in which nobody hurries, the bytes that were let through are at most the rate times that time, and one
+//!   step. What was let through in a hurry counts, and is waited for later.
+//! - The file thread does not rest while somebody hurries: who stops a node, and other nodes that send or receive a
+//!   snapshot.
 
 use std::num::NonZeroU64;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,8 +20,10 @@ use super::Clock;
 pub(super) struct Pacer {
     clock: Clock,
     rate: Option<Mutex<Rate>>,
-    /// How many wait for the file thread to come to rest.
+    /// How many hurry.
     hurrying: AtomicUsize,
+    /// The thread that rests.
+    thread: OnceLock<Thread>,
 }
 
 /// A rate in bytes per second.
@@ -41,11 +47,16 @@ impl Pacer {
             clock,
             rate,
             hurrying: AtomicUsize::new(0),
+            thread: OnceLock::new(),
         }
     }
 
-    /// Waits, after a step of so many bytes, until the next one may begin. Only the thread that
-    /// [`hurry`](Self::hurry) unparks may call it.
+    /// Says which thread rests, before it does.
+    pub(super) fn attach(&self, thread: &Thread) {
+        self.thread.get_or_init(|| thread.clone());
+    }
+
+    /// Waits, after a step of so many bytes, until the next one may begin.
     pub(super) fn rest(&self, bytes: u64) {
         let Some(rate) = &self.rate else { return };
         let now_ns = self.clock.now_ns();
@@ -59,11 +70,15 @@ impl Pacer {
         }
     }
 
-    /// Runs `wait`, which waits for the file thread, and has that thread wait for nothing meanwhile.
-    pub(super) fn hurry(&self, thread: &std::thread::Thread, wait: impl FnOnce()) {
+    /// From now on the thread does not rest, until [`relax`](Self::relax) was called as often.
+    pub(super) fn hurry(&self) {
         self.hurrying.fetch_add(1, Ordering::SeqCst);
-        thread.unpark();
-        wait();
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    pub(super) fn relax(&self) {
         self.hurrying.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -82,6 +97,8 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Barrier};
+
     use super::*;
 
     const MS: u64 = 1_000_000;
@@ -103,16 +120,38 @@ mod tests {
     }
 
     #[test]
-    fn who_hurries_ends_a_wait() {
-        // At this rate a single byte takes longer than anybody waits for a test.
-        let pacer = std::sync::Arc::new(Pacer::new(Clock::start(), Some(1)));
-        let waiting = std::sync::Arc::clone(&pacer);
+    fn a_step_rests_for_as_long_as_it_must() {
+        let pacer = Pacer::new(Clock::start(), Some(1_000_000));
+        pacer.attach(&std::thread::current());
+        pacer.rest(20_000);
+        let began = pacer.clock.now_ns();
+        // Whoever unparks a thread without hurrying ends no rest.
+        std::thread::current().unpark();
+        pacer.rest(20_000);
+        pacer.rest(20_000);
+        let rested_ns = pacer.clock.now_ns() - began;
+        assert!(rested_ns >= 20 * MS, "{rested_ns} ns");
+    }
+
+    #[test]
+    fn who_hurries_ends_a_rest() {
+        // At this rate a single step takes longer than anybody waits for a test.
+        let pacer = Arc::new(Pacer::new(Clock::start(), Some(1)));
+        let resting = Arc::clone(&pacer);
+        let (ready, go) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let (is_ready, may_go) = (Arc::clone(&ready), Arc::clone(&go));
         let thread = std::thread::spawn(move || {
-            waiting.rest(1 << 40);
-            waiting.rest(1 << 40);
+            is_ready.wait();
+            may_go.wait();
+            resting.rest(1 << 40);
+            resting.rest(1 << 40);
         });
-        let handle = thread.thread().clone();
-        pacer.hurry(&handle, || thread.join().expect("it does not panic"));
+        ready.wait();
+        pacer.attach(thread.thread());
+        go.wait();
+        pacer.hurry();
+        thread.join().expect("it does not panic");
+        pacer.relax();
         assert_eq!(pacer.hurrying.load(Ordering::SeqCst), 0);
     }
 }
