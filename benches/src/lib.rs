@@ -3,7 +3,8 @@
 //!
 //! A figure alone says little, since machines differ: every load here has a probe that writes the same
 //! blocks to the same file system, to be run right before it. `cargo bench -p quorate-benches` gives criterion's
-//! statistics; `cargo run --release -p quorate-benches --bin figures` gives one table in about two minutes.
+//! statistics; `cargo run --release -p quorate-benches --bin figures` gives one table in about two minutes;
+//! `--bin snapshots` shows what appends lose while snapshots are written.
 //!
 //! The files go below the folder that `QUORATE_BENCH_DIR` names, else beside the running program
 //! in `target/`. A file system in memory is refused: a sync does nothing there.
