@@ -133,10 +133,7 @@ impl Replay {
     fn begin_segment(&mut self, reading: &mut Reading<'_>, before: Option<SegmentId>) {
         let segment = reading.segment;
         let Some(header) = reading.header else { return };
-        if header.segment_bytes > segment.bytes {
-            self.damage(segment, segment.bytes, DamageKind::Truncated);
-            reading.damaged = true;
-        }
+        reading.damaged |= header.segment_bytes > segment.bytes;
         if before != Some(header.prev) {
             // It is the first that is read, or segments between were given up.
             self.lsn = Lsn(header.first_lsn.0.saturating_sub(1));
@@ -265,6 +262,15 @@ impl Replay {
                 lsn: self.lsn,
             },
         };
+        let bytes = reading.segment.bytes;
+        let is_short = reading.header.is_some_and(|it| it.segment_bytes > bytes)
+            || reading
+                .sealed
+                .is_some_and(|it| it.end > bytes && !reading.cut);
+        if is_short {
+            // Said at the end: what is gone stood behind all that was read.
+            self.damage(reading.segment, bytes, DamageKind::Truncated);
+        }
         let Some(sealed) = reading.sealed.filter(|_| !reading.cut) else {
             if !is_last && !reading.cut {
                 // Nobody says any more where it ended, but nothing is added to it, and it stays.
@@ -283,13 +289,7 @@ impl Replay {
             .segments
             .seal(reading.segment.id, sealed, stage_of(reading));
         let Sealed { end, chain, .. } = sealed;
-        if end > reading.segment.bytes {
-            self.damage(
-                reading.segment,
-                reading.segment.bytes,
-                DamageKind::Truncated,
-            );
-        } else if !reading.damaged && (reading.offset, reading.chain) != (end, chain) {
+        if !is_short && !reading.damaged && (reading.offset, reading.chain) != (end, chain) {
             self.damage(reading.segment, reading.offset, DamageKind::Chain);
         }
     }
