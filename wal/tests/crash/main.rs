@@ -16,4 +16,5 @@ mod model;
 mod names;
 mod nested;
 mod recovery;
+mod rot;
 mod world;
