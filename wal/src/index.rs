@@ -62,6 +62,8 @@ pub(crate) struct Counted {
 /// How far a segment is on its way from being written to being given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
+    /// A power cut left its header and took its first batch: nothing in it counts.
+    Empty,
     /// Its batches may not all be durable yet, and there is no index behind them.
     Written,
     /// Its batches are durable; a manifest may name it.

@@ -281,7 +281,7 @@ impl Replay {
             {
                 // A power cut left its header and took its first batch: no manifest may say that
                 // it was begun.
-                counted.stage = Stage::Written;
+                counted.stage = Stage::Empty;
             }
             return;
         };

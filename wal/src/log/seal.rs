@@ -21,6 +21,7 @@ use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
 use crate::locations::{Piece, PiecePlace, SegmentSlot, Spot, Spots};
 use crate::manifest::Manifest;
+use crate::options::Durability;
 use crate::segment::{Sealed, Segment};
 
 use super::Log;
@@ -62,16 +63,27 @@ impl Log {
 
     /// Writes the manifest, if it would say something new.
     pub(super) fn write_manifest(&self, preparer: &mut Preparer) -> Result<(), LogError> {
-        let manifest = Manifest {
-            generation: preparer.written.generation + 1,
-            identity: self.options.identity,
-            ..list(&self.index.read())
+        // Without syncs, what was written is synced before the manifest that relies on it.
+        let is_synced = self.options.durability == Durability::PowerLoss;
+        let relied_on = if is_synced {
+            Stage::Durable
+        } else {
+            Stage::Written
         };
         let written = &preparer.written;
-        if (manifest.settled, manifest.active, &manifest.sealed)
-            == (written.settled, written.active, &written.sealed)
-        {
+        let manifest = Manifest {
+            generation: written.generation + 1,
+            identity: self.options.identity,
+            ..list(&self.index.read(), relied_on)
+        };
+        let is_same = (manifest.settled, manifest.active, &manifest.sealed)
+            == (written.settled, written.active, &written.sealed);
+        // What was given up stays so: until a segment behind it counts, the old manifest is right.
+        if is_same || manifest.settled < written.settled {
             return Ok(());
+        }
+        if !is_synced {
+            self.sync_written()?;
         }
         match preparer.manifest.write(&manifest) {
             Ok(()) => {}
@@ -108,6 +120,24 @@ impl Log {
         let synced = next.sealed.lsn.min(self.durable());
         self.synced.fetch_max(synced.0, Ordering::AcqRel);
         self.set_stage(next.segment.id, Stage::Durable);
+        Ok(())
+    }
+
+    /// Syncs what was written without syncs: a manifest must not do without a segment because of a
+    /// record that a power cut may take.
+    fn sync_written(&self) -> Result<(), LogError> {
+        let index = self.index.read();
+        let written = index
+            .segments
+            .iter()
+            .filter(|it| it.stage == Stage::Written);
+        let written: Vec<_> = written.map(|it| Arc::clone(&it.segment)).collect();
+        drop(index);
+        for segment in written {
+            let synced = segment.file.sync_data();
+            synced.map_err(|error| self.fail(format!("cannot sync {}: {error}", segment.id)))?;
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -242,21 +272,21 @@ impl Cursor {
     }
 }
 
-/// What a manifest should say of the segments now.
-fn list(index: &Index) -> Manifest {
+/// What a manifest should say of the segments now, relying on those that are at least so far.
+fn list(index: &Index, relied_on: Stage) -> Manifest {
     let mut manifest = Manifest::default();
     for counted in index.segments.iter() {
         let id = counted.segment.id;
         match counted.sealed {
             // A dead segment is given up when a durable one follows it, which has the states of all groups.
             Some(_) if counted.live == 0 => {}
-            Some(sealed) if counted.stage >= Stage::Durable => {
+            Some(sealed) if counted.stage >= relied_on => {
                 manifest.settled = id;
                 manifest.sealed.push((id, sealed));
             }
             // What was written without syncs may be gone after the loss of power.
             Some(_) => break,
-            None if counted.stage >= Stage::Durable => {
+            None if counted.stage >= relied_on => {
                 manifest.settled = SegmentId(id.0 - 1);
                 manifest.active = id;
             }

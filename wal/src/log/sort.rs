@@ -302,8 +302,8 @@ fn top(
     Ok(top)
 }
 
-/// Whether a segment without a header was in service nevertheless. A batch in it that is not its
-/// first was written after the first was durable, and the header became durable with that one.
+/// Whether a segment without a header was in service nevertheless: a second batch in it says that the
+/// first was durable, and the header became durable with that one.
 fn holds_acknowledged(candidate: &Candidate) -> Result<bool, OpenError> {
     let mut scanner = Scanner::new(&candidate.segment);
     let id = candidate.segment.id;
@@ -314,7 +314,8 @@ fn holds_acknowledged(candidate: &Candidate) -> Result<bool, OpenError> {
     };
     let second = BLOCK_BYTES + first.batch_bytes();
     let block = scanner.bytes(second, BLOCK_BYTES)?;
-    Ok(block.is_some_and(|block| BatchHeader::decode(block, id, second).is_some()))
+    let second = block.and_then(|block| BatchHeader::decode(block, id, second));
+    Ok(second.is_some_and(|(second, _)| second.durable_lsn >= first.lsn))
 }
 
 fn below(candidates: &BTreeMap<SegmentId, Candidate>, id: SegmentId) -> Option<SegmentId> {
