@@ -17,4 +17,6 @@ mod names;
 mod nested;
 mod recovery;
 mod rot;
+mod torn;
+mod unsynced;
 mod world;

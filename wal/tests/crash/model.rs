@@ -40,6 +40,8 @@ pub(crate) enum Step {
     Small,
     /// One entry that takes two blocks.
     Large,
+    /// Entries that take ten blocks together.
+    Huge,
     /// Small entries of two groups that become durable together.
     Pair,
     /// Two submissions that are written as one batch.
@@ -102,6 +104,7 @@ const FIRST: GroupId = GroupId(1);
 const SECOND: GroupId = GroupId(2);
 const SMALL_BYTES: usize = 20;
 const LARGE_BYTES: usize = 5000;
+const HUGE_ENTRIES: usize = 7;
 
 impl Step {
     /// The submissions that the step makes, each with what the groups are then. `number` is that of
@@ -113,6 +116,11 @@ impl Step {
         match self {
             Self::Small => append(&mut groups, &mut batch, FIRST, number, SMALL_BYTES),
             Self::Large => append(&mut groups, &mut batch, FIRST, number, LARGE_BYTES),
+            Self::Huge => {
+                for _ in 0..HUGE_ENTRIES {
+                    append(&mut groups, &mut batch, FIRST, number, LARGE_BYTES);
+                }
+            }
             Self::Pair => {
                 append(&mut groups, &mut batch, FIRST, number, SMALL_BYTES);
                 append(&mut groups, &mut batch, SECOND, number, SMALL_BYTES);

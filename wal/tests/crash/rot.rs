@@ -17,7 +17,7 @@ use crate::model::{Groups, Step};
 use crate::world::{Moment, World, names, open, try_open};
 
 /// A log, what it should be, and what it was before the batch that nothing covers, if there is one.
-struct Sample {
+pub(crate) struct Sample {
     disk: CrashDisk,
     whole: Moment,
     before: Option<Moment>,
@@ -31,7 +31,7 @@ const STRUCTURE_BYTES: usize = 400;
 
 /// What became of a damaged log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Whole,
     Named,
     Cut,
@@ -39,7 +39,7 @@ enum Outcome {
 
 /// Three segments of two batches at most: the first two sealed, the second with the index behind it or
 /// without, and the last with a batch that covers the one before, or one that nothing covers.
-fn sample(is_indexed: bool, is_covered: bool) -> Sample {
+pub(crate) fn sample(is_indexed: bool, is_covered: bool) -> Sample {
     use Step::{Cover, Large, Pair, State};
     let last = if is_covered { Cover } else { State };
     let world = World::after(&[Large, Large, Pair, last]);
@@ -64,7 +64,13 @@ fn sample(is_indexed: bool, is_covered: bool) -> Sample {
 impl Sample {
     /// Opens a damaged copy. Everything that it returns must be right, and what it does not return
     /// must be named.
-    fn verdict(&self, disk: &CrashDisk, path: &Path, offset: u64, what: &str) -> Outcome {
+    pub(crate) fn verdict(
+        &self,
+        disk: &CrashDisk,
+        path: &Path,
+        offset: u64,
+        what: &str,
+    ) -> Outcome {
         let names_it = |damage: &Damage| {
             damage.kind == DamageKind::Manifest || (damage.file == path && damage.offset <= offset)
         };
@@ -101,11 +107,11 @@ impl Sample {
         }
     }
 
-    fn damaged(&self) -> CrashDisk {
+    pub(crate) fn damaged(&self) -> CrashDisk {
         self.disk.fork()
     }
 
-    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+    pub(crate) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let named = |path: &str| path.ends_with(".seg") || path.starts_with("MANIFEST");
         let paths = names(&self.disk).into_iter().filter(|name| named(name));
         let paths = paths.map(|name| Path::new(DIR).join(name));

@@ -10,18 +10,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate_wal::testing::{CrashDisk, Survivors};
+use quorate_wal::testing::{CrashDisk, PendingChange, Survivors};
 use quorate_wal::{
     Disk, Drove, GroupId, Log, LogOptions, LogStatus, Lsn, OpenError, Recovered, RecoveredGroup,
     SubmitError, WriteBatch,
 };
 
-use crate::common::{DIR, Random, appended};
-use crate::model::{Groups, Step};
+use crate::common::{BLOCK, DIR, appended};
+use crate::model::{Group, Groups, Step};
 
 /// So many pending changes are tried in every combination; of more, a sample.
 const PENDING_TRIED_MAX: usize = 6;
@@ -36,8 +36,8 @@ pub(crate) fn options() -> LogOptions {
     options.segment_bytes_min = 16 << 10;
     options.segment_bytes_max = 16 << 10;
     options.entry_bytes_max = 8 << 10;
-    options.batch_bytes_max = 16 << 10;
-    options.queue_bytes_max = 64 << 10;
+    options.batch_bytes_max = 64 << 10;
+    options.queue_bytes_max = 128 << 10;
     options.recovery_threads = 1;
     // What is read comes from the disk.
     options.recent_bytes_max = 0;
@@ -99,8 +99,14 @@ pub(crate) struct Crash {
 impl World {
     /// A log on an empty disk.
     pub(crate) fn new() -> Self {
+        Self::with(options())
+    }
+
+    /// A log on an empty disk, with other options.
+    pub(crate) fn with(options: LogOptions) -> Self {
         let disk = CrashDisk::new();
-        let (log, recovered) = open(&disk);
+        let (log, recovered) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options)
+            .expect("an empty directory opens");
         assert_eq!(recovered.groups, BTreeMap::new());
         Self {
             disk,
@@ -129,7 +135,7 @@ impl World {
         let disk = crash.disk.fork();
         disk.power_cut(survivors);
         let (log, recovered) = try_open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let shown = shown(&recovered, moments, &crash.expected, what);
+        let shown = shown(&log, &recovered, moments, &crash.expected, what);
         // What was shown is durable: the lsn that the log begins with covers it.
         let lsns = vec![log.durable(); shown];
         Self {
@@ -174,7 +180,7 @@ impl World {
         let expected = self.expected();
         self.disk.power_cut(&Survivors::None);
         let (log, recovered) = open(&self.disk);
-        let shown = shown(&recovered, &self.moments, &expected, &"reopened");
+        let shown = shown(&log, &recovered, &self.moments, &expected, &"reopened");
         self.log = log;
         self.moments.truncate(shown + 1);
         self.lsns.truncate(shown);
@@ -279,26 +285,37 @@ pub(crate) fn check_once(
     what: &dyn fmt::Display,
 ) -> usize {
     let (log, recovered) = try_open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let shown = shown(&recovered, moments, expected, what);
-    check_entries(&log, &moments[shown].groups, what);
-    shown
+    shown(&log, &recovered, moments, expected, what)
 }
 
-/// Which moment a recovery shows, without any damage.
+/// Which moment a recovery shows, without any damage and byte by byte.
 fn shown(
+    log: &Log,
     recovered: &Recovered,
     moments: &[Moment],
     expected: &RangeInclusive<usize>,
     what: &dyn fmt::Display,
 ) -> usize {
     assert_eq!(recovered.report.damage, [], "{what}");
-    let is_shown = |moment: &usize| moments[*moment].recovered == recovered.groups;
+    let read = |(&id, group): (&GroupId, &RecoveredGroup)| {
+        let read = log.read(id, group.first_index, group.last_index + 1, usize::MAX);
+        (id, read.unwrap_or_else(|error| panic!("{what}: {error}")))
+    };
+    let read: BTreeMap<_, _> = recovered.groups.iter().map(read).collect();
+    let is_shown = |moment: &usize| {
+        let Moment {
+            groups,
+            recovered: should,
+        } = &moments[*moment];
+        let is_read = |(id, group): (_, &Group)| read[id] == group.entries;
+        *should == recovered.groups && groups.iter().all(is_read)
+    };
     expected.clone().rev().find(is_shown).unwrap_or_else(|| {
-        let all: Vec<_> = moments[expected.clone()]
-            .iter()
-            .map(|it| &it.recovered)
-            .collect();
-        panic!("{what}: {:#?} is none of {all:#?}", recovered.groups)
+        let all = &moments[expected.clone()];
+        panic!(
+            "{what}: {:#?} {read:#?} is none of {all:#?}",
+            recovered.groups
+        )
     })
 }
 
@@ -353,12 +370,33 @@ pub(crate) fn seeds(given: std::ops::Range<u64>) -> Vec<u64> {
     }
 }
 
-/// A part of a list, chosen by a seed.
-pub(crate) fn sample<T>(mut from: Vec<T>, count: usize, random: &mut Random) -> Vec<T> {
-    while from.len() > count {
-        from.swap_remove(random.below(from.len() as u64) as usize);
-    }
-    from
+/// The crash in a step just before its batch is synced, of which nothing is durable yet.
+pub(crate) fn before_sync(world: &mut World, step: Step) -> Crash {
+    let waits = |crash: &Crash| {
+        let pending = crash.disk.pending();
+        let mut blocks = pending.iter().filter(|it| {
+            let is_segment = it.path.extension().is_some_and(|it| it == "seg");
+            is_segment && matches!(it.what, PendingChange::Block(_))
+        });
+        blocks.next().is_some() && crash.expected.clone().count() > 1
+    };
+    let crashes = world.crashes_in(step);
+    let mut waiting = crashes.into_iter().filter(waits);
+    waiting.next_back().expect("the batch waits for its sync")
+}
+
+/// The segment that a batch waits in, where the write begins, and what it wrote.
+pub(crate) fn in_flight(crash: &Crash) -> (PathBuf, u64, Vec<u8>) {
+    let pending = crash.disk.pending();
+    let blocks = pending.iter().filter_map(|it| match it.what {
+        PendingChange::Block(offset) => Some((it.path.clone(), offset)),
+        _ => None,
+    });
+    let blocks: Vec<_> = blocks.collect();
+    let (path, begin) = blocks.first().expect("it waits").clone();
+    let end = blocks.last().expect("it waits").1 + BLOCK as u64;
+    let live = crash.disk.contents(&path).expect("the segment is there");
+    (path, begin, live[begin as usize..end as usize].to_vec())
 }
 
 /// The names in the directory of the log.
