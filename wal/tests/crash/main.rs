@@ -9,14 +9,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod errors;
 mod exhaustive;
 mod full;
+mod lies;
 mod lives;
 mod model;
 mod names;
 mod nested;
 mod recovery;
 mod rot;
+mod stale;
 mod torn;
 mod unsynced;
 mod world;
