@@ -17,6 +17,7 @@ mod lives;
 mod model;
 mod names;
 mod nested;
+mod reclaim;
 mod recovery;
 mod rot;
 mod stale;

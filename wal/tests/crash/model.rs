@@ -1,6 +1,7 @@
 //! What the groups of a log should be, in memory, and the steps that programs are made of.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use quorate_wal::{Entry, GroupId, GroupState, RecoveredGroup, SnapshotRef, WriteBatch};
@@ -105,6 +106,12 @@ const SECOND: GroupId = GroupId(2);
 const SMALL_BYTES: usize = 20;
 const LARGE_BYTES: usize = 5000;
 const HUGE_ENTRIES: usize = 7;
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
 
 impl Step {
     /// The submissions that the step makes, each with what the groups are then. `number` is that of
