@@ -17,6 +17,7 @@ mod lives;
 mod model;
 mod names;
 mod nested;
+mod proofs;
 mod reclaim;
 mod recovery;
 mod rot;
