@@ -168,7 +168,7 @@ impl Log {
                 kind: DamageKind::MissingEntries,
             }),
             PartPlace::Hot(segment, spots) => {
-                for (index, &spot) in (part.first..).zip(spots) {
+                for (&spot, index) in spots.iter().zip(part.first..) {
                     let entry = self.read_recent(segment, spot, plan.wanted(index))?;
                     if !gathered.push(entry) {
                         return Ok(false);
@@ -288,7 +288,7 @@ fn read_sealed(
         .file
         .read_bytes(offset, part.count as usize * SPOT_BYTES)
         .map_err(|error| failed(segment, offset, plan.wanted(part.first), error))?;
-    for (index, bytes) in (part.first..).zip(bytes.chunks_exact(SPOT_BYTES)) {
+    for (bytes, index) in bytes.chunks_exact(SPOT_BYTES).zip(part.first..) {
         let wanted = plan.wanted(index);
         let spot = Spot::decode(bytes).expect("as many bytes as a spot has");
         if index == part.first && part.count >= SEQUENTIAL_ENTRIES_MIN {

@@ -98,7 +98,8 @@ impl<'a> Scanner<'a> {
             let Ok((_, Record::Run(run) | Record::Moved(run))) = record else {
                 continue;
             };
-            for (index, slot) in (run.first_index..).zip(run.slots()) {
+            // The indexes come second: behind the last of them there is none.
+            for (slot, index) in run.slots().zip(run.first_index..) {
                 let bytes = self.bytes(offset, u64::from(slot.len))?;
                 let crc =
                     bytes.map(|bytes| entry_crc(run.group.0, index, run.term, run.kind, bytes));
@@ -207,7 +208,7 @@ fn spot_in(batch: &Batch, group: GroupId, index: u64) -> Option<Spot> {
             continue;
         };
         let mut slot_offset = batch.header.desc_offset() + (offset + RUN_BYTES) as u64;
-        for (found, slot) in (run.first_index..).zip(run.slots()) {
+        for (slot, found) in run.slots().zip(run.first_index..) {
             if (run.group, found) == (group, index) {
                 spot = Some(Spot::new(run.kind, slot_offset, payload_offset));
             }
