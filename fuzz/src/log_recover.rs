@@ -64,6 +64,8 @@ fn check(files: &Files, options: &LogOptions, is_lasting: bool) -> Depth {
     let depth = depth(&first);
     match first {
         Ok(first) => first.check_writes(&disk, options),
+        // A file that cannot be opened may be met after what is dead was deleted.
+        Err(error) if error.starts_with("cannot ") => {}
         Err(_) => {
             let found = files_of(&disk);
             for (name, content) in files.iter().filter(|it| segment_id(it.0).is_some()) {
