@@ -139,6 +139,7 @@ impl SegmentHeader {
             && found == segment
             && prev < segment
             && prev_end.is_multiple_of(BLOCK_BYTES)
+            && (prev.0 == 0 || prev_end > 0)
             && segment_bytes.is_multiple_of(BLOCK_BYTES)
             && segment_bytes <= SEGMENT_BYTES_LIMIT;
         sound.then_some(HeaderBlock::Valid(Self {
