@@ -69,7 +69,7 @@ pub(crate) fn sort(
     match (manifest.filter(is_stale), top) {
         (_, None) => {}
         (Some(manifest), Some(top)) => {
-            sorted.walk(dir, &mut candidates, manifest, top)?;
+            sorted.walk(dir, &mut candidates, manifest, top, accept_damage)?;
             sorted.add_listed(dir, &mut candidates, manifest, accept_damage)?;
         }
         // Without the manifest nobody knows which of the older files are dead.
@@ -133,11 +133,18 @@ impl Sorted {
         candidates: &mut BTreeMap<SegmentId, Candidate>,
         manifest: &Manifest,
         top: SegmentId,
+        accept_damage: bool,
     ) -> Result<(), OpenError> {
         let mut next = top;
         let mut found_active = manifest.active.0 == 0;
         while next > manifest.settled && next.0 > 0 {
             let Some(candidate) = candidates.remove(&next) else {
+                if accept_damage {
+                    let path = dir.join(segment_name(next));
+                    self.damage.push(damage(path, DamageKind::Chain));
+                    next = below(candidates, next).unwrap_or_default();
+                    continue;
+                }
                 return Err(missing(dir, next));
             };
             let is_whole = candidate.header().is_some();
@@ -315,6 +322,7 @@ fn holds_acknowledged(candidate: &Candidate) -> Result<bool, OpenError> {
     let second = BLOCK_BYTES + first.batch_bytes();
     let block = scanner.bytes(second, BLOCK_BYTES)?;
     let second = block.and_then(|block| BatchHeader::decode(block, id, second));
+    // Without syncs the second says nothing of the first.
     Ok(second.is_some_and(|(second, _)| second.durable_lsn >= first.lsn))
 }
 
