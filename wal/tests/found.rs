@@ -294,3 +294,89 @@ fn an_lsn_in_a_damaged_header_is_not_taken_for_synced() {
     let next = log.bounds(GroupId(1)).map_or(1, |it| it.1 + 1);
     commit(&log, appended(1, next..=next, 1, 10));
 }
+
+/// Without syncs a power cut may take the header of a segment and leave the batches behind it.
+#[test]
+fn a_segment_that_lost_its_header_before_any_sync_is_cut_off() {
+    let disk = CrashDisk::new();
+    let (log, _) = open_with(&disk, &unsynced()).unwrap();
+    commit(&log, appended(1, 1..=1, 1, 10));
+    commit(&log, appended(1, 2..=2, 1, 10));
+    drop(log);
+    let survive = |keep: u64| {
+        let cut = disk.fork();
+        cut.power_cut(&Survivors::of_mask(keep));
+        cut
+    };
+    let pending = disk.pending();
+    assert_eq!(pending.len(), 3, "the header and two batches: {pending:?}");
+    let (_, recovered) = open_with(&survive(0b110), &unsynced()).expect("nothing was synced");
+    assert_eq!(recovered.groups, std::collections::BTreeMap::new());
+    let (_, recovered) = open_with(&survive(0b111), &unsynced()).expect("all is there");
+    assert_eq!(recovered.groups[&GroupId(1)].last_index, 2);
+    // With syncs the second batch proves that there was a header.
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk);
+    commit(&log, appended(1, 1..=1, 1, 10));
+    commit(&log, appended(1, 2..=2, 1, 10));
+    drop(log);
+    disk.overwrite(&segment(&disk, 0).0, 0, &[0; BLOCK]);
+    let refused = try_open(&disk);
+    assert!(
+        matches!(refused, Err(OpenError::Damaged { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_header_whose_predecessor_ends_before_it_begins_is_damage() {
+    let (disk, _) = sample();
+    let (path, mut bytes) = segment(&disk, 1);
+    put(&mut bytes, 56, 8, 0);
+    fix_segment(&mut bytes);
+    disk.overwrite(&path, 0, &bytes);
+    let refused = try_open(&disk);
+    let Err(OpenError::Damaged { damage }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(
+        (&damage[0].file, damage[0].kind),
+        (&path, DamageKind::SegmentHeader)
+    );
+}
+
+#[test]
+fn accepted_damage_goes_past_a_segment_that_a_header_names_and_nobody_has() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk);
+    let mut index = 0;
+    // Nothing is prepared but what must be, so that the manifest stays as it was first written.
+    while segments(&disk)
+        .iter()
+        .filter(|it| it.1.starts_with(b"QRTSEG"))
+        .count()
+        < 3
+    {
+        index += 1;
+        commit(&log, appended(1, index..=index, 1, 12_000));
+    }
+    drop(log);
+    let (path, mut slot) = manifest(&disk);
+    put(&mut slot, 12, 4, 0);
+    put(&mut slot, 32, 8, 0);
+    put(&mut slot, 40, 8, 0);
+    fix_manifest(&mut slot);
+    disk.overwrite(&path, 0, &slot);
+    let gone = segment(&disk, 1).0;
+    disk.remove(&gone).unwrap();
+    let refused = try_open(&disk);
+    assert!(
+        matches!(&refused, Err(OpenError::MissingSegment { path, .. }) if *path == gone),
+        "{refused:?}"
+    );
+    let mut options = options();
+    options.accept_damage = true;
+    let (_, recovered) = open_with(&disk, &options).expect("damage is accepted");
+    assert_eq!(recovered.groups[&GroupId(1)].last_index, index);
+    assert_eq!(recovered.groups[&GroupId(1)].lost.len(), 1);
+}
