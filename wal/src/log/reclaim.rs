@@ -122,7 +122,8 @@ impl Log {
         let is_wanted = self.spare.lock().is_none()
             && preparer.takes(segment.bytes)
             && segment.bytes >= self.queue.lock().blocked_bytes
-            && segment.bytes <= self.options.segment_bytes_max;
+            && segment.bytes <= self.options.segment_bytes_max
+            && segment.bytes.is_multiple_of(BLOCK_BYTES);
         let mut is_free =
             || Arc::get_mut(&mut segment.file).is_some_and(|file| file.forget_reads());
         if !is_wanted || !is_free() {
