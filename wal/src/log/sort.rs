@@ -65,8 +65,12 @@ pub(crate) fn sort(
         sorted.generation = sorted.generation.max(header.generation);
     }
     let top = top(&candidates, manifest)?;
-    let is_stale = |manifest: &&Manifest| manifest.generation >= sorted.generation;
-    match (manifest.filter(is_stale), top) {
+    let is_right = |manifest: &&Manifest| {
+        // Where damage is accepted, a manifest whose newest segment is not there has no say.
+        let has_top = top.is_none_or(|top| candidates.contains_key(&top));
+        manifest.generation >= sorted.generation && (has_top || !accept_damage)
+    };
+    match (manifest.filter(is_right), top) {
         (_, None) => {}
         (Some(manifest), Some(top)) => {
             sorted.walk(dir, &mut candidates, manifest, top, accept_damage)?;
