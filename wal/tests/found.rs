@@ -380,3 +380,95 @@ fn accepted_damage_goes_past_a_segment_that_a_header_names_and_nobody_has() {
     assert_eq!(recovered.groups[&GroupId(1)].last_index, index);
     assert_eq!(recovered.groups[&GroupId(1)].lost.len(), 1);
 }
+
+/// A dead file that lost its last bytes is not used again: no segment has such a size.
+#[test]
+fn a_file_of_no_whole_blocks_is_not_used_again() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk);
+    let mut index = 0;
+    let mut commit_and_compact = |log: &Log| {
+        index += 1;
+        let mut batch = appended(1, index..=index, 1, 9_000);
+        batch.compact(GroupId(1), index);
+        commit(log, batch);
+    };
+    for _ in 0..40 {
+        commit_and_compact(&log);
+        log.prepare().expect("memory does not fail");
+    }
+    assert!(log.stats().recycled > 0, "files are used again here");
+    drop(log);
+    // Behind its batches, where nothing is missed.
+    let (path, bytes) = segment(&disk, 0);
+    let (_, end) = batches(&bytes);
+    assert!(end + BLOCK < bytes.len());
+    disk.truncate(&path, bytes.len() as u64 - 4);
+    let mut header = bytes[..BLOCK].to_vec();
+    put(&mut header, 40, 8, (bytes.len() - BLOCK) as u64);
+    fix_segment(&mut header);
+    disk.overwrite(&path, 0, &header);
+    let (log, _) = open(&disk);
+    for _ in 0..40 {
+        commit_and_compact(&log);
+        log.prepare().expect("memory does not fail");
+    }
+    drop(log);
+    assert_eq!(open(&disk).1.groups[&GroupId(1)].last_index, 80);
+}
+
+/// A segment of which only the header survived has no states of groups, so those before it must stay.
+#[test]
+fn an_empty_segment_is_no_reason_to_give_up_the_one_before() {
+    let disk = CrashDisk::new();
+    let (log, _) = open_with(&disk, &unsynced()).unwrap();
+    let state = GroupState {
+        term: 7,
+        vote: 3,
+        commit: 0,
+    };
+    let mut batch = WriteBatch::new();
+    batch.set_state(GroupId(1), state);
+    commit(&log, batch);
+    drop(log);
+    disk.process_crash();
+    // The next life writes to a segment of its own, of which the power leaves the header.
+    let (log, recovered) = open_with(&disk, &unsynced()).unwrap();
+    assert_eq!(
+        recovered.groups[&GroupId(1)].state,
+        state,
+        "and it is synced now"
+    );
+    commit(&log, appended(2, 1..=1, 1, 10));
+    drop(log);
+    disk.power_cut(&Survivors::of_mask(0b01));
+    let (log, recovered) = open_with(&disk, &unsynced()).unwrap();
+    assert_eq!(recovered.groups[&GroupId(1)].state, state);
+    commit(&log, appended(3, 1..=1, 1, 10));
+    log.prepare().expect("memory does not fail");
+    drop(log);
+    disk.power_cut(&Survivors::None);
+    let (_, recovered) = open_with(&disk, &unsynced()).unwrap();
+    assert_eq!(recovered.groups[&GroupId(1)].state, state);
+}
+
+#[test]
+fn accepted_damage_does_not_believe_a_manifest_whose_newest_segment_is_not_there() {
+    let (disk, sound) = sample();
+    let (path, mut slot) = manifest(&disk);
+    put(&mut slot, 12, 4, 0);
+    put(&mut slot, 32, 8, 1_000);
+    put(&mut slot, 40, 8, 1_001);
+    fix_manifest(&mut slot);
+    disk.overwrite(&path, 0, &slot);
+    let refused = try_open(&disk);
+    assert!(
+        matches!(refused, Err(OpenError::MissingSegment { .. })),
+        "{refused:?}"
+    );
+    let mut options = options();
+    options.accept_damage = true;
+    let (log, recovered) = open_with(&disk, &options).expect("damage is accepted");
+    assert_eq!(recovered.groups, sound.groups);
+    assert!(is_all_there(&log, &recovered));
+}
