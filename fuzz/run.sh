@@ -33,7 +33,10 @@ fuzz() {
     local target=$1 log=artifacts/$1.log
     mkdir -p "corpus-live/$target" "artifacts/$target"
     local dictionary=()
-    if [ -f "dictionaries/$target" ]; then dictionary=("-dict=dictionaries/$target"); fi
+    case $target in
+    log_recover* | manifest | footer) dictionary=(-dict=dictionaries/log) ;;
+    snapshot_read) dictionary=(-dict=dictionaries/snapshot_read) ;;
+    esac
     if ! "target/fuzzing/$host/release/$target" "corpus-live/$target" "corpus/$target" "${dictionary[@]}" \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 -max_len=16384 \
         -artifact_prefix="artifacts/$target/" -print_final_stats=1 >"$log" 2>&1; then
