@@ -70,19 +70,7 @@ pub(crate) fn open(
 
 /// What the log on a disk says, or why it cannot be opened.
 pub(crate) fn content(disk: &CrashDisk, options: &LogOptions) -> Result<Content, String> {
-    let opened = open(disk, options);
-    if std::env::var_os("SHOW").is_some() {
-        match &opened {
-            Ok((_, it)) => eprintln!(
-                "OPEN {:?}\n{:#?}\n{:?}",
-                crate::files::files_of(disk).keys().collect::<Vec<_>>(),
-                it.report,
-                it.groups
-            ),
-            Err(error) => eprintln!("OPEN {error}"),
-        }
-    }
-    let (log, recovered) = opened.map_err(|error| error.to_string())?;
+    let (log, recovered) = open(disk, options).map_err(|error| error.to_string())?;
     Ok(Content::of(&log, recovered))
 }
 

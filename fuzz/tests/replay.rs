@@ -6,8 +6,8 @@ use std::path::Path;
 use quorate_fuzz::seeds::{Random, seeds};
 use quorate_fuzz::{Depth, TARGETS, Target};
 
-/// Inputs made of each committed one.
-const NEIGHBOURS: usize = 2_000;
+/// Inputs made of the committed ones, for each target.
+const NEIGHBOURS: usize = 4_000;
 
 #[test]
 fn log_recover() {
@@ -86,10 +86,12 @@ fn replay(name: &str) {
         .find(|(target, _)| *target == name)
         .expect("there is such a target");
     let mut deepest = Depth::Refused;
-    for (input, bytes) in corpus(name) {
+    let corpus = corpus(name);
+    let each = NEIGHBOURS.div_ceil(corpus.len());
+    for (input, bytes) in corpus {
         deepest = deepest.max(check(target, &input, &bytes));
         let mut random = Random::new(crc32fast::hash(input.as_bytes()).into());
-        for neighbour in 0..NEIGHBOURS {
+        for neighbour in 0..each {
             let changed = change(&mut random, &bytes);
             check(target, &format!("{input}, neighbour {neighbour}"), &changed);
         }

@@ -96,7 +96,6 @@ pub fn log_ops(bytes: &[u8]) -> Depth {
         let Ok(step) = Step::arbitrary(&mut program) else {
             break;
         };
-        if std::env::var_os("SHOW").is_some() { eprintln!("{step:?} durable {} of {} {:?} seg {:?}", pair.durable, pair.states.len(), pair.log().status(), pair.disk.files().iter().filter_map(|it| it.file_stem().map(|it| it.to_string_lossy().trim_start_matches('0').to_owned())).collect::<Vec<_>>()); }
         match step {
             Step::Submit(changes) => pair.submit(&changes),
             Step::Drive => wrote |= pair.drive(),
