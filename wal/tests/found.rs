@@ -472,3 +472,36 @@ fn accepted_damage_does_not_believe_a_manifest_whose_newest_segment_is_not_there
     assert_eq!(recovered.groups, sound.groups);
     assert!(is_all_there(&log, &recovered));
 }
+
+/// What is not synced may be undone by a power cut, and with it what made a segment dead.
+#[test]
+fn a_segment_stays_until_what_emptied_it_is_synced() {
+    let disk = CrashDisk::new();
+    let (log, _) = open_with(&disk, &unsynced()).unwrap();
+    commit(&log, appended(1, 1..=2, 1, 100));
+    let mut index = 0;
+    let mut rotate = |log: &Log| {
+        let before = log.stats().segments;
+        while log.stats().segments == before {
+            index += 1;
+            commit(log, appended(2, index..=index, 1, 9_000));
+        }
+    };
+    // The first segment, and the one behind it with its checkpoint, are sealed and synced.
+    rotate(&log);
+    rotate(&log);
+    log.prepare().expect("memory does not fail");
+    let mut batch = WriteBatch::new();
+    batch.remove(GroupId(1));
+    batch.remove(GroupId(2));
+    commit(&log, batch);
+    for _ in 0..3 {
+        log.prepare().expect("memory does not fail");
+    }
+    drop(log);
+    disk.power_cut(&Survivors::None);
+    let (log, recovered) = open_with(&disk, &unsynced()).expect("what was synced is there");
+    assert_eq!(recovered.report.damage, []);
+    assert_eq!(recovered.groups[&GroupId(1)].last_index, 2);
+    assert!(is_all_there(&log, &recovered));
+}
