@@ -22,7 +22,7 @@ use crate::files::{BLOCK_BYTES, DIR};
 use model::{Change, Changer, Groups};
 
 /// One step.
-#[derive(Debug, Arbitrary)]
+#[derive(Debug)]
 enum Step {
     /// Several changes that become durable together.
     Submit(Vec<(u8, Change)>),
@@ -65,8 +65,8 @@ struct Pair {
     options: LogOptions,
     /// None only while it is opened again: the old one holds the lock of the directory.
     log: Option<Arc<Log>>,
-    /// Each state that the log was in since it was opened, or will be in when everything in line is written, with the lsn
-    /// with which it was.
+    /// Each state that the log was in since all of it was durable, or will be in when everything in line is written, with the
+    /// lsn with which it was.
     states: VecDeque<(Lsn, Groups)>,
     /// The position of the state that is durable.
     durable: usize,
@@ -79,6 +79,10 @@ struct Pair {
 
 const GROUPS: u64 = 3;
 const STEPS_MAX: usize = 120;
+/// Changes of one submission at most.
+const CHANGES_MAX: u8 = 4;
+/// Changes of the disk that are still made, at most.
+const STOP_AFTER_MAX: u8 = 24;
 /// Steps off the commit path until one more changes nothing, at most.
 const SETTLE_MAX: usize = 40;
 
@@ -88,6 +92,7 @@ pub fn log_ops(bytes: &[u8]) -> Depth {
     let (flags, program) = bytes.split_first().unwrap_or((&0, &[]));
     let mut program = Unstructured::new(program);
     let mut pair = Pair::new(*flags);
+    let mut taken = Taken(Vec::new());
     let mut wrote = false;
     for _ in 0..STEPS_MAX {
         if program.is_empty() {
@@ -96,29 +101,8 @@ pub fn log_ops(bytes: &[u8]) -> Depth {
         let Ok(step) = Step::arbitrary(&mut program) else {
             break;
         };
-        match step {
-            Step::Submit(changes) => pair.submit(&changes),
-            Step::Drive => wrote |= pair.drive(),
-            Step::Prepare => drop(pair.prepare()),
-            Step::Cover => pair.cover(),
-            Step::Reopen => pair.reopen(),
-            Step::Crash { survivors, again } => pair.crash(survivors, again),
-            Step::StopAfter(changes) => {
-                pair.disk.stop_after(changes.into());
-                pair.may_fail = true;
-            }
-            Step::FailSync => {
-                let fault = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
-                pair.disk.inject(fault.times(1));
-                pair.may_fail = true;
-            }
-            Step::Full(blocks) => {
-                let left = u64::from(blocks) * BLOCK_BYTES as u64;
-                pair.disk.set_capacity(Some(pair.disk.used_bytes() + left));
-                pair.may_be_full = true;
-            }
-            Step::Space => pair.disk.set_capacity(None),
-        }
+        taken.0.push(step);
+        wrote |= pair.take(taken.0.last().expect("it was just pushed"));
     }
     pair.reopen();
     pair.settle();
@@ -126,6 +110,44 @@ pub fn log_ops(bytes: &[u8]) -> Depth {
         Depth::Accepted
     } else {
         Depth::Refused
+    }
+}
+
+/// The steps of a program, which are shown if it fails.
+struct Taken(Vec<Step>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for step in &self.0 {
+                eprintln!("{step:?}");
+            }
+        }
+    }
+}
+
+impl<'a> Arbitrary<'a> for Step {
+    /// Mostly work, so that there is something to lose.
+    fn arbitrary(program: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(match u8::arbitrary(program)? % 24 {
+            0..=7 => {
+                let count = 1 + usize::from(u8::arbitrary(program)? % CHANGES_MAX);
+                let changes = (0..count).map(|_| Arbitrary::arbitrary(program));
+                Self::Submit(changes.collect::<Result<_, _>>()?)
+            }
+            8..=13 => Self::Drive,
+            14..=16 => Self::Prepare,
+            17 => Self::Cover,
+            18 => Self::Reopen,
+            19 => Self::Crash {
+                survivors: Arbitrary::arbitrary(program)?,
+                again: Arbitrary::arbitrary(program)?,
+            },
+            20 => Self::StopAfter(u8::arbitrary(program)? % STOP_AFTER_MAX),
+            21 => Self::FailSync,
+            22 => Self::Full(Arbitrary::arbitrary(program)?),
+            _ => Self::Space,
+        })
     }
 }
 
@@ -166,6 +188,34 @@ impl Pair {
         };
         pair.reopen();
         pair
+    }
+
+    /// Takes a step. Whether something was written.
+    fn take(&mut self, step: &Step) -> bool {
+        match *step {
+            Step::Submit(ref changes) => self.submit(changes),
+            Step::Drive => return self.drive(),
+            Step::Prepare => drop(self.prepare()),
+            Step::Cover => self.cover(),
+            Step::Reopen => self.reopen(),
+            Step::Crash { survivors, again } => self.crash(survivors, again),
+            Step::StopAfter(changes) => {
+                self.disk.stop_after(changes.into());
+                self.may_fail = true;
+            }
+            Step::FailSync => {
+                let fault = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
+                self.disk.inject(fault.times(1));
+                self.may_fail = true;
+            }
+            Step::Full(blocks) => {
+                let left = u64::from(blocks) * BLOCK_BYTES as u64;
+                self.disk.set_capacity(Some(self.disk.used_bytes() + left));
+                self.may_be_full = true;
+            }
+            Step::Space => self.disk.set_capacity(None),
+        }
+        false
     }
 
     fn log(&self) -> &Log {
@@ -272,10 +322,13 @@ impl Pair {
         self.disk.process_crash();
         self.disk.heal();
         self.open(self.durable);
+        if self.options.durability == Durability::PowerLoss {
+            self.forget_history();
+        }
     }
 
     fn crash(&mut self, survivors: Choice, again: Option<u8>) {
-        // Without syncs, the power takes what it likes of what was written since the log was opened.
+        // Without syncs, the power takes what it likes of what was written since it was off last.
         let surely = match self.options.durability {
             Durability::PowerLoss => self.durable,
             _ => 0,
@@ -292,6 +345,7 @@ impl Pair {
             self.disk.heal();
         }
         self.open(surely);
+        self.forget_history();
     }
 
     fn try_open(&mut self) -> Result<Recovered, OpenError> {
@@ -311,20 +365,30 @@ impl Pair {
         });
         let recovered = recovered.unwrap_or_else(|error| panic!("what was written opens: {error}"));
         assert_eq!(recovered.report.damage, []);
-        let is_found = |(_, groups): &&(Lsn, Groups)| recovered_groups(groups) == recovered.groups;
-        let candidates = self.states.range(surely..);
-        let Some((_, groups)) = candidates.rev().find(is_found) else {
+        let is_found = |(_, groups): &(Lsn, Groups)| recovered_groups(groups) == recovered.groups;
+        let Some(found) = (surely..self.states.len())
+            .rev()
+            .find(|&position| is_found(&self.states[position]))
+        else {
             let expected = recovered_groups(&self.states[surely].1);
             panic!(
                 "{:#?} is none of the states from {expected:#?} on",
                 recovered.groups
             );
         };
-        self.states = VecDeque::from([(Lsn(0), groups.clone())]);
-        self.durable = 0;
+        self.states.truncate(found + 1);
+        self.durable = found;
+        // The lsns of the life before say nothing in this one.
+        self.states.iter_mut().for_each(|(lsn, _)| *lsn = Lsn(0));
         self.may_fail = false;
         self.may_be_full = self.log().status() == LogStatus::Full;
         self.check_entries();
+    }
+
+    /// What is there now can only get more: all of it is durable.
+    fn forget_history(&mut self) {
+        self.states.drain(..self.durable);
+        self.durable = 0;
     }
 
     fn check_entries(&self) {
