@@ -73,7 +73,9 @@ struct Pair {
     changer: Changer,
     /// Whether the disk failed, or was told to.
     may_fail: bool,
-    /// Whether space was short since the log was opened.
+    /// Whether space is short.
+    is_short: bool,
+    /// Whether it was since the log was opened.
     may_be_full: bool,
 }
 
@@ -184,6 +186,7 @@ impl Pair {
             durable: 0,
             changer: Changer { term: 1 },
             may_fail: false,
+            is_short: false,
             may_be_full: false,
         };
         pair.reopen();
@@ -211,9 +214,9 @@ impl Pair {
             Step::Full(blocks) => {
                 let left = u64::from(blocks) * BLOCK_BYTES as u64;
                 self.disk.set_capacity(Some(self.disk.used_bytes() + left));
-                self.may_be_full = true;
+                (self.is_short, self.may_be_full) = (true, true);
             }
-            Step::Space => self.disk.set_capacity(None),
+            Step::Space => self.give_space(),
         }
         false
     }
@@ -307,7 +310,7 @@ impl Pair {
 
     /// Does all that is to be done, on a disk that works, and looks at everything once more.
     fn settle(&mut self) {
-        self.disk.set_capacity(None);
+        self.give_space();
         for _ in 0..SETTLE_MAX {
             self.prepare();
             self.drive();
@@ -360,7 +363,7 @@ impl Pair {
     fn open(&mut self, surely: usize) {
         let recovered = self.try_open().or_else(|error| {
             assert!(self.may_be_full, "{error}");
-            self.disk.set_capacity(None);
+            self.give_space();
             self.try_open()
         });
         let recovered = recovered.unwrap_or_else(|error| panic!("what was written opens: {error}"));
@@ -381,8 +384,13 @@ impl Pair {
         // The lsns of the life before say nothing in this one.
         self.states.iter_mut().for_each(|(lsn, _)| *lsn = Lsn(0));
         self.may_fail = false;
-        self.may_be_full = self.log().status() == LogStatus::Full;
+        self.may_be_full = self.is_short || self.log().status() == LogStatus::Full;
         self.check_entries();
+    }
+
+    fn give_space(&mut self) {
+        self.disk.set_capacity(None);
+        self.is_short = false;
     }
 
     /// What is there now can only get more: all of it is durable.
