@@ -31,6 +31,14 @@ pub enum OpenError {
         /// What stands there.
         path: PathBuf,
     },
+    /// There is no log to look at.
+    #[error("{path} {what}: name the directory of a node or of its log", path = .path.display())]
+    NoLog {
+        /// What was named.
+        path: PathBuf,
+        /// What is there instead.
+        what: &'static str,
+    },
     /// A file was written in a format that this build does not read.
     #[error(
         "{path} has format version {found}, but this build reads up to {supported}: \
@@ -298,7 +306,7 @@ impl fmt::Display for Damage {
 }
 
 /// What is wrong with damaged bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DamageKind {
     /// The header of a segment.
@@ -315,14 +323,20 @@ pub enum DamageKind {
     Checkpoint,
     /// Entries that should be in the log are nowhere in it.
     MissingEntries,
+    /// A segment that the log needs is not there.
+    MissingSegment,
     /// The file is shorter than what was written to it.
     Truncated,
     /// The header, a chunk or the footer of a snapshot file.
     Snapshot,
+    /// A snapshot that the log names is not there.
+    MissingSnapshot,
     /// The list of the segments in service.
     Manifest,
-    /// The index behind a sealed segment. No entry is lost: the index is made anew.
+    /// The index behind a sealed segment. No entry is lost: the batches tell the same.
     Footer,
+    /// Bytes between the parts of a file that should be zero. Nothing is lost.
+    Padding,
 }
 
 impl fmt::Display for DamageKind {
@@ -335,10 +349,13 @@ impl fmt::Display for DamageKind {
             Self::Chain => "broken chain of segments",
             Self::Checkpoint => "checkpoint that disagrees with the log",
             Self::MissingEntries => "missing entries",
+            Self::MissingSegment => "missing segment",
             Self::Truncated => "truncated file",
             Self::Snapshot => "damaged snapshot",
+            Self::MissingSnapshot => "missing snapshot",
             Self::Manifest => "damaged manifest",
             Self::Footer => "damaged index of a segment",
+            Self::Padding => "padding that is not zero",
         })
     }
 }

@@ -132,6 +132,19 @@ impl Footer {
         Ok(ranges.map(|ranges| Self { sealed, ranges }))
     }
 
+    /// Whether the bytes of a header that is not whole were once the header of this footer: so many
+    /// of its fields are right that no other footer, which the file may hold from an earlier use,
+    /// has them.
+    pub(crate) fn left_a_trace(header: &[u8], segment: SegmentId, sealed: Sealed) -> bool {
+        let mut take = Take::new(header);
+        let is_magic = take.u32() == Some(MAGIC);
+        let is_chain = take.u32() == Some(sealed.chain);
+        let is_segment = take.u64() == Some(segment.0);
+        let is_end = take.u64() == Some(sealed.end);
+        let is_lsn = take.u64() == Some(sealed.lsn.0);
+        is_segment && (is_magic || is_end) || is_chain && is_lsn
+    }
+
     /// Whether the spots of a range are those that were written.
     pub(crate) fn spots_are_whole(segment: SegmentId, range: &Range, spots: &[u8]) -> bool {
         crc_bound(&[segment.0, range.spots_offset], spots) == range.spots_crc

@@ -69,6 +69,7 @@ mod options;
 mod record;
 mod segment;
 mod snapshot;
+mod tools;
 
 pub use batch::{Entry, GroupState, SnapshotRef, WriteBatch};
 pub use disk::{DirLock, Disk, DiskFile, MemoryDisk, RealDisk, write_atomically};
@@ -82,6 +83,11 @@ pub use log::{
 };
 pub use options::{Durability, LogOptions};
 pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
+pub use tools::{
+    BatchInspection, Cost, GroupInspection, GroupLoss, GroupShare, Inspection, ManifestSlot, Note,
+    Problem, RepairPlan, RepairStep, SegmentInspection, SegmentShare, SegmentState, SlotState,
+    Verdict, Verification, VerifyProgress, inspect, list_batches, plan_repair, verify,
+};
 
 /// Disks that fail, for tests and simulations.
 #[cfg(feature = "testing")]

@@ -19,7 +19,7 @@ use crate::locations::SEGMENT_SLOTS_MAX;
 use crate::segment::Sealed;
 
 /// The files of the two slots.
-const NAMES: [&str; 2] = ["MANIFEST-a", "MANIFEST-b"];
+pub(crate) const NAMES: [&str; 2] = ["MANIFEST-a", "MANIFEST-b"];
 
 const MAGIC: [u8; 8] = *b"QRTMAN\r\n";
 const HEADER_BYTES: usize = 64;

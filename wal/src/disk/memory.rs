@@ -151,6 +151,10 @@ impl Disk for MemoryDisk {
             dir: dir.to_owned(),
         }))
     }
+
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        Ok(self.shared.lock().locked.contains(dir))
+    }
 }
 
 impl Drop for Held {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use memory::MemoryDisk;
+pub(crate) use real::LOCK_NAME;
 pub use real::RealDisk;
 
 /// Directories and the names in them.
@@ -32,6 +33,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Opens a file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens a file for reading only, also where nothing may be written. The provided form is for
+    /// disks that do not tell the two apart.
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
 
     /// Gives a file another name, in place of what had it. Durable after [`Disk::sync_dir`] of the
     /// directory.
@@ -54,6 +61,17 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Locks a directory against every other opener, in this process or another, until the result
     /// is dropped or the process ends. Fails with [`io::ErrorKind::WouldBlock`] if it is locked.
     fn lock(&self, dir: &Path) -> io::Result<DirLock>;
+
+    /// Whether somebody holds the lock of a directory. Changes nothing and creates nothing; an opener
+    /// that comes in this very moment may be refused. The provided form is for disks whose locks
+    /// leave no trace: it takes the lock and gives it back.
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        match self.lock(dir) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// One open file. All methods may be called from any thread.

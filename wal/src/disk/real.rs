@@ -3,12 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskFile};
@@ -22,7 +22,7 @@ const SLICES_MAX: usize = 1024;
 const ZERO_BYTES: usize = 64 << 10;
 
 /// The name of the file in a directory that carries its lock.
-const LOCK_NAME: &str = "LOCK";
+pub(crate) const LOCK_NAME: &str = "LOCK";
 
 /// The files of the operating system. Reads go through a shared read-only map, writes through
 /// `pwritev`.
@@ -54,17 +54,13 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
-        }
-        Ok(Arc::new(RealFile {
-            file,
-            map: OnceLock::new(),
-        }))
+        open_regular(OpenOptions::new().read(true).write(true), path)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        // A pipe with the name of a file must not hold up who only looks.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        open_regular(OpenOptions::new().read(true).custom_flags(flags), path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -117,6 +113,33 @@ impl Disk for RealDisk {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(DirLock::new(file))
     }
+
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        let file = match File::open(dir.join(LOCK_NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        // A shared lock needs no right to write, and is gone when the file is closed.
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
+    Ok(Arc::new(RealFile {
+        file,
+        map: OnceLock::new(),
+    }))
 }
 
 impl DiskFile for RealFile {

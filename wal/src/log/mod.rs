@@ -21,7 +21,7 @@ mod recent;
 mod reclaim;
 pub(crate) mod recover;
 mod replay;
-mod reserve;
+pub(crate) mod reserve;
 pub(crate) mod scan;
 mod seal;
 pub(crate) mod sort;

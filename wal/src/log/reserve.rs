@@ -19,9 +19,9 @@ use crate::segment::Segment;
 use super::Log;
 use super::prepare::Preparer;
 
-const NAME: &str = "RESERVE";
+pub(crate) const NAME: &str = "RESERVE";
 /// The name while it is being made.
-const TEMPORARY: &str = "RESERVE.tmp";
+pub(crate) const TEMPORARY: &str = "RESERVE.tmp";
 
 /// Finds the reserve of a directory. A file of that name which cannot be one is deleted, and so is
 /// one as large as the segment that is ready: a crash may have left the reserve under its old name

@@ -204,7 +204,7 @@ impl Sorted {
             let Some(candidate) = candidates.remove(&id) else {
                 if accept_damage {
                     let path = dir.join(segment_name(id));
-                    self.damage.push(damage(path, DamageKind::Chain));
+                    self.damage.push(damage(path, DamageKind::MissingSegment));
                     continue;
                 }
                 return Err(missing(dir, id));

@@ -13,6 +13,7 @@ mod format;
 mod reader;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,15 +121,7 @@ impl Snapshots {
         group: GroupId,
         snapshot: &SnapshotRef,
     ) -> Result<SnapshotReader, SnapshotError> {
-        let identity = identity(group, snapshot);
-        let path = self.group_dir(group).join(file_name(identity));
-        SnapshotReader::open(
-            self.disk.as_ref(),
-            path,
-            identity,
-            snapshot.bytes,
-            snapshot.crc,
-        )
+        open_in(self.disk.as_ref(), &self.dir, group, snapshot)
     }
 
     /// Whether there is a file for the reference, with a header and footer that fit it. Its content
@@ -181,8 +174,48 @@ impl Snapshots {
     }
 
     fn group_dir(&self, group: GroupId) -> PathBuf {
-        self.dir.join(format!("{:016x}", group.0))
+        group_dir(&self.dir, group)
     }
+}
+
+/// Opens a snapshot in a directory of snapshots as [`Snapshots::open_reader`] does, for who does not
+/// have the directory for itself.
+pub(crate) fn open_in(
+    disk: &dyn Disk,
+    dir: &Path,
+    group: GroupId,
+    snapshot: &SnapshotRef,
+) -> Result<SnapshotReader, SnapshotError> {
+    let identity = identity(group, snapshot);
+    let path = group_dir(dir, group).join(file_name(identity));
+    SnapshotReader::open(disk, path, identity, snapshot.bytes, snapshot.crc)
+}
+
+/// The files in a directory of snapshots that these references do not name, in order.
+pub(crate) fn unnamed(
+    disk: &dyn Disk,
+    dir: &Path,
+    named: &[(GroupId, SnapshotRef)],
+) -> io::Result<Vec<PathBuf>> {
+    let named: BTreeSet<PathBuf> = named
+        .iter()
+        .map(|(group, it)| group_dir(dir, *group).join(file_name(identity(*group, it))))
+        .collect();
+    let mut unnamed = Vec::new();
+    for name in disk.list(dir)?.iter().filter(|it| parse_hex(it).is_some()) {
+        let group = dir.join(name);
+        let files = disk.list(&group)?;
+        let files = files
+            .iter()
+            .filter(|name| name.ends_with(PUBLISHED) || name.ends_with(TEMPORARY))
+            .map(|name| group.join(name));
+        unnamed.extend(files.filter(|path| !named.contains(path)));
+    }
+    Ok(unnamed)
+}
+
+fn group_dir(dir: &Path, group: GroupId) -> PathBuf {
+    dir.join(format!("{:016x}", group.0))
 }
 
 fn identity(group: GroupId, snapshot: &SnapshotRef) -> Identity {

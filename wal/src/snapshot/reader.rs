@@ -43,7 +43,7 @@ impl SnapshotReader {
         bytes: u64,
         crc: u32,
     ) -> Result<Self, SnapshotError> {
-        let file = disk.open(&path).map_err(|error| match error.kind() {
+        let file = disk.open_read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => SnapshotError::Missing { path: path.clone() },
             _ => failed("open", &path, error),
         })?;
@@ -122,7 +122,7 @@ impl SnapshotReader {
 
     /// Reads everything and checks it against the CRC of the whole content too. `rest` is told how
     /// many bytes were read since it was told before.
-    pub(super) fn verify(mut self, mut rest: impl FnMut(u64)) -> Result<(), SnapshotError> {
+    pub(crate) fn verify(mut self, mut rest: impl FnMut(u64)) -> Result<(), SnapshotError> {
         let mut content = crc32fast::Hasher::new();
         let mut read_bytes = 0;
         for number in 0..self.footer.chunks {

@@ -1,0 +1,363 @@
+//! The files of a log, for who may only look.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::{DirLock, Disk, DiskFile, LOCK_NAME};
+use crate::error::{Damage, DamageKind, OpenError};
+use crate::format::{HeaderBlock, SegmentHeader, VERSION_MAJOR, parse_segment_name};
+use crate::ids::SegmentId;
+use crate::index::Counted;
+use crate::log::recover::{Read, read_candidate, read_chain};
+use crate::log::reserve;
+use crate::log::sort::{Candidate, Sorted, sort};
+use crate::manifest::{Found, Manifest, ManifestFiles, NAMES, Slot, newer};
+use crate::options::LogOptions;
+
+/// A log that is in use changes while it is looked at: a look that met a file that was just deleted
+/// is taken again, so often at most.
+const LOOKS_MAX: usize = 4;
+
+/// The names of the reserve, while it is made and then.
+const RESERVES: [&str; 2] = [reserve::TEMPORARY, reserve::NAME];
+
+/// A disk on which nothing can be changed. Bytes are read by system calls and not through a map, so
+/// that a file that shrinks or a device that cannot read is an error.
+#[derive(Debug)]
+pub(super) struct ReadOnly<'a>(pub(super) &'a dyn Disk);
+
+#[derive(Debug)]
+struct ReadOnlyFile(Arc<dyn DiskFile>);
+
+/// What a directory holds.
+pub(super) struct Looked {
+    pub(super) in_use: bool,
+    pub(super) identity: u64,
+    /// What the two files of the manifest say.
+    pub(super) slots: [Slot; 2],
+    pub(super) manifest: Option<Manifest>,
+    /// What the files are, as an open that accepts damage sees it.
+    pub(super) sorted: Sorted,
+    /// What such an open would read; none if it would fail, for want of a segment.
+    pub(super) read: Option<Read>,
+    /// What an open without it would refuse, and what was lost.
+    pub(super) damage: Vec<Damage>,
+    /// Segments of another log.
+    pub(super) foreign: Vec<Candidate>,
+    /// Bytes of the files that wait to become segments, and have no id yet.
+    pub(super) reserve_bytes: u64,
+    /// Names that mean nothing to the log.
+    pub(super) strays: Vec<String>,
+    /// The newest file.
+    pub(super) last_id: SegmentId,
+}
+
+impl Looked {
+    /// Whether the log opens without accepting damage.
+    pub(super) fn opens(&self) -> bool {
+        let is_whole = self.read.as_ref().is_some_and(|read| !read.is_state_lost);
+        is_whole && self.foreign.is_empty()
+    }
+
+    /// Where the batches of a segment in service end, if that is known.
+    pub(super) fn end_of(&self, id: SegmentId) -> Option<u64> {
+        let Some(read) = &self.read else {
+            let mut parts = self.sorted.chain.iter();
+            let part = parts.find(|part| part.segment.id == id)?;
+            return part.sealed.map(|sealed| sealed.end);
+        };
+        if read.tail.segment == id {
+            return Some(read.tail.at.end);
+        }
+        let sealed = self.counted(id)?.sealed?;
+        Some(sealed.end)
+    }
+
+    /// A segment in service, and what it holds.
+    pub(super) fn counted(&self, id: SegmentId) -> Option<&Counted> {
+        let segments = &self.read.as_ref()?.index.segments;
+        segments.get(segments.slot_of(id)?)
+    }
+
+    /// The error with which an open refuses a directory that holds a segment of another log.
+    pub(super) fn refuse_foreign(&self) -> Result<(), OpenError> {
+        match self.foreign.first() {
+            Some(Candidate {
+                segment,
+                header: HeaderBlock::Valid(header),
+            }) => Err(OpenError::Identity {
+                path: segment.path.clone(),
+                found: header.identity,
+                expected: self.identity,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Looks at the directory of a log.
+pub(super) fn look(disk: &ReadOnly<'_>, dir: &Path) -> Result<Looked, OpenError> {
+    let mut looks = 1;
+    loop {
+        let names = list(disk, dir)?;
+        let in_use = disk
+            .is_locked(dir)
+            .map_err(|source| OpenError::io("look at the lock of", dir, source))?;
+        match look_once(disk, dir, &names, in_use) {
+            Err(error) if in_use && looks < LOOKS_MAX && may_pass(&error) => looks += 1,
+            Ok(looked) if in_use && looks < LOOKS_MAX && looked.read.is_none() => looks += 1,
+            other => return other,
+        }
+    }
+}
+
+/// The names in the directory of a log, or why it is none.
+fn list(disk: &ReadOnly<'_>, dir: &Path) -> Result<Vec<String>, OpenError> {
+    let nothing = |what| OpenError::NoLog {
+        path: dir.to_owned(),
+        what,
+    };
+    let names = disk.list(dir).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => nothing("does not exist"),
+        io::ErrorKind::NotADirectory => nothing("is not a directory"),
+        _ => OpenError::io("list", dir, source),
+    })?;
+    if names.is_empty() {
+        return Err(nothing("is empty"));
+    }
+    if !names.iter().any(|name| is_of_log(name)) {
+        return Err(nothing("holds no log"));
+    }
+    Ok(names)
+}
+
+fn is_of_log(name: &str) -> bool {
+    NAMES.contains(&name) || parse_segment_name(name).is_some()
+}
+
+/// Whether an error may come from a log that moved on while it was looked at.
+fn may_pass(error: &OpenError) -> bool {
+    match error {
+        OpenError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn look_once(
+    disk: &ReadOnly<'_>,
+    dir: &Path,
+    names: &[String],
+    in_use: bool,
+) -> Result<Looked, OpenError> {
+    let slots = ManifestFiles::look(disk, dir)?;
+    let manifest = match newer(slots.clone()) {
+        Found::Manifest(manifest) => Some(manifest),
+        Found::Nothing | Found::Damaged => None,
+    };
+    let mut candidates = read_candidates(disk, dir, names)?;
+    let identity = manifest
+        .as_ref()
+        .map(|manifest| manifest.identity)
+        .or_else(|| candidates.values().rev().find_map(identity_of))
+        .unwrap_or_default();
+    let foreign = take_foreign(&mut candidates, identity);
+    let last_id = candidates.keys().next_back().copied().unwrap_or_default();
+    let options = LogOptions {
+        identity,
+        accept_damage: true,
+        ..LogOptions::default()
+    };
+    let mut looked = Looked {
+        in_use,
+        identity,
+        slots,
+        manifest,
+        sorted: Sorted::default(),
+        read: None,
+        damage: Vec::new(),
+        foreign,
+        reserve_bytes: reserve_bytes(disk, dir)?,
+        strays: strays(names),
+        last_id,
+    };
+    match sort(dir, candidates, looked.manifest.as_ref(), true) {
+        Ok(sorted) => {
+            looked.sorted = sorted;
+            let read = read_chain(dir, &mut looked.sorted, &options)?;
+            looked.damage.clone_from(&read.report.damage);
+            looked.read = Some(read);
+        }
+        Err(OpenError::MissingSegment { path, .. }) => {
+            // Nobody can say which of the other files count. All that have a header are looked at.
+            let mut candidates = read_candidates(disk, dir, names)?;
+            take_foreign(&mut candidates, identity);
+            looked.sorted = sort(dir, candidates, None, true)?;
+            looked.damage.push(Damage {
+                file: path,
+                offset: 0,
+                group: None,
+                indexes: None,
+                kind: DamageKind::MissingSegment,
+            });
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(looked)
+}
+
+fn read_candidates(
+    disk: &ReadOnly<'_>,
+    dir: &Path,
+    names: &[String],
+) -> Result<BTreeMap<SegmentId, Candidate>, OpenError> {
+    let mut candidates = BTreeMap::new();
+    for id in names.iter().filter_map(|name| parse_segment_name(name)) {
+        let candidate = read_candidate(disk, dir, id, false)?;
+        if let HeaderBlock::Foreign(found) = candidate.header {
+            return Err(OpenError::Version {
+                path: candidate.segment.path.clone(),
+                found,
+                supported: VERSION_MAJOR,
+            });
+        }
+        candidates.insert(id, candidate);
+    }
+    Ok(candidates)
+}
+
+fn take_foreign(candidates: &mut BTreeMap<SegmentId, Candidate>, identity: u64) -> Vec<Candidate> {
+    let is_foreign = |it: &Candidate| identity_of(it).is_some_and(|found| found != identity);
+    let all = std::mem::take(candidates);
+    let (foreign, own) = all.into_iter().partition(|(_, it)| is_foreign(it));
+    *candidates = own;
+    BTreeMap::into_values(foreign).collect()
+}
+
+fn identity_of(candidate: &Candidate) -> Option<u64> {
+    header_of(candidate).map(|header| header.identity)
+}
+
+pub(super) fn header_of(candidate: &Candidate) -> Option<&SegmentHeader> {
+    match &candidate.header {
+        HeaderBlock::Valid(header) => Some(header),
+        _ => None,
+    }
+}
+
+fn strays(names: &[String]) -> Vec<String> {
+    let is_known = |name: &str| is_of_log(name) || name == LOCK_NAME || RESERVES.contains(&name);
+    let strays = names.iter().filter(|name| !is_known(name));
+    strays.cloned().collect()
+}
+
+fn reserve_bytes(disk: &ReadOnly<'_>, dir: &Path) -> Result<u64, OpenError> {
+    let mut bytes = 0;
+    for name in RESERVES {
+        let path = dir.join(name);
+        bytes += match disk.open(&path).and_then(|file| file.len()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            other => other.map_err(|source| OpenError::io("measure", &path, source))?,
+        };
+    }
+    Ok(bytes)
+}
+
+pub(super) fn slot_path(dir: &Path, slot: usize) -> PathBuf {
+    dir.join(NAMES[slot])
+}
+
+fn refused<T>() -> io::Result<T> {
+    Err(io::ErrorKind::ReadOnlyFilesystem.into())
+}
+
+impl Disk for ReadOnly<'_> {
+    fn create(&self, _path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        refused()
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.0.open_read(path)?;
+        Ok(Arc::new(ReadOnlyFile(file)))
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+
+    fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn lock(&self, _dir: &Path) -> io::Result<DirLock> {
+        refused()
+    }
+
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        self.0.is_locked(dir)
+    }
+}
+
+impl DiskFile for ReadOnlyFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buffer)
+    }
+
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let end = offset.checked_add(len as u64);
+        let bytes = self.0.len()?;
+        if end.is_none_or(|end| end > bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buffer = vec![0; len];
+        self.0.read_at(offset, &mut buffer)?;
+        Ok(buffer.into())
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) {
+        self.0.prefetch(offset, len);
+    }
+
+    fn release(&self, offset: u64, len: u64) {
+        self.0.release(offset, len);
+    }
+
+    fn write_at(&self, _offset: u64, _slices: &[IoSlice<'_>]) -> io::Result<()> {
+        refused()
+    }
+
+    fn zero_fill(&self, _bytes: u64) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        refused()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.0.drop_cache()
+    }
+}
