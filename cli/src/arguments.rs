@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate::Consistency;
+use quorate_wal::SegmentId;
 
 /// Quorate: a replicated, durable, exactly-once key-value store.
 #[derive(Debug, Parser)]
@@ -16,14 +17,70 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 the key \
-                          is not there.";
+                          is not there. Of inspect, verify and repair: 0 the log is sound; 1 damage was found; 2 no answer \
+                          was found, with the reason on standard error.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Node(NodeArguments),
     Bench(BenchArguments),
     #[command(flatten)]
+    Look(Look),
+    #[command(flatten)]
     Call(Call),
+}
+
+/// What looks at the files of a node that need not run, and changes nothing.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Look {
+    Inspect(InspectArguments),
+    Verify(VerifyArguments),
+    Repair(RepairArguments),
+}
+
+/// Prints what the log of a node holds: segments, groups, and who keeps which space.
+///
+/// Changes nothing, and may be run beside the node; what is printed is then of a moment.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// The directory of the node, or of its log.
+    pub(crate) dir: PathBuf,
+    /// Lists the batches of a segment instead; it is named as its file is, zeros before it left out.
+    #[arg(long, value_name = "SEGMENT", value_parser = parse_segment)]
+    pub(crate) batches: Option<SegmentId>,
+    /// Lists every group, however many there are.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Prints JSON, with every group.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Checks every byte that the log of a node may need, and its snapshots, and names what is damaged.
+///
+/// Changes nothing. Beside a running node it competes for the disk.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// The directory of the node, or of its log.
+    pub(crate) dir: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Says what the next start would make of the log of a node, and what can be done about damage.
+///
+/// Changes nothing: a log is never repaired in place.
+#[derive(Debug, Args)]
+pub(crate) struct RepairArguments {
+    /// The directory of the node, or of its log.
+    pub(crate) dir: PathBuf,
+    /// Must be given: nothing else is offered.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Runs a node until it is killed.
@@ -199,6 +256,16 @@ fn parse_member(text: &str) -> Result<Member, String> {
     })
 }
 
+fn parse_segment(text: &str) -> Result<SegmentId, String> {
+    let digits = text.strip_suffix(".seg").unwrap_or(text);
+    match u64::from_str_radix(digits, 16) {
+        Ok(id) if id > 0 && !digits.starts_with('+') => Ok(SegmentId(id)),
+        _ => Err(format!(
+            "\"{text}\" is no segment: name it as its file, in hexadecimal digits"
+        )),
+    }
+}
+
 fn parse_address(text: &str) -> Result<String, String> {
     let text = text.trim();
     match text.rsplit_once(':') {
@@ -220,6 +287,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_segment_is_named_as_its_file_is() {
+        for right in ["1f", "000000000000001f", "000000000000001f.seg"] {
+            assert_eq!(parse_segment(right), Ok(SegmentId(0x1f)), "{right}");
+        }
+        for wrong in ["", "0", "x", "+1", ".seg", "10000000000000000"] {
+            assert!(parse_segment(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The `quorate` tool: runs a node, reads and writes keys, measures a cluster.
+//! The `quorate` tool: runs a node, reads and writes keys, measures a cluster, looks into a log.
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod bench;
 mod calls;
+mod log;
 mod node;
 mod text;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Node(arguments) => node::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Look(look) => return log::run(&look),
         Command::Call(call) => calls::run(&call),
     };
     match outcome {

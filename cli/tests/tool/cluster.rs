@@ -255,7 +255,7 @@ impl Cluster {
 }
 
 /// Three ports that nobody listens on; all are held until all are known.
-fn free_ports() -> Vec<u16> {
+pub(crate) fn free_ports() -> Vec<u16> {
     let held: Vec<TcpListener> = (0..3)
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
         .collect();

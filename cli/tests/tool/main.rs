@@ -6,5 +6,6 @@
 )]
 
 mod cluster;
+mod log;
 mod run;
 mod usage;

@@ -1,0 +1,73 @@
+//! `quorate verify`: whether a log is sound.
+
+use quorate_wal::{Problem, Verification};
+
+use crate::arguments::VerifyArguments;
+
+use super::table::{count, size};
+use super::{Answer, IN_USE, Unknown, json, place, with_progress};
+
+pub(super) fn run(arguments: &VerifyArguments) -> Result<Answer, Unknown> {
+    let place = place(&arguments.dir);
+    let snapshots = place.snapshots.as_deref();
+    let verification =
+        with_progress(|disk, progress| quorate_wal::verify(disk, &place.log, snapshots, progress))?;
+    Ok(Answer {
+        is_sound: verification.is_sound(),
+        text: if arguments.json {
+            json::verification(&verification)
+        } else {
+            format!(
+                "log in {}\n{}",
+                place.log.display(),
+                describe(&verification)
+            )
+        },
+    })
+}
+
+/// What was checked and found.
+pub(super) fn describe(it: &Verification) -> String {
+    let mut text = Vec::new();
+    if it.in_use {
+        text.push(format!("{IN_USE}\n"));
+    }
+    let snapshots = match it.snapshots {
+        Some(snapshots) => count(snapshots, "snapshot", "snapshots"),
+        None => "no snapshots (name the directory of the node to have them checked)".to_owned(),
+    };
+    text.push(format!(
+        "checked {}: {}, {}, {}, {snapshots}\n",
+        size(it.checked_bytes),
+        count(it.segments, "segment", "segments"),
+        count(it.batches, "batch", "batches"),
+        count(it.entries, "entry", "entries"),
+    ));
+    for problem in &it.problems {
+        text.push(describe_problem(problem));
+    }
+    let more = it.problems_total - it.problems.len() as u64;
+    if more > 0 {
+        text.push(format!("and {more} more like these\n"));
+    }
+    for note in &it.notes {
+        text.push(format!("note: {note}\n"));
+    }
+    if it.is_sound() {
+        text.push("sound\n".to_owned());
+    } else {
+        let opens = if it.opens { "opens" } else { "does not open" };
+        let problems = count(it.problems_total, "PROBLEM", "PROBLEMS");
+        text.push(format!("{problems}; the log {opens} as it is\n"));
+    }
+    text.concat()
+}
+
+fn describe_problem(it: &Problem) -> String {
+    format!(
+        "PROBLEM: {}\n  cost: {}\n  remedy: {}\n",
+        it.damage,
+        it.cost,
+        it.remedy()
+    )
+}
