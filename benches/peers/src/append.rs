@@ -150,6 +150,7 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
         append,
     };
     work.append(work.append.slice.warm_up())?;
+    work.settle()?;
     Ok(Box::new(work))
 }
 
@@ -170,6 +171,14 @@ impl AppendWork {
             }
             Appender::Peer(peer) => peer.run(budget),
         }
+    }
+
+    /// What is on its way to the disk must not trouble whoever comes next.
+    fn settle(&self) -> Result<(), Failure> {
+        if !self.append.synced {
+            rustix::fs::syncfs(std::fs::File::open(&self.root)?)?;
+        }
+        Ok(())
     }
 
     fn log_bytes(&self) -> Option<u64> {
@@ -195,10 +204,7 @@ impl Work for AppendWork {
         let log_before = self.log_bytes();
         let sample = self.append(self.append.slice)?;
         let log_after = self.log_bytes();
-        if !self.append.synced {
-            // What is on its way to the disk must not trouble whoever comes next.
-            rustix::fs::syncfs(std::fs::File::open(&self.root)?)?;
-        }
+        self.settle()?;
         let entries = sample.ops * self.entries_per_call();
         let bytes = (entries * self.append.entry_bytes as u64).max(1);
         let after = device_bytes(&self.root)?;

@@ -7,7 +7,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "there is no safe way to map a file for writing; the invariants above make this one sound"
+    reason = "there is no safe way to map a file for writing; see the invariants above"
 )]
 
 use std::fs::File;

@@ -1,5 +1,6 @@
 //! raft-engine, driven as its users drive it: entries are those of raft-rs, each thread uses its
-//! `LogBatch` again, groups are compacted by `compact_to`, and a thread calls `purge_expired_files`.
+//! `LogBatch` again, groups are compacted by `compact_to`, and a thread calls
+//! `purge_expired_files`.
 //!
 //! Its options are the defaults but for these, which are named in the report: files as large as the
 //! segments of Quorate where both reclaim space, and a purge threshold low enough that files are

@@ -94,19 +94,13 @@ fn appends(book: &Book, file: &'static str, entry_bytes: usize) -> Plot {
 
 /// How many nines a quantile has is the horizontal axis: 50 %, 99 %, 99.9 %, and all.
 fn latencies(book: &Book) -> Plot {
-    const QUANTILES: [(f64, Metric); 4] = [
-        (1.0, Metric::P50Us),
-        (2.0, Metric::P99Us),
-        (3.0, Metric::P999Us),
-        (4.0, Metric::MaxUs),
-    ];
     let mut lines = Vec::new();
     for writers in [1, 16] {
         let Some(case) = book.case(Load::Append, &name(writers, 1, 128)) else {
             continue;
         };
         for subject in SUBJECTS {
-            let point = |(x, metric)| Some((x, case.median(subject, metric)?));
+            let point = |(x, metric, _)| Some((x, case.median(subject, metric)?));
             lines.push(Line {
                 name: format!("{}, {writers}", subject.name()),
                 points: QUANTILES.into_iter().filter_map(point).collect(),
@@ -123,6 +117,13 @@ fn latencies(book: &Book) -> Plot {
 }
 
 const QUANTILE_AXIS: &str = "quantile";
+
+const QUANTILES: [(f64, Metric, &str); 4] = [
+    (1.0, Metric::P50Us, "p50"),
+    (2.0, Metric::P99Us, "p99"),
+    (3.0, Metric::P999Us, "p99.9"),
+    (4.0, Metric::MaxUs, "max"),
+];
 
 fn reopens(book: &Book) -> Plot {
     let mut lines = Vec::new();
@@ -213,6 +214,7 @@ impl Plot {
             .configure_mesh()
             .x_desc(self.axes.0)
             .y_desc(self.axes.1)
+            .x_labels(if is_quantile { QUANTILES.len() } else { 10 })
             .x_label_formatter(&x_label)
             .y_label_formatter(&|value| short(*value))
             .light_line_style(WHITE)
@@ -238,9 +240,8 @@ impl Plot {
 }
 
 fn quantile_label(x: f64) -> String {
-    let labels = [(1.0, "p50"), (2.0, "p99"), (3.0, "p99.9"), (4.0, "max")];
-    let label = labels.iter().find(|it| (it.0 - x).abs() < 0.01);
-    label.map_or(String::new(), |it| it.1.to_owned())
+    let found = QUANTILES.iter().find(|it| (it.0 - x).abs() < 0.01);
+    found.map_or(String::new(), |it| it.2.to_owned())
 }
 
 /// 12,345 as "12 k".

@@ -1,7 +1,7 @@
 //! How many bytes a disk was given, as the kernel counts them.
 //!
-//! `write_bytes` of `/proc/self/io` would say who wrote them, but counts all of a large folio when a
-//! block of it is written to: hundreds of times too much for what a log does.
+//! `write_bytes` of `/proc/self/io` would say who wrote them, but counts all of a large folio when
+//! a block of it is written to: hundreds of times too much for what a log does.
 
 use std::path::Path;
 
@@ -34,7 +34,8 @@ mod tests {
 
     #[test]
     fn the_sectors_of_a_device_are_read_from_its_line() {
-        let stats = " 7 0 loop0 0 0 0 0 0 0 0 0\n 254 0 vda 9797 4354 3172810 6481 2323 11219 1460216 3932 0\n";
+        let stats = " 7 0 loop0 0 0 0 0 0 0 0 0\n \
+                     254 0 vda 9797 4354 3172810 6481 2323 11219 1460216 3932 0\n";
         assert_eq!(parse(stats, (254, 0)), Some(1_460_216 * 512));
         assert_eq!(parse(stats, (254, 1)), None);
     }
