@@ -141,7 +141,8 @@ pub fn run_pipelines<W: Pipeline>(
     sum_up(elapsed, parts)
 }
 
-/// Runs each worker on a thread of its own. Returns how long all of them took together.
+/// Runs each worker on a thread of its own. Returns how long it took from when the first began to
+/// when the last was done; when this thread runs again in between does not matter.
 fn run_threads<W: Send, T: Send>(
     budget: Budget,
     workers: &mut [W],
@@ -150,27 +151,30 @@ fn run_threads<W: Send, T: Send>(
     let gate = Gate::new(budget);
     let barrier = Barrier::new(workers.len() + 1);
     let (gate, barrier, run) = (&gate, &barrier, &run);
-    std::thread::scope(|scope| {
+    let ended: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()
             .map(|worker| {
                 scope.spawn(move || {
                     barrier.wait();
-                    run(gate, worker)
+                    let began = Instant::now();
+                    let part = run(gate, worker);
+                    (began, Instant::now(), part)
                 })
             })
             .collect();
         gate.open();
         barrier.wait();
-        let began = Instant::now();
-        let parts: Vec<_> = threads
+        threads
             .into_iter()
             .map(|thread| thread.join().expect("a worker returns its errors"))
-            .collect();
-        let elapsed = began.elapsed();
-        let parts: Result<Vec<T>, Failure> = parts.into_iter().collect();
-        Ok((elapsed, parts?))
-    })
+            .collect()
+    });
+    let began = ended.iter().map(|it| it.0).min();
+    let done = ended.iter().map(|it| it.1).max();
+    let elapsed = began.zip(done).map_or(Duration::ZERO, |it| it.1 - it.0);
+    let parts: Result<Vec<T>, Failure> = ended.into_iter().map(|it| it.2).collect();
+    Ok((elapsed, parts?))
 }
 
 fn sum_up(elapsed: Duration, parts: Vec<Histogram<u64>>) -> Result<Sample, Failure> {
@@ -352,5 +356,57 @@ mod tests {
         };
         let sample = run_pipelined(Budget::Ops(100), 7, issue, finish).unwrap();
         assert_eq!((sample.ops, most, on_their_way.get()), (100, 7, 0));
+    }
+    /// Every fourth number makes it and all before it durable, or a wait does.
+    #[derive(Default)]
+    struct Line {
+        issued: u64,
+        durable: u64,
+        most: u64,
+    }
+
+    impl Pipeline for Line {
+        fn issue(&mut self) -> Result<u64, Failure> {
+            self.issued += 1;
+            self.most = self.most.max(self.issued - self.durable);
+            if self.issued.is_multiple_of(4) {
+                self.durable = self.issued;
+            }
+            Ok(self.issued)
+        }
+
+        fn flush(&mut self) {}
+
+        fn wait(&mut self, number: u64) -> Result<(), Failure> {
+            self.durable = self.durable.max(number);
+            Ok(())
+        }
+
+        fn is_done(&self, number: u64) -> bool {
+            self.durable >= number
+        }
+    }
+
+    #[test]
+    fn a_pipeline_is_as_deep_as_asked_for_and_runs_dry() {
+        let mut writers = [Line::default(), Line::default()];
+        let sample = run_pipelines(Budget::Ops(1_000), 3, &mut writers).unwrap();
+        assert_eq!(sample.ops, 1_000);
+        let issued: u64 = writers.iter().map(|writer| writer.issued).sum();
+        assert_eq!(issued, 1_000);
+        for writer in &writers {
+            assert!(writer.durable == writer.issued && writer.most <= 3);
+        }
+    }
+
+    #[test]
+    fn a_run_takes_at_least_as_long_as_its_longest_call() {
+        let written = AtomicU64::new(0);
+        let mut writers: Vec<_> = (0..3).map(|_| Count(&written)).collect();
+        let (elapsed, calls) = run_writers_traced(Budget::Ops(50), &mut writers).unwrap();
+        assert_eq!(calls.len(), 50);
+        let begin = calls.iter().map(|call| call.began).min().unwrap();
+        let end = calls.iter().map(|call| call.began + call.latency).max();
+        assert!(elapsed >= end.unwrap() - begin);
     }
 }
