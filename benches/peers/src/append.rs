@@ -142,7 +142,9 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
             shape.call_bytes(),
             shape.durability,
         )?),
-        Subject::MapWrite => return Err("a map appends nothing".into()),
+        Subject::SmallSegments | Subject::MapWrite => {
+            return Err(format!("{} appends nothing here", append.subject.name()).into());
+        }
     };
     let mut work = AppendWork {
         appender,

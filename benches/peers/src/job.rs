@@ -38,6 +38,8 @@ pub(crate) enum Subject {
     Quorate,
     /// The log, each call leaving the writing to the thread of the log.
     Handing,
+    /// The log, with segments as small as the peer's files.
+    SmallSegments,
     /// The log, with single entries many on their way.
     Pipelined,
     /// The peer.
@@ -183,6 +185,7 @@ impl Subject {
             Self::Probe => "probe",
             Self::Quorate => "quorate",
             Self::Handing => "quorate, handing over",
+            Self::SmallSegments => "quorate, segments of 8 MiB",
             Self::Pipelined => "quorate, 64 deep",
             Self::RaftEngine => "raft-engine",
             Self::RaftEnginePlain => "raft-engine, no LZ4",

@@ -158,7 +158,13 @@ fn space(book: &Book, file: &'static str, case: &str) -> Plot {
         title: format!("Disk over live data: {case}"),
         axes: ("seconds", "times"),
         is_x_log: false,
-        lines: [Subject::Quorate, Subject::RaftEngine].map(line).into(),
+        lines: [
+            Subject::Quorate,
+            Subject::RaftEngine,
+            Subject::SmallSegments,
+        ]
+        .map(line)
+        .into(),
     }
 }
 

@@ -29,6 +29,9 @@ const COMPACT_EVERY: u64 = 32;
 /// Entries of a group that sleeps.
 const SLEEPING_ENTRIES: u64 = 8;
 
+/// Files that are small beside what lives: those of the peer, and segments of one of ours.
+const SMALL_BYTES: u64 = 8 << 20;
+
 /// How often the disk, and what was moved, is looked at.
 const LOOK_AT_DISK: Duration = Duration::from_millis(100);
 const LOOK_AT_MOVES: Duration = Duration::from_millis(20);
@@ -40,7 +43,11 @@ const REST_LOOKS_MAX: usize = 50;
 const MIB: f64 = (1 << 20) as f64;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Failure> {
-    const RIVALS: [Subject; 2] = [Subject::Quorate, Subject::RaftEngine];
+    const RIVALS: [Subject; 3] = [
+        Subject::Quorate,
+        Subject::SmallSegments,
+        Subject::RaftEngine,
+    ];
     for case in [THOUSAND, THOUSAND_UNSYNCED, HOT] {
         let (root, run_ms) = (bench.root.clone(), bench.plan.space_ms);
         let is_hot = case == HOT;
@@ -282,6 +289,9 @@ impl Engine {
         if !space.synced {
             options.durability = Durability::ProcessCrash;
         }
+        if space.subject == Subject::SmallSegments {
+            options.segment_bytes_max = SMALL_BYTES;
+        }
         let log = Arc::new(DrivenLog::open(dir, options)?);
         let looked_at = Arc::clone(&log.log);
         let payloads = Payloads::new(space.entry_bytes, 1);
@@ -302,10 +312,9 @@ impl Engine {
     fn peer(dir: &Path, space: &Space) -> Result<Self, Failure> {
         let entries = space.groups * space.kept + space.sleeping * SLEEPING_ENTRIES;
         let live_bytes = entries * space.entry_bytes as u64;
-        let file_bytes = 8 << 20;
         let reclaim = Reclaim {
-            file_bytes,
-            threshold_bytes: (2 * live_bytes).max(4 * file_bytes),
+            file_bytes: SMALL_BYTES,
+            threshold_bytes: (2 * live_bytes).max(4 * SMALL_BYTES),
             every: Duration::from_millis(250),
             kept: space.kept,
         };
