@@ -77,10 +77,13 @@ pub(crate) fn sort(
             sorted.add_listed(dir, &mut candidates, manifest, accept_damage)?;
         }
         // Without the manifest nobody knows which of the older files are dead.
-        (None, Some(_)) => {
-            sorted
-                .damage
-                .push(damage(dir.to_owned(), DamageKind::Manifest));
+        (None, Some(top)) => {
+            let (path, kind) = if candidates.contains_key(&top) {
+                (dir.to_owned(), DamageKind::Manifest)
+            } else {
+                (dir.join(segment_name(top)), DamageKind::MissingSegment)
+            };
+            sorted.damage.push(damage(path, kind));
             sorted.take_all(&mut candidates);
         }
     }
