@@ -324,7 +324,13 @@ impl Pair {
     fn reopen(&mut self) {
         self.disk.process_crash();
         self.disk.heal();
-        self.open(self.durable);
+        // Without syncs, one that failed may have cost whatever was written since the last.
+        let surely = match self.options.durability {
+            Durability::PowerLoss => self.durable,
+            _ if self.may_fail => 0,
+            _ => self.durable,
+        };
+        self.open(surely);
         if self.options.durability == Durability::PowerLoss {
             self.forget_history();
         }
