@@ -350,6 +350,61 @@ fn a_truncated_segment_is_named() {
 }
 
 #[test]
+fn rot_of_an_entry_that_the_log_does_without_costs_nothing() {
+    let disk = MemoryDisk::new();
+    // All of it in the last segment, whose payloads are checked when it is opened.
+    let mut options = options();
+    options.segment_bytes_min = SEGMENT_BYTES_MAX;
+    let (log, _) = Log::open(disk.as_disk(), Path::new(DIR), options).unwrap();
+    commit(&log, appended(1, 1..=4, 1, 50));
+    commit(&log, appended(1, 4..=5, 2, 50));
+    let mut batch = WriteBatch::new();
+    batch.compact(GroupId(1), 3);
+    commit(&log, batch);
+    drop(log);
+    let (path, bytes) = segments(&disk).swap_remove(0);
+    // Compacted, compacted, still there, and replaced.
+    for (text, lost) in [
+        ("1/1/1/", None),
+        ("1/2/1/", None),
+        ("1/3/1/", Some((3, 3))),
+        ("1/4/1/", None),
+        ("1/4/2/", Some((4, 4))),
+    ] {
+        let damaged = disk.deep_clone();
+        let mut windows = bytes.windows(text.len());
+        let at = windows.position(|it| it == text.as_bytes()).unwrap();
+        write(&damaged, &path, at + 1, b"x");
+        let (_, recovered) = open(&damaged);
+        let lost: Vec<_> = lost.into_iter().collect();
+        assert_eq!(recovered.groups[&GroupId(1)].lost, lost, "{text}");
+        assert_eq!(recovered.report.damage.len(), lost.len(), "{text}");
+    }
+}
+
+#[test]
+fn a_last_segment_that_was_cut_between_two_batches_is_named() {
+    let (disk, _) = sample();
+    let (path, bytes) = segments(&disk).pop().unwrap();
+    let used = bytes
+        .chunks(BLOCK)
+        .rposition(|block| block.iter().any(|&byte| byte != 0));
+    // Every batch that is left is whole, the checkpoint too: only the length tells.
+    for blocks in 2..=used.unwrap() + 1 {
+        let damaged = disk.deep_clone();
+        damaged.remove(&path).unwrap();
+        damaged.create(&path).unwrap();
+        write(&damaged, &path, 0, &bytes[..blocks * BLOCK]);
+        let Err(OpenError::Damaged { damage }) = try_open(&damaged) else {
+            panic!("{blocks} blocks are left")
+        };
+        let found = (&damage[0].file, damage[0].offset, damage[0].kind);
+        let end = (blocks * BLOCK) as u64;
+        assert_eq!(found, (&path, end, DamageKind::Truncated), "{damage:?}");
+    }
+}
+
+#[test]
 fn an_error_while_reading_is_not_the_end_of_the_log() {
     let (inner, whole) = sample();
     let disk = FaultyDisk {

@@ -26,6 +26,7 @@ use crate::format::{
 use crate::group::GroupLog;
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
+use crate::locations::PiecePlace;
 use crate::manifest::{Found, Manifest, ManifestFiles};
 use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
@@ -154,6 +155,7 @@ pub(crate) fn read_chain(
     let Replay {
         mut index, tail, ..
     } = replay;
+    damage.retain(|it| it.kind != DamageKind::Payload || is_needed(&index, it));
     let sealed = &sorted.chain[..begin];
     let summaries = sum_up(sealed, options.recovery_threads)?;
     for (part, mut summary) in sealed.iter().zip(summaries).rev() {
@@ -180,6 +182,28 @@ pub(crate) fn read_chain(
         tail,
         report,
         is_state_lost,
+    })
+}
+
+/// Whether it is this payload that the log of a group has: the entry may have been compacted, cut or
+/// moved since.
+fn is_needed(index: &Index, damage: &Damage) -> bool {
+    let (Some(group), Some((first, _))) = (damage.group, damage.indexes) else {
+        return true;
+    };
+    let Some(log) = index.groups.get(&group) else {
+        return false;
+    };
+    if !(log.first_index()..=log.last_index()).contains(&first) {
+        return false;
+    }
+    log.pieces(first..first + 1).any(|piece| match piece.place {
+        PiecePlace::Hot(slot, spots) => {
+            let counted = index.segments.get(slot);
+            counted.is_some_and(|it| it.segment.path == damage.file)
+                && spots.iter().any(|it| it.payload_offset() == damage.offset)
+        }
+        PiecePlace::Sealed(..) | PiecePlace::Nowhere => false,
     })
 }
 
