@@ -148,3 +148,97 @@ fn bring_back_deleted(disk: &MemoryDisk, earlier: &MemoryDisk) {
     let blocks = 3 + disk.list(Path::new(DIR)).unwrap().len() % 2;
     write(disk, &unfinished, 0, &vec![0; blocks * BLOCK]);
 }
+
+/// Changes a file of a log in a way that disks and people do.
+fn damage(disk: &MemoryDisk, random: &mut Random) {
+    let names = disk.list(Path::new(DIR)).unwrap();
+    let mut any = |of: &[String]| path(&of[random.below(of.len() as u64) as usize]);
+    let files: Vec<_> = names.into_iter().filter(|name| name != "LOCK").collect();
+    let (from, to) = (any(&files), any(&files));
+    let (source, target) = (read(disk, &from), read(disk, &to));
+    let block = |bytes: &[u8], random: &mut Random| {
+        BLOCK * random.below((bytes.len() / BLOCK).max(1) as u64) as usize
+    };
+    let (out, into) = (block(&source, random), block(&target, random));
+    match random.below(6) {
+        0 => write(disk, &to, into, &[0; BLOCK]),
+        1 => write(disk, &to, into, &source[out..source.len().min(out + BLOCK)]),
+        2 => write(
+            disk,
+            &to,
+            into + random.below(200) as usize,
+            &[random.next() as u8; 9],
+        ),
+        3 => disk.remove(&to).unwrap(),
+        4 => {
+            disk.remove(&to).unwrap();
+            disk.create(&to).unwrap();
+            let bytes = into + random.below(2) as usize * 1000;
+            write(disk, &to, 0, &target[..bytes.min(target.len())]);
+        }
+        _ => {
+            disk.remove(&to).unwrap();
+            disk.create(&to).unwrap();
+            write(disk, &to, 0, &source);
+        }
+    }
+}
+
+#[test]
+fn whether_a_damaged_log_opens_is_known_before() {
+    let (mut opened, mut refused) = (0, 0);
+    for seed in 200..215 {
+        let mut random = Random::new(seed);
+        random_log(seed, &mut |disk| {
+            for _ in 0..4 {
+                let disk = disk.deep_clone();
+                for _ in 0..=random.below(3) {
+                    damage(&disk, &mut random);
+                }
+                for segment in inspect(&disk, Path::new(DIR)).map_or(Vec::new(), |it| it.segments) {
+                    list_batches(&disk, Path::new(DIR), segment.id).unwrap();
+                }
+                let plan = plan_repair(&disk, Path::new(DIR), None, &options(), &mut |_| ());
+                let plan = match plan {
+                    Ok(plan) => plan,
+                    Err(error) => panic!("seed {seed}: {error}"),
+                };
+                let mut accepting = options();
+                accepting.accept_damage = true;
+                let accepted = Log::open(disk.deep_clone().as_disk(), Path::new(DIR), accepting);
+                assert_eq!(
+                    accepted.is_ok(),
+                    plan.opens_with_damage,
+                    "seed {seed}: {plan:#?}"
+                );
+                match try_open(&disk) {
+                    Ok((_, recovered)) => {
+                        opened += 1;
+                        assert!(plan.verification.opens, "seed {seed}: {plan:#?}");
+                        // What the open loses, the plan names.
+                        for (group, found) in &recovered.groups {
+                            let mut losses = plan.losses.iter();
+                            let loss = losses.find(|it| it.group == *group);
+                            let named = loss.map_or(&[][..], |it| &it.indexes);
+                            for &(first, last) in &found.lost {
+                                let holds = |it: &(u64, u64)| it.0 <= first && last <= it.1;
+                                assert!(
+                                    named.iter().any(holds),
+                                    "seed {seed}: {group} {found:?} {:?} {:?}",
+                                    plan.losses,
+                                    recovered.report.damage
+                                );
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        assert!(!plan.verification.opens, "seed {seed}: {error} {plan:#?}");
+                        assert!(!plan.verification.is_sound(), "seed {seed}: {error}");
+                    }
+                }
+            }
+        });
+    }
+    assert!(opened > 50 && refused > 50, "{opened} {refused}");
+}
