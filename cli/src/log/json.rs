@@ -66,7 +66,6 @@ pub(super) fn plan(it: &RepairPlan) -> String {
     text(&json!({
         "verification": verified(&it.verification),
         "steps": it.steps.iter().map(step).collect::<Vec<_>>(),
-        "opens_with_damage": it.opens_with_damage,
         "losses": losses.collect::<Vec<_>>(),
         "states_lost": it.states_lost,
     }))

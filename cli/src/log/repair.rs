@@ -38,12 +38,12 @@ pub(super) fn run(arguments: &RepairArguments) -> Result<Answer, Unknown> {
 }
 
 fn describe(it: &RepairPlan) -> String {
-    let next = match (it.verification.opens, it.opens_with_damage) {
-        (true, _) => "the next start opens the log, and would",
-        (false, true) => "the next start is refused; if damage is accepted, it would",
-        (false, false) => "the next start is refused, also if damage is accepted",
+    let next = if it.verification.opens {
+        "the next start opens the log, and would"
+    } else {
+        "the next start is refused; if damage is accepted, it would"
     };
-    let none = if it.opens_with_damage && it.steps.is_empty() {
+    let none = if it.steps.is_empty() {
         " change no file"
     } else {
         ""

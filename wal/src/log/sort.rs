@@ -148,7 +148,7 @@ impl Sorted {
             let Some(candidate) = candidates.remove(&next) else {
                 if accept_damage {
                     let path = dir.join(segment_name(next));
-                    self.damage.push(damage(path, DamageKind::Chain));
+                    self.damage.push(damage(path, DamageKind::MissingSegment));
                     next = below(candidates, next).unwrap_or_default();
                     continue;
                 }

@@ -275,11 +275,8 @@ impl Check<'_, '_> {
         self.piece(group, index).is_some()
     }
 
-    /// Whether it is at this spot that the log of a group has an entry. True if nothing is known.
+    /// Whether it is at this spot that the log of a group has an entry.
     fn is_live(&self, group: GroupId, index: u64, spot: Spot) -> bool {
-        if self.findings.looked.read.is_none() {
-            return true;
-        }
         let place = self.piece(group, index).map(|piece| piece.place);
         match (place, &self.index) {
             (Some(PiecePlace::Hot(_, spots)), _) => spots.first() == Some(&spot),
@@ -303,7 +300,7 @@ impl Check<'_, '_> {
     }
 
     fn group(&self, group: GroupId) -> Option<(&GroupLog, &Index)> {
-        let index = &self.findings.looked.read.as_ref()?.index;
+        let index = &self.findings.looked.read.index;
         Some((index.groups.get(&group)?, index))
     }
 
@@ -327,7 +324,7 @@ impl Check<'_, '_> {
 
     fn add(&mut self, offset: u64, kind: DamageKind) {
         let damage = self.damage(offset, kind);
-        let cost = if self.findings.is_noticed(&damage) || self.findings.looked.read.is_none() {
+        let cost = if self.findings.is_noticed(&damage) {
             self.findings.cost_noticed(&damage)
         } else {
             Cost::Nothing

@@ -13,7 +13,7 @@ use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, HeaderBlock, S
 use crate::group::GroupLog;
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
-use crate::log::recover::{Read, recovered_group};
+use crate::log::recover::recovered_group;
 use crate::log::sort::{Candidate, InService};
 use crate::manifest::Slot;
 use crate::segment::Segment;
@@ -37,7 +37,7 @@ pub struct Inspection {
     pub manifest: [ManifestSlot; 2],
     /// Every segment file, the oldest first.
     pub segments: Vec<SegmentInspection>,
-    /// Every group. None at all if a segment is missing, so that they are not known.
+    /// Every group.
     pub groups: Vec<GroupInspection>,
     /// Everything up to this lsn is there.
     pub last_lsn: Lsn,
@@ -229,16 +229,15 @@ pub struct GroupInspection {
 /// ```
 pub fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Inspection, OpenError> {
     let looked = look(&ReadOnly(disk), dir)?;
-    let read = looked.read.as_ref();
-    let groups = read.map_or(Vec::new(), |read| groups(&looked, read));
+    let groups = groups(&looked);
     let segments = segments(&looked, &groups)?;
     Ok(Inspection {
         dir: dir.to_owned(),
         in_use: looked.in_use,
         identity: looked.identity,
         manifest: manifest(&looked, dir),
-        last_lsn: read.map_or(Lsn(0), |read| read.tail.at.lsn),
-        torn_tail_bytes: read.map_or(0, |read| read.report.torn_tail_bytes),
+        last_lsn: looked.read.tail.at.lsn,
+        torn_tail_bytes: looked.read.report.torn_tail_bytes,
         disk_bytes: segments.iter().map(|it| it.bytes).sum::<u64>() + looked.reserve_bytes,
         live_bytes: segments.iter().map(|it| it.live_bytes).sum(),
         segments,
@@ -266,12 +265,13 @@ fn manifest(looked: &Looked, dir: &Path) -> [ManifestSlot; 2] {
     })
 }
 
-fn groups(looked: &Looked, read: &Read) -> Vec<GroupInspection> {
-    let groups = read.index.groups.iter();
+fn groups(looked: &Looked) -> Vec<GroupInspection> {
+    let index = &looked.read.index;
+    let groups = index.groups.iter();
     groups
         .map(|(&group, log)| {
             let recovered = recovered_group(group, log, &looked.damage);
-            let segments = shares(&read.index, log);
+            let segments = shares(index, log);
             GroupInspection {
                 group,
                 born: log.born,
@@ -357,7 +357,6 @@ fn in_service(
     is_last: bool,
     mut holders: Vec<GroupShare>,
 ) -> Result<SegmentInspection, OpenError> {
-    let read = looked.read.as_ref();
     let id = part.segment.id;
     let counted = looked.counted(id);
     let state = match counted.map(|it| it.stage) {
@@ -365,7 +364,7 @@ fn in_service(
         _ if is_last => SegmentState::Active,
         _ => SegmentState::Sealed,
     };
-    let tail = read.map(|read| &read.tail).filter(|it| it.segment == id);
+    let tail = Some(&looked.read.tail).filter(|it| it.segment == id);
     let sealed = counted.and_then(|it| it.sealed).or(part.sealed);
     let at = tail.map(|it| it.at).or(sealed).unwrap_or_default();
     let groups = holders.len() as u64;

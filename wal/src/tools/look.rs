@@ -42,8 +42,8 @@ pub(super) struct Looked {
     pub(super) manifest: Option<Manifest>,
     /// What the files are, as an open that accepts damage sees it.
     pub(super) sorted: Sorted,
-    /// What such an open would read; none if it would fail, for want of a segment.
-    pub(super) read: Option<Read>,
+    /// What such an open reads.
+    pub(super) read: Read,
     /// What an open without it would refuse, and what was lost.
     pub(super) damage: Vec<Damage>,
     /// Segments of another log.
@@ -59,19 +59,19 @@ pub(super) struct Looked {
 impl Looked {
     /// Whether the log opens without accepting damage.
     pub(super) fn opens(&self) -> bool {
-        let is_whole = self.read.as_ref().is_some_and(|read| !read.is_state_lost);
-        is_whole && self.foreign.is_empty()
+        !self.read.is_state_lost && self.foreign.is_empty()
+    }
+
+    /// Whether a segment is missing.
+    fn is_missing(&self) -> bool {
+        let mut damage = self.damage.iter();
+        damage.any(|it| it.kind == DamageKind::MissingSegment)
     }
 
     /// Where the batches of a segment in service end, if that is known.
     pub(super) fn end_of(&self, id: SegmentId) -> Option<u64> {
-        let Some(read) = &self.read else {
-            let mut parts = self.sorted.chain.iter();
-            let part = parts.find(|part| part.segment.id == id)?;
-            return part.sealed.map(|sealed| sealed.end);
-        };
-        if read.tail.segment == id {
-            return Some(read.tail.at.end);
+        if self.read.tail.segment == id {
+            return Some(self.read.tail.at.end);
         }
         let sealed = self.counted(id)?.sealed?;
         Some(sealed.end)
@@ -79,7 +79,7 @@ impl Looked {
 
     /// A segment in service, and what it holds.
     pub(super) fn counted(&self, id: SegmentId) -> Option<&Counted> {
-        let segments = &self.read.as_ref()?.index.segments;
+        let segments = &self.read.index.segments;
         segments.get(segments.slot_of(id)?)
     }
 
@@ -109,7 +109,7 @@ pub(super) fn look(disk: &ReadOnly<'_>, dir: &Path) -> Result<Looked, OpenError>
             .map_err(|source| OpenError::io("look at the lock of", dir, source))?;
         match look_once(disk, dir, &names, in_use) {
             Err(error) if in_use && looks < LOOKS_MAX && may_pass(&error) => looks += 1,
-            Ok(looked) if in_use && looks < LOOKS_MAX && looked.read.is_none() => looks += 1,
+            Ok(looked) if in_use && looks < LOOKS_MAX && looked.is_missing() => looks += 1,
             other => return other,
         }
     }
@@ -171,42 +171,54 @@ fn look_once(
         accept_damage: true,
         ..LogOptions::default()
     };
-    let mut looked = Looked {
+    let missing = first_missing(disk, dir, names, identity, manifest.as_ref())?;
+    let mut sorted = sort(dir, candidates, manifest.as_ref(), true)?;
+    let mut read = read_chain(dir, &mut sorted, &options)?;
+    let mut damage = std::mem::take(&mut read.report.damage);
+    if let Some(file) = missing
+        && !damage.iter().any(|it| it.file == file)
+    {
+        // The manifest is whole: it is only that it speaks of a file that is not there.
+        damage.retain(|it| it.kind != DamageKind::Manifest);
+        let missing = Damage {
+            file,
+            offset: 0,
+            group: None,
+            indexes: None,
+            kind: DamageKind::MissingSegment,
+        };
+        damage.insert(0, missing);
+    }
+    Ok(Looked {
         in_use,
         identity,
         slots,
         manifest,
-        sorted: Sorted::default(),
-        read: None,
-        damage: Vec::new(),
+        sorted,
+        read,
+        damage,
         foreign,
         reserve_bytes: reserve_bytes(disk, dir)?,
         strays: strays(names),
         last_id,
-    };
-    match sort(dir, candidates, looked.manifest.as_ref(), true) {
-        Ok(sorted) => {
-            looked.sorted = sorted;
-            let read = read_chain(dir, &mut looked.sorted, &options)?;
-            looked.damage.clone_from(&read.report.damage);
-            looked.read = Some(read);
-        }
-        Err(OpenError::MissingSegment { path, .. }) => {
-            // Nobody can say which of the other files count. All that have a header are looked at.
-            let mut candidates = read_candidates(disk, dir, names)?;
-            take_foreign(&mut candidates, identity);
-            looked.sorted = sort(dir, candidates, None, true)?;
-            looked.damage.push(Damage {
-                file: path,
-                offset: 0,
-                group: None,
-                indexes: None,
-                kind: DamageKind::MissingSegment,
-            });
-        }
-        Err(error) => return Err(error),
+    })
+}
+
+/// The segment for want of which an open that does not accept damage is refused.
+fn first_missing(
+    disk: &ReadOnly<'_>,
+    dir: &Path,
+    names: &[String],
+    identity: u64,
+    manifest: Option<&Manifest>,
+) -> Result<Option<PathBuf>, OpenError> {
+    let mut candidates = read_candidates(disk, dir, names)?;
+    take_foreign(&mut candidates, identity);
+    match sort(dir, candidates, manifest, false) {
+        Ok(_) => Ok(None),
+        Err(OpenError::MissingSegment { path, .. }) => Ok(Some(path)),
+        Err(error) => Err(error),
     }
-    Ok(looked)
 }
 
 fn read_candidates(

@@ -22,10 +22,8 @@ pub struct RepairPlan {
     /// What was found.
     pub verification: Verification,
     /// What the next open does to the files, in this order. If it is refused, what it does with
-    /// [`LogOptions::accept_damage`]; nothing if it is refused all the same.
+    /// [`LogOptions::accept_damage`].
     pub steps: Vec<RepairStep>,
-    /// Whether an open that accepts damage succeeds.
-    pub opens_with_damage: bool,
     /// What such an open goes on without, by group.
     pub losses: Vec<GroupLoss>,
     /// Whether any of the states of groups may be older than what was promised.
@@ -96,13 +94,8 @@ pub fn plan_repair(
 ) -> Result<RepairPlan, OpenError> {
     options.validate()?;
     let (looked, verification) = verify_twice(&ReadOnly(disk), dir, snapshots, progress)?;
-    let steps = match looked.read {
-        Some(_) => steps(&looked, &verification, dir, options),
-        None => Vec::new(),
-    };
     Ok(RepairPlan {
-        steps,
-        opens_with_damage: looked.read.is_some(),
+        steps: steps(&looked, &verification, dir, options),
         losses: losses(&verification.problems),
         states_lost: verification
             .problems

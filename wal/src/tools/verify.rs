@@ -286,8 +286,7 @@ impl<'a> Findings<'a> {
 
     /// What damage costs that the open notices.
     pub(super) fn cost_noticed(&self, damage: &Damage) -> Cost {
-        let read = self.looked.read.as_ref();
-        if read.is_none_or(|read| read.is_state_lost) && !is_missing(damage) {
+        if self.looked.read.is_state_lost && !is_missing(damage) {
             Cost::States
         } else if self.is_missing {
             Cost::Entries
@@ -347,7 +346,7 @@ fn is_missing(damage: &Damage) -> bool {
 }
 
 fn named_snapshots(looked: &Looked) -> Vec<(GroupId, SnapshotRef)> {
-    let groups = looked.read.iter().flat_map(|read| &read.index.groups);
+    let groups = looked.read.index.groups.iter();
     groups
         .filter_map(|(&group, log)| Some((group, log.snapshot.clone()?)))
         .collect()
@@ -427,9 +426,8 @@ fn check_snapshot(
 }
 
 fn add_notes(looked: &Looked, dir: &Path, notes: &mut Vec<Note>) {
-    if let Some(read) = &looked.read
-        && read.report.torn_tail_bytes > 0
-    {
+    let read = &looked.read;
+    if read.report.torn_tail_bytes > 0 {
         let tail = &read.tail;
         let parts = looked.sorted.chain.iter();
         let part = parts.clone().find(|it| it.segment.id == tail.segment);

@@ -206,11 +206,7 @@ fn whether_a_damaged_log_opens_is_known_before() {
                 let mut accepting = options();
                 accepting.accept_damage = true;
                 let accepted = Log::open(disk.deep_clone().as_disk(), Path::new(DIR), accepting);
-                assert_eq!(
-                    accepted.is_ok(),
-                    plan.opens_with_damage,
-                    "seed {seed}: {plan:#?}"
-                );
+                assert!(accepted.is_ok(), "seed {seed}: {plan:#?}");
                 match try_open(&disk) {
                     Ok((_, recovered)) => {
                         opened += 1;
