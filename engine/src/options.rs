@@ -5,6 +5,7 @@ use std::time::Duration;
 use quorate_wal::LogOptions;
 
 use crate::error::OpenError;
+use crate::node::MARGIN_BYTES;
 
 /// Tunables of a node and of the clients that it serves. Every bound in the system that is not a
 /// limit of a format stands here.
@@ -118,6 +119,9 @@ impl Options {
             return refuse(
                 "outstanding_max must be above zero and at most half of what a session keeps",
             );
+        }
+        if self.log.batch_bytes_max < self.log.entry_bytes_max.saturating_add(MARGIN_BYTES) {
+            return refuse("log.batch_bytes_max must be at least 32 KiB above log.entry_bytes_max");
         }
         if self.sessions_max == 0 || self.queue_max == 0 || self.inflight_messages_max == 0 {
             return refuse("sessions_max, queue_max and inflight_messages_max must be above zero");

@@ -15,8 +15,9 @@ use quorate_wal::SnapshotRef;
 use super::event::Received;
 use super::ports::{Job, Ports, WINDOW_BYTES};
 use super::replica::Replica;
-use super::shard::{After, Writes, submit_job};
+use super::shard::submit_job;
 use super::storage::{config_to_bytes, snapshot_meta};
+use super::writes::{After, Writes};
 use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer};
 
 /// How often an outgoing transfer is tried again without progress before it is given up.
@@ -126,7 +127,7 @@ impl<M: StateMachine> Replica<M> {
             self.save_now(ports);
         } else if self.raft.first_index() <= snapshot.index {
             let first_index = snapshot.index.next();
-            writes.batch.compact(self.group, first_index.0);
+            writes.record().compact(self.group, first_index.0);
             self.raft.on_snapshot_saved(snapshot, first_index);
         }
     }
@@ -163,8 +164,9 @@ impl<M: StateMachine> Replica<M> {
         } else {
             self.first_index_behind(meta.index)
         };
-        writes.batch.set_snapshot(self.group, file.clone());
-        writes.batch.compact(self.group, first_index.0);
+        let batch = writes.record();
+        batch.set_snapshot(self.group, file.clone());
+        batch.compact(self.group, first_index.0);
         self.name(file, writes, slot);
         self.raft.on_snapshot_saved(meta.clone(), first_index);
         self.log_bytes = 0;
@@ -448,7 +450,7 @@ impl<M: StateMachine> Replica<M> {
         let mut file = received.file;
         file.context = config_to_bytes(&meta.config);
         let keep_from = keep_suffix.then_some(meta.index.0 + 1);
-        writes.batch.install(self.group, file.clone(), keep_from);
+        writes.record().install(self.group, file.clone(), keep_from);
         self.name(file, writes, slot);
         self.sessions = received.machine;
         self.applied = meta.index;

@@ -15,6 +15,7 @@ mod space;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 pub(crate) use event::{Event, JobDone, Outlet, Received};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
@@ -25,3 +26,4 @@ pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
 pub(crate) use space::LogSpace;
 pub(crate) use storage::{lost_behind, restored};
+pub(crate) use writes::MARGIN_BYTES;

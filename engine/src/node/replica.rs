@@ -15,14 +15,15 @@ use quorate_raft::{
     Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError,
     Raft, ReadError, Role, Soft, Term,
 };
-use quorate_wal::{GroupId, Log, WriteBatch};
+use quorate_wal::{GroupId, Log};
 
 use super::event::Outlet;
 use super::install::SnapshotState;
 use super::ports::Ports;
 use super::published::Published;
-use super::shard::{After, Outbox, Writes};
+use super::shard::Outbox;
 use super::storage::{GroupLog, add_persist, lost_reason, to_state};
+use super::writes::{After, Writes};
 use crate::transport::{Consistency, Refusal, ReplyBody, Request, RequestBody};
 
 /// What a replica needs to know of the node's options.
@@ -469,7 +470,8 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The log as a whole failed: give the office away, promise nothing more.
-    pub(super) fn log_failed(&mut self, now_ns: u64) {
+    pub(super) fn log_failed(&mut self, now_ns: u64, reason: &str) {
+        self.fault = Some(format!("the log failed: {reason}"));
         self.raft.set_can_lead(false);
         self.raft.step_down(now_ns);
     }
@@ -502,9 +504,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Writes what was left for later, when the node stops in order.
-    pub(super) fn settle(&mut self, batch: &mut WriteBatch) {
+    pub(super) fn settle(&mut self, writes: &mut Writes) {
         if let Some(state) = self.lazy_state.take() {
-            batch.set_state(self.group, to_state(state));
+            writes.record().set_state(self.group, to_state(state));
         }
     }
 

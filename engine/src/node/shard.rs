@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_kv::StateMachine;
-use quorate_raft::{Message, NodeId, PersistSeq};
-use quorate_wal::{GroupId, LogStatus, Lsn, SnapshotRef, SubmitError, WriteBatch};
+use quorate_raft::{Message, NodeId};
+use quorate_wal::{GroupId, LogStatus, Lsn, SubmitError};
 
 use super::event::{Event, JobDone, Outlet};
 use super::ports::{Job, Ports};
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
+use super::writes::{After, Closed, Writes};
 use crate::transport::{Frame, GroupMessage, Origin, Refusal};
 
 /// Commands in the output of one replica that a pass goes on to finish before others get their turn.
@@ -42,68 +43,13 @@ pub(crate) struct Shard<M: StateMachine> {
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     writes: Writes,
     unacked: VecDeque<(Lsn, Vec<After>)>,
-    stalled: VecDeque<(WriteBatch, Vec<After>)>,
+    stalled: VecDeque<Closed>,
     outbox: Outbox,
     space: LogSpace,
     space_check_at_ns: u64,
     let_go_at_ns: u64,
     /// Set while an [`Event::LogMoved`] is on its way.
     log_moved: Arc<AtomicBool>,
-}
-
-/// What to do once a batch is durable.
-pub(crate) enum After {
-    /// Tell the core.
-    Persisted { slot: usize, seq: PersistSeq },
-    /// The log names a newer snapshot now: this one may go.
-    Superseded { slot: usize, file: SnapshotRef },
-}
-
-/// What a pass writes: batches in order, each with what to do once it is durable.
-#[derive(Default)]
-pub(crate) struct Writes {
-    pub(super) batch: WriteBatch,
-    pub(super) after: Vec<After>,
-    closed: Vec<(WriteBatch, Vec<After>)>,
-}
-
-/// A pass's writes are cut into batches of about this size, so that none is over what the log takes at once.
-const BATCH_BYTES_SOFT: u64 = 4 << 20;
-
-impl Writes {
-    /// Adds entries, cutting where a batch is large enough. What is to be done when all are durable must be added to
-    /// `after` afterwards.
-    pub(super) fn append(&mut self, group: GroupId, entries: Vec<quorate_wal::Entry>) {
-        let mut part = Vec::with_capacity(entries.len());
-        let mut part_bytes = self.batch.bytes();
-        for entry in entries {
-            part_bytes += entry.payload.len() as u64;
-            part.push(entry);
-            if part_bytes >= BATCH_BYTES_SOFT {
-                self.batch.append(group, std::mem::take(&mut part));
-                self.close();
-                part_bytes = 0;
-            }
-        }
-        if !part.is_empty() {
-            self.batch.append(group, part);
-        }
-    }
-
-    fn close(&mut self) {
-        if !self.batch.is_empty() {
-            self.closed.push((
-                std::mem::take(&mut self.batch),
-                std::mem::take(&mut self.after),
-            ));
-        } else if let Some((_, after)) = self.closed.last_mut() {
-            after.append(&mut self.after);
-        }
-        assert!(
-            self.after.is_empty(),
-            "what waits for the disk stands beside what is written"
-        );
-    }
 }
 
 /// Messages of a pass, by receiver. A cluster has few nodes: a short list beats a map.
@@ -139,9 +85,9 @@ impl<M: StateMachine> Shard<M> {
             ready: Vec::with_capacity(replicas.len()),
             timers: BinaryHeap::new(),
             replicas,
+            writes: Writes::new(ports.log.options()),
             ports,
             health: Health::Good,
-            writes: Writes::default(),
             unacked: VecDeque::new(),
             stalled: VecDeque::new(),
             outbox: Outbox::default(),
@@ -327,7 +273,7 @@ impl<M: StateMachine> Shard<M> {
     pub(crate) fn stop(&mut self, in_order: bool) {
         if in_order && self.health != Health::LogFailed {
             for replica in &mut self.replicas {
-                replica.settle(&mut self.writes.batch);
+                replica.settle(&mut self.writes);
             }
             // Only hints are in it: losing it loses nothing.
             self.submit(0);
@@ -369,8 +315,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn submit(&mut self, now_ns: u64) {
-        self.writes.close();
-        self.stalled.extend(self.writes.closed.drain(..));
+        self.stalled.extend(self.writes.take());
         let mut has_submitted = false;
         while let Some((mut batch, after)) = self.stalled.pop_front() {
             match self.ports.log.enqueue(&mut batch) {
@@ -384,7 +329,7 @@ impl<M: StateMachine> Shard<M> {
                         SubmitError::Full => self.health = Health::DiskFull,
                         SubmitError::QueueFull => self.health = Health::Behind,
                         // The rest are refusals of what this node promised to write: it cannot go on.
-                        _ => self.log_failed(now_ns),
+                        error => self.log_failed(now_ns, &error.to_string()),
                     }
                     break;
                 }
@@ -399,9 +344,12 @@ impl<M: StateMachine> Shard<M> {
         self.health = match self.ports.log.status() {
             LogStatus::Healthy => Health::Good,
             LogStatus::Full => Health::DiskFull,
-            // Failed, or anything not known here.
-            _ => {
-                self.log_failed(now_ns);
+            LogStatus::Failed { reason } => {
+                self.log_failed(now_ns, &reason);
+                return;
+            }
+            unknown => {
+                self.log_failed(now_ns, &format!("the log is {unknown:?}"));
                 return;
             }
         };
@@ -425,7 +373,7 @@ impl<M: StateMachine> Shard<M> {
         self.submit(now_ns);
     }
 
-    fn log_failed(&mut self, now_ns: u64) {
+    fn log_failed(&mut self, now_ns: u64, reason: &str) {
         if self.health == Health::LogFailed {
             return;
         }
@@ -433,7 +381,7 @@ impl<M: StateMachine> Shard<M> {
         self.stalled.clear();
         self.unacked.clear();
         for slot in 0..self.replicas.len() {
-            self.replicas[slot].log_failed(now_ns);
+            self.replicas[slot].log_failed(now_ns, reason);
             self.mark_ready(slot);
         }
     }

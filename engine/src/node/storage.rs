@@ -7,7 +7,7 @@ use quorate_raft::{
 use quorate_wal::{GroupId, GroupState, Log, ReadError, RecoveredGroup, SnapshotRef};
 use serde::{Deserialize, Serialize};
 
-use super::shard::Writes;
+use super::writes::Writes;
 
 /// One group's entries, out of the shared log.
 pub(crate) struct GroupLog<'a> {
@@ -69,7 +69,7 @@ impl LogReader for GroupLog<'_> {
 pub(crate) fn add_persist(writes: &mut Writes, group: GroupId, persist: &mut Persist) {
     // The term reaches the disk no later than any entry of that term.
     if let Some(state) = persist.hard_state.take() {
-        writes.batch.set_state(group, to_state(state));
+        writes.record().set_state(group, to_state(state));
     }
     if !persist.entries.is_empty() {
         let entries = persist.entries.drain(..).map(to_entry).collect();

@@ -226,6 +226,11 @@ impl Log {
         self.queue.lock().status.clone()
     }
 
+    /// What it was opened with.
+    pub fn options(&self) -> &LogOptions {
+        &self.options
+    }
+
     /// Adds someone who is told after each sync, and when the status changes.
     pub fn add_observer(&self, observer: Arc<dyn Observer>) {
         self.observers.write().push(observer);
