@@ -134,7 +134,7 @@ fn an_error_of_any_read_of_recovery_is_an_error_and_changes_nothing() {
     let disk = &world.disk;
     disk.power_cut(&Survivors::None);
     let before = disk.fingerprint();
-    let all = world.moments.len() - 1;
+    let all = world.last();
     let mut failed = 0;
     for kind in [
         OpKind::Read,
@@ -151,7 +151,10 @@ fn an_error_of_any_read_of_recovery_is_an_error_and_changes_nothing() {
             for turn in 0.. {
                 let disk = disk.fork();
                 disk.inject(Fault::new(kind, Effect::Fail(error)).after(turn).times(1));
-                match try_open(&disk) {
+                disk.start_trace();
+                let opened = try_open(&disk);
+                let made = disk.trace().iter().filter(|op| op.kind == kind).count() as u64;
+                match opened {
                     Err(OpenError::Io { source, .. }) => {
                         let expected = std::io::Error::from(error);
                         let is_it = source.raw_os_error() == expected.raw_os_error();
@@ -161,7 +164,10 @@ fn an_error_of_any_read_of_recovery_is_an_error_and_changes_nothing() {
                         );
                     }
                     Err(error) => panic!("{kind:?} {turn}: {error}"),
-                    Ok(_) => break,
+                    Ok(_) => {
+                        assert!(made <= turn, "{kind:?} {turn}: it was not noticed");
+                        break;
+                    }
                 }
                 failed += 1;
                 disk.heal();

@@ -43,12 +43,12 @@ fn crash_everywhere(base: &str, begin: &[Step], program: &[Step], seed: u64) -> 
     for &step in steps {
         world.step(step);
     }
-    let mut seen = BTreeSet::new();
+    let mut tried = BTreeSet::new();
     for (change, crash) in world.crashes_in(last).into_iter().enumerate() {
         for survivors in survivors(&crash.disk, seed) {
             let disk = crash.disk.fork();
             disk.power_cut(&survivors);
-            if !seen.insert((disk.fingerprint(), crash.expected.clone().count())) {
+            if !tried.insert((disk.fingerprint(), crash.expected.clone().count())) {
                 continue;
             }
             let case = Case {
@@ -60,7 +60,7 @@ fn crash_everywhere(base: &str, begin: &[Step], program: &[Step], seed: u64) -> 
             check(&disk, &world.moments, &crash.expected, &case);
         }
     }
-    seen.len()
+    tried.len()
 }
 
 /// Runs all programs up to so many steps. Returns how many crashes were checked.

@@ -62,7 +62,7 @@ fn a_lost_write_that_nothing_follows_leaves_the_log_before_it() {
     for lies in [OpKind::Write, OpKind::Sync] {
         for begin in [&[Step::Small][..], &[Step::Large]] {
             let mut world = World::after(begin);
-            let before = world.moments.len() - 1;
+            let before = world.last();
             world.disk.inject(Fault::new(lies, Effect::Lost).on(".seg"));
             world.step(Step::Pair);
             world.disk.power_cut(&Survivors::None);

@@ -65,7 +65,7 @@ fn what_recovery_returned_from_the_cache_is_there_after_the_next_power_cut() {
 fn what_only_the_cache_holds_after_a_failed_sync_is_not_returned() {
     for begin in [&[][..], &[Step::Small], &[Step::Large], &OLD] {
         let mut world = World::after(begin);
-        let before = world.moments.len() - 1;
+        let before = world.last();
         let fault = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
         world.disk.inject(fault.on(".seg").times(1));
         world.submit(Step::Pair);

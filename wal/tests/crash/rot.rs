@@ -112,7 +112,7 @@ impl Sample {
     }
 
     pub(crate) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let named = |path: &str| path.ends_with(".seg") || path.starts_with("MANIFEST");
+        let named = |name: &str| !name.starts_with("RESERVE");
         let paths = names(&self.disk).into_iter().filter(|name| named(name));
         let paths = paths.map(|name| Path::new(DIR).join(name));
         paths
@@ -136,7 +136,7 @@ fn read_all(log: &quorate_wal::Log, groups: &Groups, path: &Path, what: &str) ->
     for (&id, group) in groups {
         for expected in &group.entries {
             match log.read(id, expected.index, expected.index + 1, usize::MAX) {
-                Ok(read) => assert_eq!(read, [expected.clone()], "{what}"),
+                Ok(read) => assert_eq!(read, std::slice::from_ref(expected), "{what}"),
                 Err(ReadError::Corrupt {
                     group, index, file, ..
                 }) => {

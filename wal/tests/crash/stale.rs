@@ -58,7 +58,7 @@ fn a_whole_batch_that_another_segment_left_at_the_same_offset_ends_the_log() {
         let (first, second) = (block(&world.disk, id, 1), block(&world.disk, id, 2));
         found |= is_batch(&first) && is_batch(&second) && first[8..16] != second[8..16];
         world.disk.sync_dir(Path::new(DIR)).unwrap();
-        let all = world.moments.len() - 1;
+        let all = world.last();
         let disk = world.disk.fork();
         disk.power_cut(&Survivors::None);
         check(&disk, &world.moments, &(all..=all), &id);
@@ -127,7 +127,7 @@ fn a_batch_that_recovery_cut_stays_dead_when_its_bytes_come_back() {
             let disk = cut.disk.fork();
             disk.power_cut(&Survivors::None);
             if disk.overwrite(&path, offset, &bytes) {
-                let all = cut.moments.len() - 1;
+                let all = cut.last();
                 check(
                     &disk,
                     &cut.moments,

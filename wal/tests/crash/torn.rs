@@ -165,7 +165,7 @@ fn a_torn_hard_state_leaves_the_one_before_it_and_never_a_mixture() {
         }
         // Once it was acknowledged it is there, whatever else is lost.
         world.disk.power_cut(&Survivors::None);
-        let all = world.moments.len() - 1;
+        let all = world.last();
         check(&world.disk, &world.moments, &(all..=all), &"acknowledged");
     }
 }

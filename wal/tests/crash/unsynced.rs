@@ -36,7 +36,7 @@ fn a_later_batch_that_survived_behind_a_lost_one_is_cut_and_stays_dead() {
     }
     let pending = world.disk.pending().len();
     assert!((6..=12).contains(&pending), "{:?}", world.disk.pending());
-    let expected = 0..=world.moments.len() - 1;
+    let expected = 0..=world.last();
     let mut seen = BTreeSet::new();
     for mask in 0..1 << pending {
         let disk = world.disk.fork();
@@ -53,7 +53,7 @@ fn every_power_cut_of_a_log_without_syncs_leaves_a_log_that_was_once_acknowledge
         let mut random = Random::new(seed);
         let mut world = World::with(unsynced());
         let mut steps = Vec::new();
-        for _ in 0..random.below(20) + 1 {
+        for _ in 0..=random.below(20) {
             let step = STEPS[random.below(STEPS.len() as u64 - 1) as usize];
             assert_ne!(step, Step::Reopen, "it is the last one");
             steps.push(step);
@@ -63,7 +63,7 @@ fn every_power_cut_of_a_log_without_syncs_leaves_a_log_that_was_once_acknowledge
         for survivors in survivors(&world.disk, seed) {
             let disk = world.disk.fork();
             disk.power_cut(&survivors);
-            let expected = 0..=world.moments.len() - 1;
+            let expected = 0..=world.last();
             check(
                 &disk,
                 &world.moments,
@@ -73,7 +73,7 @@ fn every_power_cut_of_a_log_without_syncs_leaves_a_log_that_was_once_acknowledge
         }
         // The process alone may end as often as it likes.
         world.disk.process_crash();
-        let all = world.moments.len() - 1;
+        let all = world.last();
         let crash = Crash {
             disk: world.disk.clone(),
             expected: all..=all,

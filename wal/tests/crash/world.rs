@@ -218,6 +218,11 @@ impl World {
         self.lsns.partition_point(|&lsn| lsn <= durable)
     }
 
+    /// The moment after all submissions.
+    pub(crate) fn last(&self) -> usize {
+        self.lsns.len()
+    }
+
     /// The moments that a crash now may show.
     pub(crate) fn expected(&self) -> RangeInclusive<usize> {
         self.acknowledged(self.log.durable())..=self.lsns.len()

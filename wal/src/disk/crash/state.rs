@@ -55,7 +55,9 @@ struct NameChange {
 impl State {
     pub(super) fn fork(&self) -> Self {
         let mut inodes = self.inodes.clone();
-        inodes.values_mut().for_each(|file| file.opens = 0);
+        for file in inodes.values_mut() {
+            file.opens = 0;
+        }
         Self {
             dirs: self.dirs.clone(),
             names: self.names.clone(),

@@ -139,8 +139,8 @@ mod tests {
         let chosen = random(1).choose(&are_blocks);
         assert_eq!(random(1).choose(&are_blocks), chosen);
         assert_ne!(random(2).choose(&are_blocks), chosen);
-        let lost = chosen.iter().filter(|&&it| it == 0).count();
-        let whole = chosen.iter().filter(|&&it| it == u8::MAX).count();
+        let count = |is: fn(u8) -> bool| chosen.iter().filter(|&&it| is(it)).count();
+        let (lost, whole) = (count(|it| it == 0), count(|it| it == u8::MAX));
         assert!((400..600).contains(&lost), "{lost}");
         assert!((200..400).contains(&whole), "{whole}");
         let names = chosen.iter().step_by(4);
