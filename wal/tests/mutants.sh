@@ -85,7 +85,7 @@ mutant "a log that failed stays failed" log/drive.rs \
     errors::a_failed_write_or_sync_is_never_acknowledged_not_even_after_a_restart
 mutant "a segment goes when a manifest does without it" log/reclaim.rs \
     's/\.filter\(\|id\| \*id <= settled && !named\.contains\(id\)\)/.filter(|id| id.0 > 0 || *id <= settled || named.contains(id))/' \
-    full::a_manifest_that_meets_a_shortage_leaves_the_one_before_it
+    proofs::no_segment_goes_before_a_manifest_does_without_it
 mutant "only a blank file is used again" log/recover.rs \
     's/matches!\(candidate\.header, HeaderBlock::Blank\)/!matches!(candidate.header, HeaderBlock::Valid(_))/' \
     names::a_file_that_begins_with_the_header_of_the_next_segment_is_not_used_again
