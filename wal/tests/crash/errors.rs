@@ -220,7 +220,8 @@ fn a_failed_sync_of_the_tail_fails_the_open() {
         .inject(Fault::new(OpKind::Sync, FAIL).on(".seg").times(1));
     let error = try_open(&crash.disk).unwrap_err();
     assert!(matches!(error, OpenError::Io { .. }), "{error}");
-    // The kernel took the pages for clean. The next open believes the disk, which does not have them.
+    // The kernel took the pages for clean. The next open believes the disk, which does not have
+    // them.
     let shown = check(&crash.disk, &world.moments, &crash.expected, &"again");
     assert_eq!(shown, *crash.expected.start());
 }

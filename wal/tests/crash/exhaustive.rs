@@ -1,5 +1,5 @@
-//! Every crash of every short program: before each change of the disk, with every subset of what was
-//! not synced.
+//! Every crash of every short program: before each change of the disk, with every subset of what
+//! was not synced.
 //!
 //! Only crashes in the last step of a program are tried: those in the steps before are the crashes
 //! of a shorter program.

@@ -147,8 +147,8 @@ fn a_manifest_that_meets_a_shortage_leaves_the_one_before_it() {
     }
 }
 
-/// A snapshot that there is no space for is an error of that snapshot, and leaves nothing behind that
-/// takes space; the log goes on.
+/// A snapshot that there is no space for is an error of that snapshot, and leaves nothing behind
+/// that takes space; the log goes on.
 #[test]
 fn a_snapshot_that_meets_a_full_disk_leaves_nothing_behind() {
     let mut world = World::after(&[Step::Large]);

@@ -8,7 +8,8 @@ use crate::model::Step;
 use crate::world::{World, check, options, try_open};
 
 /// The write of a batch was acknowledged and never reached the device, and something later did: a
-/// later batch, or an empty one, says that it was durable, and so does the header of the next segment.
+/// later batch, or an empty one, says that it was durable, and so does the header of the next
+/// segment.
 #[test]
 fn a_lost_write_is_named_where_anything_later_survived() {
     let mut options = options();
@@ -77,8 +78,8 @@ fn a_lost_write_that_nothing_follows_leaves_the_log_before_it() {
     }
 }
 
-/// All syncs lie from some time on, and the power cut leaves any part of what was written since: the
-/// log is one that was acknowledged once, or names what is missing. It never invents anything.
+/// All syncs lie from some time on, and the power cut leaves any part of what was written since:
+/// the log is one that was acknowledged once, or names what is missing. It never invents anything.
 #[test]
 fn syncs_that_lie_never_make_a_log_that_was_never_written() {
     let mut world = World::after(&[Step::Small, Step::Large]);

@@ -16,8 +16,8 @@ fn segment(id: u64) -> PathBuf {
     Path::new(DIR).join(format!("{id:016x}.seg"))
 }
 
-/// A batch of a sealed segment is another one, whole in itself, with the same lsn: the header of the
-/// next segment names the batches before it.
+/// A batch of a sealed segment is another one, whole in itself, with the same lsn: the header of
+/// the next segment names the batches before it.
 #[test]
 fn another_batch_in_place_of_a_sealed_one_is_named() {
     let line = |payload_bytes| {
@@ -237,7 +237,8 @@ fn no_segment_goes_before_a_manifest_does_without_it() {
         for step in [Step::Snapshot, Step::Prepare, Step::Large, Step::Prepare] {
             world.disk.start_trace();
             for crash in world.crashes_in(step) {
-                // All names that were removed are gone, and of the rest nothing is there that waits.
+                // All names that were removed are gone, and of the rest nothing is there that
+                // waits.
                 let pending = crash.disk.pending();
                 let removals = pending.iter().map(|it| match it.what {
                     PendingChange::NameRemoved => u8::MAX,

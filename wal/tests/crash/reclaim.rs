@@ -1,5 +1,5 @@
-//! Space that comes back: a crash anywhere in it neither loses an entry nor brings one back that was
-//! given up.
+//! Space that comes back: a crash anywhere in it neither loses an entry nor brings one back that
+//! was given up.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use crate::common::{BLOCK, DIR, appended, commit, entries};
 use crate::model::{STEPS, Step};
 use crate::world::{OLD, World, check, open, options, survivors};
 
-/// Sealing, writing the manifest, moving, deleting and using again, one after the other for a while,
-/// with a crash at each change of it. At least once each of these is in the part that was crashed.
+/// Sealing, writing the manifest, moving, deleting and using again, one after the other for a
+/// while, with a crash at each change of it. At least once each of these is in the part that was
+/// crashed.
 #[test]
 fn a_crash_anywhere_in_giving_back_space_loses_nothing_and_brings_nothing_back() {
     let mut kinds = Vec::new();
@@ -53,8 +54,9 @@ fn a_crash_anywhere_in_giving_back_space_loses_nothing_and_brings_nothing_back()
     assert!(world.log.stats().moved_bytes > 0 && world.log.stats().recycled > 1);
 }
 
-/// A group is removed and made anew with the same id, indexes and terms, and other entries. Whatever
-/// crashes meanwhile, and whatever rots of the new group, an entry of the old one is never returned.
+/// A group is removed and made anew with the same id, indexes and terms, and other entries.
+/// Whatever crashes meanwhile, and whatever rots of the new group, an entry of the old one is never
+/// returned.
 #[test]
 fn a_group_that_was_made_anew_never_shows_an_entry_of_the_old_one() {
     for begin in [
@@ -78,9 +80,9 @@ fn a_group_that_was_made_anew_never_shows_an_entry_of_the_old_one() {
     }
 }
 
-/// An old segment and the index behind it name entries of a group that was removed. The segment with
-/// those of the new group, of the same indexes and terms, rots together with its index: they are
-/// lost, and the old ones do not take their place.
+/// An old segment and the index behind it name entries of a group that was removed. The segment
+/// with those of the new group, of the same indexes and terms, rots together with its index: they
+/// are lost, and the old ones do not take their place.
 #[test]
 fn entries_that_rotted_are_not_replaced_by_those_of_an_earlier_group_with_the_same_id() {
     const SEGMENT_BYTES: u64 = 64 << 10;

@@ -33,8 +33,8 @@ fn a_segment_of_which_only_the_header_survived_is_empty_also_after_a_manifest_wa
     check(&crash.disk, &world.moments, &(1..=1), &"prepared");
 }
 
-/// The process dies between the write of a batch and its sync, and the cache still has the batch. What
-/// the next open returns of it is there after a power cut.
+/// The process dies between the write of a batch and its sync, and the cache still has the batch.
+/// What the next open returns of it is there after a power cut.
 #[test]
 fn what_recovery_returned_from_the_cache_is_there_after_the_next_power_cut() {
     let mut returned = 0;
@@ -47,7 +47,8 @@ fn what_recovery_returned_from_the_cache_is_there_after_the_next_power_cut() {
                 disk.process_crash();
                 let shown = check_once(&disk, &world.moments, &crash.expected, &what);
                 returned += usize::from(shown > *crash.expected.start());
-                // The process dies again, so that nothing is synced that was not synced by the open.
+                // The process dies again, so that nothing is synced that was not synced by the
+                // open.
                 for survivors in [Survivors::None, Survivors::All] {
                     let disk = disk.fork();
                     disk.power_cut(&survivors);
@@ -59,8 +60,8 @@ fn what_recovery_returned_from_the_cache_is_there_after_the_next_power_cut() {
     assert!(returned > 20, "{returned}");
 }
 
-/// A failed sync leaves pages in the cache that count as clean, and the process starts again without
-/// a reboot. What the cache shows is not on the disk: the next open must not return it.
+/// A failed sync leaves pages in the cache that count as clean, and the process starts again
+/// without a reboot. What the cache shows is not on the disk: the next open must not return it.
 #[test]
 fn what_only_the_cache_holds_after_a_failed_sync_is_not_returned() {
     for begin in [&[][..], &[Step::Small], &[Step::Large], &OLD] {
@@ -81,8 +82,8 @@ fn what_only_the_cache_holds_after_a_failed_sync_is_not_returned() {
     }
 }
 
-/// The entries up to the commit index are lost with a batch that rotted: the state says what it said,
-/// the loss is named, and the log does not fail on an index that it does not have.
+/// The entries up to the commit index are lost with a batch that rotted: the state says what it
+/// said, the loss is named, and the log does not fail on an index that it does not have.
 #[test]
 fn a_commit_index_behind_the_last_entry_is_kept_and_the_loss_is_named() {
     let disk = CrashDisk::new();

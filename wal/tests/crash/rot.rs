@@ -1,8 +1,9 @@
 //! Every flipped bit and every cut of a small log of three segments.
 //!
-//! The verdict must be one of these: the log is returned whole; or what is damaged is named, by file
-//! and offset, and by group and index where an entry is gone, and everything else that is returned
-//! is right. Only where the log ends in a batch that nothing covers is that batch cut instead.
+//! The verdict must be one of these: the log is returned whole; or what is damaged is named, by
+//! file and offset, and by group and index where an entry is gone, and everything else that is
+//! returned is right. Only where the log ends in a batch that nothing covers is that batch cut
+//! instead.
 //!
 //! Flips in blocks that were never written are tried once per block, and flips in payloads and in
 //! the zeros that pad a block once per byte: one bit there is like another.
@@ -37,8 +38,8 @@ pub(crate) enum Outcome {
     Cut,
 }
 
-/// Three segments of two batches at most: the first two sealed, the second with the index behind it or
-/// without, and the last with a batch that covers the one before, or one that nothing covers.
+/// Three segments of two batches at most: the first two sealed, the second with the index behind it
+/// or without, and the last with a batch that covers the one before, or one that nothing covers.
 pub(crate) fn sample(is_indexed: bool, is_covered: bool) -> Sample {
     use Step::{Cover, Large, Pair, State};
     let last = if is_covered { Cover } else { State };

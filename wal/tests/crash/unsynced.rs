@@ -1,5 +1,5 @@
-//! A log that does not sync its batches: a power cut takes the end of it, in any pieces, and what is
-//! left is a log that was once acknowledged.
+//! A log that does not sync its batches: a power cut takes the end of it, in any pieces, and what
+//! is left is a log that was once acknowledged.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ fn unsynced() -> LogOptions {
     options
 }
 
-/// Several batches wait, and any subset of their blocks survives: a later batch that is whole behind
-/// one that is not is cut with it, and does not come back when the log goes on.
+/// Several batches wait, and any subset of their blocks survives: a later batch that is whole
+/// behind one that is not is cut with it, and does not come back when the log goes on.
 #[test]
 fn a_later_batch_that_survived_behind_a_lost_one_is_cut_and_stays_dead() {
     let mut options = unsynced();

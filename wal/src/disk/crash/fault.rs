@@ -41,8 +41,8 @@ pub enum OpKind {
 }
 
 impl OpKind {
-    /// Whether it changes what is on the disk, or what of it is durable: a place where a crash makes
-    /// a difference.
+    /// Whether it changes what is on the disk, or what of it is durable: a place where a crash
+    /// makes a difference.
     pub fn is_change(self) -> bool {
         matches!(
             self,
@@ -114,8 +114,8 @@ impl From<DiskError> for io::Error {
 #[non_exhaustive]
 pub enum Effect {
     /// It fails, and nothing of it was done. A sync that fails does more: what waited to be written
-    /// to the file is given up and taken for clean, as Linux does, so that it never becomes durable,
-    /// while reads return it until the cache is dropped, and the next sync succeeds.
+    /// to the file is given up and taken for clean, as Linux does, so that it never becomes
+    /// durable, while reads return it until the cache is dropped, and the next sync succeeds.
     Fail(DiskError),
     /// A write stops after so many bytes, and fails. Another operation fails as a whole.
     Short(u64, DiskError),

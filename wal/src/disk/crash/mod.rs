@@ -3,8 +3,8 @@
 //! Invariants:
 //! - Only what a sync that succeeded covered is sure to be there after a power cut; of everything
 //!   else, any part.
-//! - All that happens follows from the calls and the seeds in them: no clock, no thread, no order of
-//!   hashes.
+//! - All that happens follows from the calls and the seeds in them: no clock, no thread, no order
+//!   of hashes.
 
 mod fault;
 mod image;
@@ -38,14 +38,14 @@ pub type Watcher = Arc<dyn Fn(&Op) + Send + Sync>;
 /// A disk in memory with a cache above it, as a kernel has one. Clones share it.
 ///
 /// Every handle sees what was written; what of it is *durable* is kept apart:
-/// - Each write of a 4 KiB block, each new size of a file and each name that is added or removed may
-///   become durable by itself, at any time and in any order, or may not.
-/// - [`DiskFile::sync_data`] makes the content and the size of a file durable, [`Disk::sync_dir`] the
-///   names in a directory. The names of directories are durable at once.
+/// - Each write of a 4 KiB block, each new size of a file and each name that is added or removed
+///   may become durable by itself, at any time and in any order, or may not.
+/// - [`DiskFile::sync_data`] makes the content and the size of a file durable, [`Disk::sync_dir`]
+///   the names in a directory. The names of directories are durable at once.
 ///
 /// [`power_cut`](Self::power_cut) leaves what was durable and those of the other changes that one
-/// chooses; [`process_crash`](Self::process_crash) leaves the cache. After either, the handles and the
-/// locks of before are dead, and files are opened anew, as by a process that starts again.
+/// chooses; [`process_crash`](Self::process_crash) leaves the cache. After either, the handles and
+/// the locks of before are dead, and files are opened anew, as by a process that starts again.
 ///
 /// To try every crash of a program, run it once with a [watcher](Self::watch) that
 /// [forks](Self::fork) the disk before each [change](OpKind::is_change), and cut the power of the
@@ -176,8 +176,8 @@ impl CrashDisk {
         self.shared.state.lock().capacity_bytes = bytes;
     }
 
-    /// Bytes that the files take, in whole blocks. A removed file takes its space until nobody has it
-    /// open.
+    /// Bytes that the files take, in whole blocks. A removed file takes its space until nobody has
+    /// it open.
     pub fn used_bytes(&self) -> u64 {
         self.shared.state.lock().used_bytes()
     }

@@ -26,8 +26,8 @@ pub enum PendingChange {
     NameRemoved,
 }
 
-/// Chooses which of the pending changes survive a power cut. They are numbered in the order in which
-/// they were made, from 0.
+/// Chooses which of the pending changes survive a power cut. They are numbered in the order in
+/// which they were made, from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Survivors {
     /// Only what was synced.
@@ -36,8 +36,8 @@ pub enum Survivors {
     All,
     /// The first so many.
     Prefix(usize),
-    /// Each with a probability; of the blocks that survive, a share is torn: each 512-byte sector is
-    /// there or not. The same seed chooses the same.
+    /// Each with a probability; of the blocks that survive, a share is torn: each 512-byte sector
+    /// is there or not. The same seed chooses the same.
     Random {
         /// Where the choice comes from.
         seed: u64,
