@@ -132,7 +132,9 @@ impl Content {
         }
         let state = |content: &Self| {
             let mut groups = content.groups.clone();
-            groups.values_mut().for_each(|it| it.lost.clear());
+            for group in groups.values_mut() {
+                group.lost.clear();
+            }
             groups
         };
         assert_eq!(state(found), state(self));
@@ -233,15 +235,12 @@ impl Content {
 /// Writes everything that was submitted, and does all that is to be done off the commit path; `false` if there is no room for
 /// it.
 pub(crate) fn drive(log: &Log) -> bool {
+    let prepare = || log.prepare().expect("memory does not fail").segment_ready;
     for _ in 0..PREPARES_MAX {
-        let prepared = log.prepare().expect("memory does not fail");
+        prepare();
         match log.drive().expect("memory does not fail") {
             Drove::Idle => return true,
-            Drove::NeedsSegment if !prepared.segment_ready => {
-                if !log.prepare().expect("memory does not fail").segment_ready {
-                    return false;
-                }
-            }
+            Drove::NeedsSegment if !prepare() => return false,
             _ => {}
         }
     }

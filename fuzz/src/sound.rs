@@ -20,8 +20,11 @@ pub(crate) struct Sound {
 /// So large an entry that segments are mostly full, and nothing is moved out of them.
 const LARGE: usize = 8_000;
 
-/// The shapes of a log, by name.
-pub(crate) const SHAPES: [(&str, fn() -> Files); 7] = [
+/// What a log looks like: a name, and the files.
+pub(crate) type Shape = (&'static str, fn() -> Files);
+
+/// The shapes of a log.
+pub(crate) const SHAPES: [Shape; 7] = [
     ("empty", empty),
     ("one_segment", one_segment),
     ("sealed", sealed),
