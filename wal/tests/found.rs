@@ -501,6 +501,7 @@ fn a_segment_stays_until_what_emptied_it_is_synced() {
     }
     drop(log);
     disk.power_cut(&Survivors::None);
+    // Whether the removal is there or not: if not, so are the entries.
     let (log, recovered) = open_with(&disk, &unsynced()).expect("what was synced is there");
     assert_eq!(recovered.report.damage, []);
     assert!(is_all_there(&log, &recovered));
