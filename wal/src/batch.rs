@@ -239,6 +239,15 @@ impl WriteBatch {
         }
     }
 
+    /// Bytes of what is not moved.
+    pub(crate) fn given_bytes(&self) -> u64 {
+        if self.moves.is_empty() {
+            self.bytes()
+        } else {
+            0
+        }
+    }
+
     /// Adds entries that are in the log already and are moved out of a segment.
     pub(crate) fn move_entries(&mut self, moved: Move, entries: Vec<Entry>) {
         for run in entries.chunk_by(|a, b| (a.term, a.kind) == (b.term, b.kind)) {

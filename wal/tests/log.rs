@@ -363,6 +363,21 @@ fn bytes_read_from_a_real_disk_outlive_their_segment() {
 }
 
 #[test]
+fn moving_ends_where_it_gains_nothing() {
+    let disk = MemoryDisk::new();
+    let mut small = options();
+    small.segment_bytes_max = 16 << 10;
+    let (log, _) = Log::open(disk.as_disk(), std::path::Path::new(DIR), small).unwrap();
+    // One of them takes more than half of what a segment has room for.
+    for index in 1..=6 {
+        commit(&log, appended(1, index..=index, 1, 5000));
+    }
+    rest(&log);
+    let read = log.read(GroupId(1), 1, 7, usize::MAX).unwrap();
+    assert_eq!(read, entries(1, 1..=6, 1, 5000));
+}
+
+#[test]
 fn a_dead_segment_is_used_again_unless_somebody_holds_bytes_of_it() {
     for holds in [false, true] {
         let dir = tempfile::tempdir().unwrap();

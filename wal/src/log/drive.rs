@@ -442,6 +442,11 @@ impl Log {
             .iter()
             .map(|it| it.batch.moved_bytes())
             .sum();
+        let given: u64 = work
+            .submissions
+            .iter()
+            .map(|it| it.batch.given_bytes())
+            .sum();
         let mut index = self.index.write();
         let mut checkpoint = 0;
         if let Some(rotation) = work.rotation {
@@ -485,7 +490,7 @@ impl Log {
             self.synced.store(work.last.0, Ordering::Release);
         }
         self.durable.store(work.last.0, Ordering::Release);
-        self.counters.count_batch(written.bytes, moved);
+        self.counters.count_batch(written.bytes, moved, given);
         let was_uncovered = self.is_uncovered.swap(is_uncovered, Ordering::Relaxed);
         if is_uncovered && !was_uncovered {
             // The log thread begins to wait for the time when this may be covered.

@@ -191,15 +191,19 @@ struct Counters {
     syncs: AtomicU64,
     bytes_written: AtomicU64,
     moved_bytes: AtomicU64,
+    /// Bytes that may be moved: those of the log when it was opened, and twice what was written
+    /// since, moves left out.
+    movable_bytes: AtomicU64,
     recycled: AtomicU64,
     last_sync_ns: AtomicU64,
 }
 
 impl Counters {
-    fn count_batch(&self, bytes: u64, moved: u64) {
+    fn count_batch(&self, bytes: u64, moved: u64, given: u64) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
         self.moved_bytes.fetch_add(moved, Ordering::Relaxed);
+        self.movable_bytes.fetch_add(2 * given, Ordering::Relaxed);
     }
 }
 

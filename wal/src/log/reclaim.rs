@@ -166,6 +166,9 @@ impl Log {
         let Some(id) = self.choose(&preparer.reclaim.stuck) else {
             return Ok(false);
         };
+        if !self.may_move() {
+            return Ok(false);
+        }
         let candidates = self.candidates(id, &mut preparer.reclaim.at);
         for moved in candidates {
             let entries = match self.read_all(moved.group, moved.indexes.clone()) {
@@ -190,6 +193,14 @@ impl Log {
         }
         self.work.notify_one();
         Ok(preparer.reclaim.moving.is_some())
+    }
+
+    /// Where segments cannot be filled to more than a half, since an entry or the checkpoint takes
+    /// most of one, moving gains nothing and would never end. So it is bounded by what is written
+    /// otherwise. To give back a segment of which half lives costs as many bytes as it gives.
+    fn may_move(&self) -> bool {
+        let moved = self.counters.moved_bytes.load(Ordering::Relaxed);
+        moved <= self.counters.movable_bytes.load(Ordering::Relaxed)
     }
 
     /// The segment to empty, if one is worth it.

@@ -80,6 +80,11 @@ pub(crate) fn open(
     let reserve = reserve::find(disk.as_ref(), dir, spare.as_ref())?;
     let generation = written.generation;
     let is_synced = options.durability == Durability::PowerLoss;
+    let counters = Counters::default();
+    let sealed_bytes: u64 = read.index.segments.iter().map(|it| it.segment.bytes).sum();
+    counters
+        .movable_bytes
+        .store(sealed_bytes, Ordering::Relaxed);
     let log = Log {
         queue: Mutex::new(Queue::new(
             Lsn(read.tail.at.lsn.0 + 1),
@@ -103,7 +108,7 @@ pub(crate) fn open(
         is_uncovered: AtomicBool::new(false),
         line: Line::default(),
         observers: RwLock::new(Vec::new()),
-        counters: Counters::default(),
+        counters,
         dir: dir.to_owned(),
         disk,
         options,
