@@ -442,6 +442,7 @@ impl Log {
             .iter()
             .map(|it| it.batch.moved_bytes())
             .sum();
+        let submissions = work.submissions.len() as u64;
         let given: u64 = work
             .submissions
             .iter()
@@ -491,6 +492,9 @@ impl Log {
         }
         self.durable.store(work.last.0, Ordering::Release);
         self.counters.count_batch(written.bytes, moved, given);
+        self.counters
+            .last_submissions
+            .store(submissions, Ordering::Relaxed);
         let was_uncovered = self.is_uncovered.swap(is_uncovered, Ordering::Relaxed);
         if is_uncovered && !was_uncovered {
             // The log thread begins to wait for the time when this may be covered.

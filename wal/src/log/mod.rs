@@ -196,6 +196,8 @@ struct Counters {
     movable_bytes: AtomicU64,
     recycled: AtomicU64,
     last_sync_ns: AtomicU64,
+    /// Submissions in the last batch.
+    last_submissions: AtomicU64,
 }
 
 impl Counters {

@@ -77,11 +77,13 @@ impl Pace {
         self.used_bytes.load(Ordering::Relaxed) >= self.active_bytes.load(Ordering::Relaxed) / 2
     }
 
-    /// Whether a segment of which so much is filled must be filled further now. It is filled twice
-    /// as fast as the one before is used. If not, sets when it will.
+    /// Whether a segment of which so much is filled must be filled further now. That begins when a
+    /// quarter of the one before is used, since until then another one may die, whose file need not
+    /// be filled; and goes on twice as fast as that one is used. If not, sets when it will.
     fn wants_more(&self, filled: u64, bytes: u64) -> bool {
         let active = self.active_bytes.load(Ordering::Relaxed);
-        let due = u128::from(filled) * u128::from(active) / (2 * u128::from(bytes));
+        let share = u128::from(filled) * u128::from(active) / (2 * u128::from(bytes));
+        let due = u128::from(active / 4) + share;
         let wants = u128::from(self.used_bytes.load(Ordering::Relaxed)) >= due;
         self.due_bytes
             .store(if wants { u64::MAX } else { due as u64 }, Ordering::Relaxed);
@@ -345,12 +347,13 @@ mod tests {
                 filled += 1;
             }
             let share = filled * active;
+            let begun = (4 * used).saturating_sub(active) / 2;
             assert!(
-                share >= (2 * used * bytes).min(bytes * active),
+                share >= (begun * bytes).min(bytes * active),
                 "{used}: {filled}"
             );
             assert!(
-                filled <= 2 * (used + 1) * bytes / active + 1,
+                filled <= (begun + 2) * bytes / active + 1,
                 "{used}: {filled}"
             );
         }
