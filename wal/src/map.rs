@@ -41,11 +41,23 @@ impl Mapped {
         &self.bytes
     }
 
-    /// Gives the map up. Whether nobody else holds bytes of it, so that it is gone.
-    pub(crate) fn is_last(self) -> bool {
+    /// Gives the map up. What is returned tells whether somebody else still holds bytes of it.
+    pub(crate) fn forget(self) -> Forgotten {
         let Self { bytes, alive } = self;
         drop(bytes);
-        Arc::strong_count(&alive) == 1
+        Forgotten { alive }
+    }
+}
+
+/// A map that was given up, and is there as long as somebody holds bytes of it.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    alive: Arc<()>,
+}
+
+impl Forgotten {
+    pub(crate) fn is_gone(&self) -> bool {
+        Arc::strong_count(&self.alive) == 1
     }
 }
 
@@ -64,7 +76,7 @@ pub(crate) fn map_whole(file: &File) -> io::Result<Mapped> {
     // file. The length was just taken from the file, and the file does not shrink (see above).
     // Other parts of the file may change under the map while the log grows, but callers only reach
     // bytes that were written before, and those are never written again while anybody holds bytes
-    // of the map (see above, and `Mapped::is_last`).
+    // of the map (see above, and `Forgotten`).
     let map = unsafe { MmapOptions::new().len(len).map(file)? };
     let owner = Owner {
         map,
@@ -83,15 +95,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_is_the_last_one_only_when_no_bytes_of_it_are_held() {
+    fn a_forgotten_map_is_gone_when_no_bytes_of_it_are_held() {
         let mut file = tempfile::tempfile().expect("a temporary file");
         file.write_all(b"quorate").expect("written");
         let mapped = map_whole(&file).expect("mapped");
         let held = mapped.bytes().slice(2..4);
-        assert!(!mapped.is_last());
+        let forgotten = mapped.forget();
+        assert!(!forgotten.is_gone());
         assert_eq!(held, &b"or"[..], "it stays mapped while it is held");
-        let mapped = map_whole(&file).expect("mapped");
-        drop(mapped.bytes().slice(2..4));
-        assert!(mapped.is_last());
+        assert!(!forgotten.is_gone(), "however often one asks");
+        drop(held);
+        assert!(forgotten.is_gone());
     }
 }

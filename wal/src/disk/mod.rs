@@ -122,8 +122,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     }
 
     /// Forgets what [`read_bytes`](Self::read_bytes) keeps for the next call. Whether nobody holds
-    /// bytes that it returned, so that the file may be written anew; the provided form is for files
-    /// whose bytes are copied.
+    /// bytes that it ever returned, so that the file may be written anew; the provided form is for
+    /// files whose bytes are copied.
     fn forget_reads(&mut self) -> bool {
         true
     }

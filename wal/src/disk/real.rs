@@ -12,7 +12,7 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskFile};
-use crate::map::{self, Mapped};
+use crate::map::{self, Forgotten, Mapped};
 
 /// Slices that one system call takes at most (`IOV_MAX` of Linux).
 const SLICES_MAX: usize = 1024;
@@ -38,6 +38,8 @@ struct RealFile {
     /// The whole file, mapped by the first read. Only files that never shrink while the directory
     /// is locked are read this way.
     map: OnceLock<Mapped>,
+    /// Maps of before of which somebody may still hold bytes.
+    forgotten: Vec<Forgotten>,
 }
 
 impl Disk for RealDisk {
@@ -50,6 +52,7 @@ impl Disk for RealDisk {
         Ok(Arc::new(RealFile {
             file,
             map: OnceLock::new(),
+            forgotten: Vec::new(),
         }))
     }
 
@@ -139,6 +142,7 @@ fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<Arc<dyn DiskFi
     Ok(Arc::new(RealFile {
         file,
         map: OnceLock::new(),
+        forgotten: Vec::new(),
     }))
 }
 
@@ -200,7 +204,9 @@ impl DiskFile for RealFile {
     }
 
     fn forget_reads(&mut self) -> bool {
-        self.map.take().is_none_or(Mapped::is_last)
+        self.forgotten.extend(self.map.take().map(Mapped::forget));
+        self.forgotten.retain(|map| !map.is_gone());
+        self.forgotten.is_empty()
     }
 
     fn sync_data(&self) -> io::Result<()> {

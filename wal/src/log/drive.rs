@@ -501,7 +501,8 @@ impl Log {
             self.work.notify_one();
         }
         let is_due = self.pace.note(writer.tail.at.end, active_bytes);
-        if has_dead || moved > 0 || is_due {
+        // At rest the preparer gives back what it kept.
+        if has_dead || moved > 0 || is_due || !is_uncovered {
             self.want_prepare();
         }
         drove

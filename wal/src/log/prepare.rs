@@ -114,9 +114,9 @@ impl Preparer {
         }
     }
 
-    /// Bytes of the files that wait: the segment that is being filled, and the reserve.
+    /// Bytes of the files that wait: the segment that is being filled, the reserve, and a dead one.
     pub(super) fn waiting_bytes(&self) -> u64 {
-        self.filling_bytes() + self.reserve_bytes()
+        self.filling_bytes() + self.reserve_bytes() + self.reclaim.kept_bytes()
     }
 
     /// Bytes of the reserve.
@@ -124,7 +124,7 @@ impl Preparer {
         self.reserve.as_ref().map_or(0, |reserve| reserve.bytes)
     }
 
-    fn filling_bytes(&self) -> u64 {
+    pub(super) fn filling_bytes(&self) -> u64 {
         self.filling
             .as_ref()
             .map_or(0, |filling| filling.segment.bytes)
@@ -190,6 +190,7 @@ impl Log {
         } else {
             self.ready_segment(preparer)?
         };
+        self.drop_kept(preparer);
         self.ready_reserve(preparer)?;
         Ok(Prepared {
             segment_ready,
@@ -206,6 +207,17 @@ impl Log {
             self.pace.rest();
             self.hand_over(None);
             return Ok(true);
+        }
+        if spare_bytes == 0 {
+            self.use_kept(preparer)?;
+            if self
+                .spare
+                .lock()
+                .as_ref()
+                .is_some_and(|spare| spare.bytes >= needed)
+            {
+                return Ok(true);
+            }
         }
         if self.index.read().segments.is_full() {
             self.set_full();

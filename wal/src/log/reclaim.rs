@@ -39,6 +39,14 @@ pub(crate) struct Reclaim {
     stuck: BTreeSet<SegmentId>,
     /// Dead segments that could not be deleted.
     undeleted: Vec<Segment>,
+    /// A dead segment that is kept to be used again, while the next one is ready already.
+    kept: Option<Segment>,
+}
+
+impl Reclaim {
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.bytes)
+    }
 }
 
 /// How far the segment that is being emptied was looked through. A group that was passed has no
@@ -62,7 +70,9 @@ impl Log {
         let mut given = 0;
         while let Some(segment) = dead.pop() {
             let path = segment.path.clone();
-            if let Err(segment) = self.use_again(preparer, segment)? {
+            let left = self.use_again(preparer, segment)?.err();
+            let left = left.and_then(|segment| self.keep(preparer, segment));
+            if let Some(segment) = left {
                 match self.disk.remove(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         preparer.reclaim.undeleted = dead;
@@ -143,6 +153,65 @@ impl Log {
             recycled: true,
         });
         Ok(Ok(()))
+    }
+
+    /// Keeps a dead segment while the log is written to: it takes the place of one that would have
+    /// to be filled. Gives it back if there is one already, or too much on disk.
+    fn keep(&self, preparer: &mut Preparer, mut segment: Segment) -> Option<Segment> {
+        let bytes = self.segments_bytes(preparer) + segment.bytes;
+        let bytes_max = self
+            .bytes_wanted_max()
+            .max(3 * self.options.segment_bytes_max);
+        let fits = preparer.reclaim.kept.is_none()
+            && preparer.takes(segment.bytes)
+            && bytes <= bytes_max
+            && self.is_uncovered.load(Ordering::Relaxed);
+        let mut is_free =
+            || Arc::get_mut(&mut segment.file).is_some_and(|file| file.forget_reads());
+        if !fits || !is_free() {
+            return Some(segment);
+        }
+        preparer.reclaim.kept = Some(segment);
+        None
+    }
+
+    /// At rest disk stays under twice what lives and two segments.
+    pub(super) fn drop_kept(&self, preparer: &mut Preparer) {
+        let is_resting = !self.is_uncovered.load(Ordering::Relaxed);
+        let bytes = self.segments_bytes(preparer) + preparer.reclaim.kept_bytes();
+        if is_resting
+            && bytes > self.bytes_wanted_max()
+            && let Some(kept) = preparer.reclaim.kept.take()
+        {
+            // If this fails, the next open finds a dead segment and removes it.
+            let _ = self.disk.remove(&kept.path);
+        }
+    }
+
+    fn bytes_wanted_max(&self) -> u64 {
+        let index = self.index.read();
+        let live_bytes: u64 = index.segments.iter().map(|it| it.live_bytes).sum();
+        2 * (live_bytes + self.options.segment_bytes_max)
+    }
+
+    /// Bytes of the segments in service and of those that wait to be, as of now.
+    fn segments_bytes(&self, preparer: &Preparer) -> u64 {
+        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
+        let index = self.index.read();
+        let in_service: u64 = index.segments.iter().map(|it| it.segment.bytes).sum();
+        in_service + spare_bytes + preparer.filling_bytes()
+    }
+
+    /// Makes the dead segment that was kept the next one.
+    pub(super) fn use_kept(&self, preparer: &mut Preparer) -> Result<(), LogError> {
+        let Some(kept) = preparer.reclaim.kept.take() else {
+            return Ok(());
+        };
+        if let Err(unwanted) = self.use_again(preparer, kept)? {
+            // If this fails, the next open finds a dead segment and removes it.
+            let _ = self.disk.remove(&unwanted.path);
+        }
+        Ok(())
     }
 
     /// The header goes first, so that no file ever has a header that is not its own.
