@@ -10,11 +10,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::footer::footer_growth;
 use crate::format::{UNIT_BYTES, batch_bytes, entry_crc, padded};
 use crate::ids::{GroupId, Lsn, SegmentId};
-use crate::record::{self, Keep, RunHead, Slot};
+use crate::record::{self, Keep, RUN_BYTES, RunHead, SLOT_BYTES, Slot};
 
 /// Payloads up to this size are copied into one buffer; larger ones are written from where they
 /// are.
@@ -66,7 +67,7 @@ pub struct SnapshotRef {
 #[derive(Debug, Default)]
 pub struct WriteBatch {
     pub(crate) desc: Vec<u8>,
-    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) chunks: SmallVec<[Chunk; 1]>,
     pub(crate) payload_bytes: u64,
     pub(crate) records: u32,
     pub(crate) entries: u64,
@@ -76,7 +77,7 @@ pub struct WriteBatch {
     pub(crate) entry_bytes_max: u64,
     /// By how much the checkpoint of all groups may grow.
     pub(crate) growth: u64,
-    pub(crate) ops: Vec<Op>,
+    pub(crate) ops: SmallVec<[Op; 1]>,
     /// Entries that this batch moves out of an old segment.
     pub(crate) moves: Vec<Move>,
     pub(crate) invalid: Option<(GroupId, &'static str)>,
@@ -155,6 +156,7 @@ impl WriteBatch {
             self.refuse(group, "the indexes of appended entries must be consecutive");
             return;
         }
+        self.reserve(&entries);
         for run in entries.chunk_by(|a, b| (a.term, a.kind) == (b.term, b.kind)) {
             self.put_run(group, run, false);
         }
@@ -256,6 +258,17 @@ impl WriteBatch {
         self.moves.push(moved);
         for entry in entries {
             self.put_payload(entry.payload);
+        }
+    }
+
+    /// Makes room for entries, so that a batch of a few small ones takes two allocations.
+    fn reserve(&mut self, entries: &[Entry]) {
+        self.desc.reserve(RUN_BYTES + entries.len() * SLOT_BYTES);
+        let small = entries.iter().map(|entry| entry.payload.len());
+        let small = small.filter(|len| (1..=COPY_BYTES_MAX).contains(len));
+        let packed_bytes: usize = small.map(|len| len.next_multiple_of(UNIT_BYTES)).sum();
+        if packed_bytes > 0 {
+            self.packed().reserve(packed_bytes);
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::batch::{Chunk, WriteBatch};
 use crate::ids::SegmentId;
@@ -28,7 +29,7 @@ struct Kept {
     desc_offset: u64,
     desc: Vec<u8>,
     /// Parts of the payload area, each with its offset.
-    payloads: Vec<(u64, Bytes)>,
+    payloads: SmallVec<[(u64, Bytes); 1]>,
     bytes: u64,
 }
 
@@ -54,7 +55,7 @@ impl Recent {
         }
         let mut bytes = batch.desc.capacity() as u64;
         let mut offset = payload_offset;
-        let mut payloads = Vec::with_capacity(batch.chunks.len());
+        let mut payloads = SmallVec::with_capacity(batch.chunks.len());
         for chunk in batch.chunks {
             let chunk = match chunk {
                 Chunk::Packed(packed) => {
