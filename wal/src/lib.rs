@@ -78,7 +78,7 @@ pub use error::{
 };
 pub use ids::{GroupId, Lsn, SegmentId};
 pub use log::{
-    Drove, Log, LogStats, LogStatus, LogThread, Observer, Prepared, Recovered, RecoveredGroup,
+    Drove, Due, Log, LogStats, LogStatus, LogThread, Observer, Prepared, Recovered, RecoveredGroup,
     RecoveryReport,
 };
 pub use options::{Durability, LogOptions};

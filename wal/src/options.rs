@@ -35,6 +35,10 @@ pub struct LogOptions {
     /// Names the log that the directory belongs to, so that the directory of another node is
     /// refused. Default 0.
     pub identity: u64,
+    /// Whether [`crate::Log::nudge`] may write on the caller's thread where syncs are fast. Without it, only
+    /// [`crate::Log::drive`] and [`crate::Log::cover`] write, so that whoever takes the steps of a log by hand
+    /// decides when. Default true.
+    pub inline_writes: bool,
     /// Opens a log whose acknowledged data is damaged, without what was lost. The terms and votes
     /// in it may be older than those that were promised: only for getting data out, never for a
     /// voting member. Default false.
@@ -83,6 +87,7 @@ impl Default for LogOptions {
             recent_bytes_max: 8 << 20,
             recovery_threads: 4,
             identity: 0,
+            inline_writes: true,
             accept_damage: false,
         }
     }

@@ -14,6 +14,7 @@
 
 mod commit;
 mod drive;
+mod due;
 mod prepare;
 mod queue;
 mod read;
@@ -45,6 +46,7 @@ use crate::options::LogOptions;
 use crate::segment::Segment;
 
 pub use drive::Drove;
+pub use due::Due;
 pub use prepare::Prepared;
 pub use thread::LogThread;
 

@@ -161,6 +161,8 @@ impl Log {
     /// other failure stops the log for good.
     pub fn prepare(&self) -> Result<Prepared, LogError> {
         let mut preparer = self.preparer.lock();
+        // What is asked for from here on may come too late for this call.
+        *self.prepare_wanted.lock() = false;
         let status = self.status();
         if let Some(error) = self.queue.lock().failure() {
             return Err(error);

@@ -82,7 +82,8 @@ impl Log {
     /// thread writes it here and now; else the log thread is woken. (Handing a 30 µs sync to
     /// another thread costs more than it saves: cockroach#96800.)
     pub fn nudge(&self) {
-        if self.counters.last_sync_ns.load(Ordering::Relaxed) < INLINE_SYNC_NS_MAX {
+        let is_fast = self.counters.last_sync_ns.load(Ordering::Relaxed) < INLINE_SYNC_NS_MAX;
+        if is_fast && self.options.inline_writes {
             // A failure reaches everybody through the status and the observers.
             while matches!(self.drive(), Ok(Drove::Wrote { .. })) {}
             if self.queue.lock().waiting.is_empty() {

@@ -155,7 +155,6 @@ impl Log {
                     self.prepare_work.wait(&mut wanted);
                 }
             }
-            *wanted = false;
             drop(wanted);
             // A shortage shows in the status, a failure ends the log, and what could not be deleted
             // is tried again.
