@@ -13,9 +13,10 @@ use crate::client::{Client, Link, ReplyPort};
 use crate::error::{Error, OpenError};
 use crate::identity::Identity;
 use crate::node::{Event, Outlet, Replica};
+use crate::opening::NodeSetup;
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
-use crate::runtime::{Node, NodeSetup, Runtime};
+use crate::runtime::{Node, Runtime};
 use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
     ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,

@@ -31,12 +31,16 @@ mod client;
 mod cluster;
 mod db;
 mod error;
+mod files;
 mod identity;
 mod node;
+mod opening;
 mod options;
 mod partition;
 mod pending;
 mod runtime;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod transport;
 #[cfg(test)]
 mod trouble;

@@ -12,11 +12,10 @@ use quorate_kv::CommandBuffer;
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
-use window::{REQUEST_COUNT_BITS, Send, Window};
-pub(crate) use window::{ReadWants, WindowOptions};
+pub(crate) use window::{REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
 
 use crate::error::Error;
-use crate::options::{Options, nanos};
+use crate::options::Options;
 use crate::partition::Partitioner;
 use crate::pending::Completer;
 use crate::runtime::{Clock, Timed, Timer};
@@ -79,12 +78,7 @@ impl Client {
         clock: Clock,
         timer: Arc<Timer>,
     ) -> Arc<Self> {
-        let window_options = WindowOptions {
-            retry_after_ns: nanos(options.retry_after),
-            call_timeout_ns: nanos(options.call_timeout),
-            outstanding_max: options.outstanding_max,
-            sessions_max: options.sessions_max,
-        };
+        let window_options = WindowOptions::of(options);
         let groups = partitioner
             .groups()
             .map(|group| Slot {

@@ -25,6 +25,7 @@ use self::reads::Read;
 pub(crate) use self::reads::ReadWants;
 
 use crate::error::{Error, Obstacle};
+use crate::options::{Options, nanos};
 use crate::pending::{Answer, Completer};
 use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
 
@@ -50,6 +51,17 @@ pub(crate) struct WindowOptions {
     pub(crate) call_timeout_ns: u64,
     pub(crate) outstanding_max: usize,
     pub(crate) sessions_max: u32,
+}
+
+impl WindowOptions {
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            retry_after_ns: nanos(options.retry_after),
+            call_timeout_ns: nanos(options.call_timeout),
+            outstanding_max: options.outstanding_max,
+            sessions_max: options.sessions_max,
+        }
+    }
 }
 
 /// One client's calls to one group.

@@ -25,5 +25,7 @@ pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
 pub(crate) use space::LogSpace;
+#[cfg(feature = "simulation")]
+pub(crate) use storage::GroupLog;
 pub(crate) use storage::{lost_behind, restored};
 pub(crate) use writes::MARGIN_BYTES;

@@ -162,6 +162,12 @@ impl<M: StateMachine> Replica<M> {
         &self.published
     }
 
+    /// The protocol core.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     /// The last applied entry.
     pub(crate) fn applied(&self) -> LogIndex {
         self.applied
@@ -492,7 +498,7 @@ impl<M: StateMachine> Replica<M> {
             .set_soft(Role::Follower, self.raft.term(), None);
     }
 
-    pub(super) fn is_halted(&self) -> bool {
+    pub(crate) fn is_halted(&self) -> bool {
         self.is_halted
     }
 

@@ -283,6 +283,12 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
+    /// The replica of a group.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn replica(&self, group: GroupId) -> Option<&Replica<M>> {
+        self.slot(group).map(|slot| &self.replicas[slot])
+    }
+
     fn slot(&self, group: GroupId) -> Option<usize> {
         self.replicas
             .binary_search_by_key(&group, |replica| replica.group)

@@ -1,0 +1,185 @@
+//! Opening a node's files: its identity, its log and its snapshots, and every group's replica out of them.
+//!
+//! No thread is started here, so that a node with threads and one that is driven by hand come out of the same code.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quorate_kv::{Sessions, StateMachine};
+use quorate_raft::{Config, NodeId, Raft};
+use quorate_wal::{DirLock, Disk, GroupId, Log, RecoveredGroup, Snapshots};
+
+use crate::error::OpenError;
+use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
+use crate::node::{Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
+use crate::options::{Options, nanos};
+
+/// What a node is opened with.
+pub(crate) struct NodeSetup {
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) identity: Identity,
+    pub(crate) options: Options,
+    /// Distinguishes the random choices of one node from another's.
+    pub(crate) seed: u64,
+}
+
+/// What the files of a node gave.
+pub(crate) struct Opened<M: StateMachine> {
+    /// Keeps others out of the directory.
+    pub(crate) lock: DirLock,
+    pub(crate) log: Arc<Log>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    /// By group.
+    pub(crate) replicas: Vec<Replica<M>>,
+    /// What the node may keep of log beside as much as its snapshots are long.
+    pub(crate) base_log_bytes: u64,
+}
+
+/// Opens the files and restores every group. `now_ns` reads the clock that the replicas will be driven by.
+pub(crate) fn open<M: StateMachine>(
+    setup: &NodeSetup,
+    now_ns: impl Fn() -> u64,
+) -> Result<Opened<M>, OpenError> {
+    let identity = &setup.identity;
+    let lock = claim(setup)?;
+    let mut log_options = setup.options.log.clone();
+    log_options.identity = identity.cluster_id ^ mix(identity.node);
+    let (log, recovered) = Log::open(
+        Arc::clone(&setup.disk),
+        &setup.dir.join(LOG_DIR),
+        log_options,
+    )?;
+    let snapshots = Snapshots::open(Arc::clone(&setup.disk), &setup.dir.join(SNAPSHOT_DIR))
+        .map_err(|error| OpenError::Snapshot {
+            group: 0,
+            index: 0,
+            reason: error.to_string(),
+        })?
+        .with_step(setup.options.snapshot_step_bytes);
+    let config = Config {
+        voters: identity.members.iter().copied().map(NodeId).collect(),
+    };
+    let groups = (0..u64::from(identity.groups)).map(GroupId);
+    let replicas = groups.map(|group| {
+        let found = recovered.groups.get(&group);
+        open_replica(setup, now_ns(), group, &config, found, &snapshots)
+    });
+    Ok(Opened {
+        replicas: replicas.collect::<Result<_, _>>()?,
+        lock,
+        log,
+        snapshots: Arc::new(snapshots),
+        base_log_bytes: base_log_bytes(&setup.options, identity.groups),
+    })
+}
+
+fn claim(setup: &NodeSetup) -> Result<DirLock, OpenError> {
+    let path = || setup.dir.clone();
+    setup
+        .disk
+        .create_dir_all(&setup.dir)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                quorate_wal::OpenError::NotADirectory { path: path() }.into()
+            }
+            _ => OpenError::Io {
+                path: path(),
+                source,
+            },
+        })?;
+    let lock = setup
+        .disk
+        .lock(&setup.dir)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => quorate_wal::OpenError::Locked { path: path() }.into(),
+            _ => OpenError::Io {
+                path: path(),
+                source,
+            },
+        })?;
+    setup.identity.claim(&setup.disk, &setup.dir)?;
+    Ok(lock)
+}
+
+fn open_replica<M: StateMachine>(
+    setup: &NodeSetup,
+    now_ns: u64,
+    group: GroupId,
+    config: &Config,
+    found: Option<&RecoveredGroup>,
+    snapshots: &Snapshots,
+) -> Result<Replica<M>, OpenError> {
+    let id = NodeId(setup.identity.node);
+    let bad_group = |reason: String| OpenError::Group {
+        group: group.0,
+        reason,
+    };
+    let restored = restored(id, config, found).map_err(bad_group)?;
+    let file = found.and_then(|found| found.snapshot.clone());
+    let sessions = match &file {
+        None => Sessions::default(),
+        Some(file) => {
+            read_snapshot(snapshots, group, file).map_err(|reason| OpenError::Snapshot {
+                group: group.0,
+                index: file.index,
+                reason,
+            })?
+        }
+    };
+    let keep: Vec<_> = file.iter().cloned().collect();
+    // What cannot be deleted now goes with the next snapshot.
+    let _left = snapshots.retain(group, &keep);
+    let seed = mix(setup.seed ^ mix(id.0) ^ group.0);
+    let raft = Raft::new(setup.options.raft(seed), restored, now_ns)
+        .map_err(|error| bad_group(error.to_string()))?;
+    let options = ReplicaOptions {
+        snapshot_log_bytes: setup.options.snapshot_log_bytes,
+        trailing_entries: setup.options.trailing_entries,
+        command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
+        transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
+    };
+    let snapshot = raft.snapshot().index;
+    let mut replica = Replica::new(
+        group,
+        raft,
+        sessions,
+        SnapshotState::new(file, seed >> 1),
+        options,
+    );
+    if let Some((last, reason)) = found.and_then(|found| lost_behind(found, snapshot)) {
+        replica.set_aside(now_ns, last, reason);
+    }
+    Ok(replica)
+}
+
+fn read_snapshot<M: StateMachine>(
+    snapshots: &Snapshots,
+    group: GroupId,
+    file: &quorate_wal::SnapshotRef,
+) -> Result<Sessions<M>, String> {
+    let mut reader = snapshots
+        .open_reader(group, file)
+        .map_err(|error| error.to_string())?;
+    restore(&mut reader, file.index)
+}
+
+/// How much log a node keeps, beside as much as its snapshots are long: what a few small groups keep by their own rule, and
+/// the segments that are being filled.
+fn base_log_bytes(options: &Options, groups: u32) -> u64 {
+    let busy = options
+        .snapshot_log_bytes
+        .saturating_mul(u64::from(groups.min(BUSY_GROUPS)));
+    busy.saturating_add(options.log.segment_bytes_max.saturating_mul(3))
+}
+
+/// More busy groups than this share what is allowed to them: fewer bytes of log each, and snapshots more often.
+const BUSY_GROUPS: u32 = 4;
+
+/// `SplitMix64`'s finaliser: spreads close seeds far apart.
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,28 @@
+//! A node and its clients without threads, clocks or sockets: every step is taken by the caller, who says what time it is.
+//!
+//! [`SimNode`] is the node that [`Db`](crate::Db) runs, opened by the same code on any [`Disk`]: its log, its shard, its
+//! snapshot jobs. [`SimClient`] is the client half of a [`Clerk`](crate::Clerk). What a node sends goes to the
+//! [`Transport`] it is opened with, what a client sends is taken from it; bringing it to the other side, or not, is up to the
+//! caller. All of it happens on the caller's thread: two runs that take the same steps at the same times on equal disks do
+//! the same.
+//!
+//! This is what the simulator of this repository is made of; use it to put a state machine of your own under faults.
+//! See [`SimNode`] for an example.
+
+mod client;
+mod node;
+mod queue;
+mod view;
+
+pub use client::{CallId, ClientSend, SimClient};
+pub use node::{SimNode, SimSetup};
+pub use view::ReplicaView;
+
+pub use quorate_kv::{
+    Answer, CommandBuffer, Image, Map, Outcome, Query, RestoreError, SessionId, StateMachine,
+};
+pub use quorate_raft::{Body, Config, Entry, EntryKind, HardState, Message, SnapshotMeta};
+pub use quorate_wal::{Disk, Drove, Due, Log, LogError, LogStatus, Prepared};
+
+#[cfg(doc)]
+use crate::transport::Transport;

@@ -1,0 +1,88 @@
+//! What comes to a node and what its shard hands on, kept until the caller takes the step.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use quorate_kv::StateMachine;
+use quorate_wal::Observer;
+
+use crate::node::{Event, EventSink, Job, Jobs};
+
+/// The events of a node that its shard did not take yet.
+pub(super) struct EventQueue<M: StateMachine> {
+    events: Mutex<VecDeque<Event<M>>>,
+    /// Frames over this bound are dropped, as a worker's queue drops them.
+    events_max: usize,
+    /// Whether an [`Event::LogMoved`] is on the queue already; the shard clears it.
+    log_moved: Arc<AtomicBool>,
+}
+
+impl<M: StateMachine> EventQueue<M> {
+    pub(super) fn new(events_max: usize) -> Self {
+        Self {
+            events: Mutex::default(),
+            events_max,
+            log_moved: Arc::default(),
+        }
+    }
+
+    pub(super) fn log_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.log_moved)
+    }
+
+    pub(super) fn pop(&self) -> Option<Event<M>> {
+        self.events.lock().pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.events.lock().len()
+    }
+}
+
+impl<M: StateMachine> EventSink<M> for EventQueue<M> {
+    fn offer(&self, event: Event<M>) -> bool {
+        let mut events = self.events.lock();
+        let has_room = events.len() < self.events_max;
+        if has_room {
+            events.push_back(event);
+        }
+        has_room
+    }
+
+    fn push(&self, event: Event<M>) {
+        self.events.lock().push_back(event);
+    }
+}
+
+impl<M: StateMachine> Observer for EventQueue<M> {
+    fn log_moved(&self) {
+        if !self.log_moved.swap(true, Ordering::AcqRel) {
+            self.push(Event::LogMoved);
+        }
+    }
+}
+
+/// The jobs of a node that were not done yet.
+pub(super) struct JobQueue<M: StateMachine>(Mutex<VecDeque<Job<M>>>);
+
+impl<M: StateMachine> JobQueue<M> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    pub(super) fn pop(&self) -> Option<Job<M>> {
+        self.0.lock().pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl<M: StateMachine> Jobs<M> for JobQueue<M> {
+    fn submit(&self, job: Job<M>) {
+        self.0.lock().push_back(job);
+    }
+}
