@@ -1,10 +1,39 @@
-//! Judges of what clients saw, for simulations and for tests on real clusters.
+//! Seeded simulation of Quorate clusters, and the judges of their histories.
 //!
-//! Record what every client calls and is answered in a [`judge::History`], then ask:
+//! # A run
+//!
+//! [`run`] takes a seed and plays a cluster on one thread: the nodes are those that [`quorate::Db`] runs, opened from
+//! virtual disks ([`quorate_wal::testing::CrashDisk`]), on virtual clocks, joined by a virtual network. Everything that
+//! happens follows from the seed, and the same seed gives the same [trace](trace::Trace):
+//!
+//! - [`seed`]: one seed, and a stream of choices for each purpose.
+//! - [`config`]: the shape of the run. [`faults`]: which classes of faults it meets (a swarm).
+//! - [`world`]: nodes, clerks, network and one heap of events in virtual time. [`network`], [`clock`], [`node`] are its parts.
+//! - [`phases`]: boot; trouble; a random quorum must make progress while the rest is dead; all are healed and must agree;
+//!   the power of all goes off, and every acknowledged write is read again.
+//! - [`workload`]: what clerks call, on which machine, and which answers are right.
+//! - [`judge`]: what must hold after every step, and of the whole history.
+//!
+//! # Judges of histories
+//!
+//! They also serve tests on real clusters. Record what every client calls and is answered in a [`judge::History`], then ask:
 //! - [`judge::check_linearizable`]: is there any order that explains it? Exact, for every mix of
 //!   operations, up to some thousands of operations for each key.
 //! - [`judge::check_appends`]: the same for appends of unique tokens and reads, in nearly linear
 //!   time.
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod config;
+pub mod faults;
 pub mod judge;
+pub mod network;
+pub mod node;
+pub mod phases;
+pub mod seed;
+pub mod tool;
+pub mod trace;
+pub mod workload;
+pub mod world;
+
+pub use phases::{Failure, Report, run};

@@ -21,7 +21,9 @@ pub use view::ReplicaView;
 pub use quorate_kv::{
     Answer, CommandBuffer, Image, Map, Outcome, Query, RestoreError, SessionId, StateMachine,
 };
-pub use quorate_raft::{Body, Config, Entry, EntryKind, HardState, Message, SnapshotMeta};
+pub use quorate_raft::{
+    Body, Config, Entry, EntryKind, HardState, Message, Observation, SnapshotMeta, Violation,
+};
 pub use quorate_wal::{Disk, Drove, Due, Log, LogError, LogStatus, Prepared};
 
 #[cfg(doc)]

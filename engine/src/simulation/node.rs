@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate_kv::StateMachine;
 use quorate_raft::{
-    Entry, LogIndex, LogReadError, LogReader, NodeId, Observation, Term, Violation,
+    Entry, LogIndex, LogReadError, LogReader, NodeId, Observation, Role, Term, Violation,
 };
 use quorate_wal::{DirLock, Disk, Drove, Due, GroupId, Log, LogError, Prepared};
 
@@ -274,6 +274,12 @@ impl<M: StateMachine> SimNode<M> {
     /// If there is no such group; the same holds of all other looks.
     pub fn view(&self, group: GroupId) -> ReplicaView {
         ReplicaView::of(group, self.replica(group))
+    }
+
+    /// What a replica is, and in which term; cheaper than [`view`](Self::view).
+    pub fn role(&self, group: GroupId) -> (Role, Term) {
+        let raft = self.replica(group).raft();
+        (raft.role(), raft.term())
     }
 
     /// The term of an entry in the log of a group, if the replica knows it.

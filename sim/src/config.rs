@@ -1,0 +1,138 @@
+//! What a run looks like: how many of everything, and the options that all nodes share.
+
+use std::time::Duration;
+
+use quorate::Options;
+
+use crate::clock::TRUE_RATE;
+use crate::faults::{FaultClass, SwarmPlan};
+use crate::seed::{Rng, Stream};
+
+const MS: u64 = 1_000_000;
+
+/// The shape of one run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many nodes, from 1 to 7.
+    pub nodes: usize,
+    /// How many groups, from 1 to 8.
+    pub groups: u32,
+    /// How many clerks.
+    pub clerks: usize,
+    /// The options of every node and clerk.
+    pub options: Options,
+    /// Which faults strike.
+    pub plan: SwarmPlan,
+    /// Whether frames are encoded and decoded on their way, or moved as the memory transport does.
+    pub is_encoded: bool,
+    /// Whether clerks also read under the leader's lease. Only where clocks keep to what the options say of them.
+    pub has_lease_reads: bool,
+    /// The slowest and the fastest clock, in parts per thousand of virtual time.
+    pub rates_permille: (u64, u64),
+    /// How long faults strike.
+    pub trouble_ns: u64,
+    /// The mean time between a clerk's answer and its next call.
+    pub think_ns: u64,
+    /// How long a sync takes, on average.
+    pub sync_ns: u64,
+}
+
+impl Config {
+    /// The run of a seed.
+    pub fn draw(seed: u64) -> Self {
+        let plan = SwarmPlan::draw(seed);
+        let mut rng = Rng::of(seed, Stream::Shape);
+        let nodes = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let groups = rng.pick(&[1, 1, 1, 1, 2, 2, 3, 8]);
+        let drift_percent = rng.pick(&[10, 50]);
+        let (has_lease_reads, rates_permille) = clocks(&mut rng, &plan, drift_percent);
+        Self {
+            nodes,
+            groups,
+            clerks: rng.between(1, 6) as usize,
+            options: options(&mut rng, drift_percent as u8),
+            plan,
+            is_encoded: rng.permille(667),
+            has_lease_reads,
+            rates_permille,
+            trouble_ns: rng.between(4, 12) * 1_000 * MS,
+            think_ns: rng.between(10, 200) * MS,
+            sync_ns: rng.pick(&[30_000, 200_000, 200_000, MS, 5 * MS]),
+        }
+    }
+
+    /// A plain cluster of three for twenty seconds, for measuring how fast runs are.
+    pub fn plain(seed: u64) -> Self {
+        let mut config = Self::draw(seed);
+        config.nodes = 3;
+        config.groups = 1;
+        config.trouble_ns = 14_000 * MS;
+        config
+    }
+}
+
+/// Whether leases hold, and the rates of clocks. A lease lasts `100 - drift` percent of an election timeout on the leader's
+/// clock and is respected for one on each follower's; so it holds as long as no clock is faster than another one by more
+/// than that, and none jumps.
+fn clocks(rng: &mut Rng, plan: &SwarmPlan, drift_percent: u64) -> (bool, (u64, u64)) {
+    let wants_leases = rng.permille(600);
+    let holds = wants_leases && !plan.has(FaultClass::ClockJump);
+    if !plan.has(FaultClass::ClockRate) {
+        return (holds, (TRUE_RATE, TRUE_RATE));
+    }
+    if !holds {
+        return (false, (TRUE_RATE / 2, TRUE_RATE * 2));
+    }
+    let slowest = rng.between(700, 1_000);
+    (true, (slowest, slowest * 100 / (100 - drift_percent)))
+}
+
+/// Small numbers everywhere, so that what is rare in production happens all the time.
+fn options(rng: &mut Rng, drift_percent: u8) -> Options {
+    let ms = Duration::from_millis;
+    let election_ms = rng.between(150, 500);
+    let mut options = Options::default();
+    options.election_timeout = ms(election_ms);
+    options.heartbeat_interval = ms(election_ms / rng.between(3, 6));
+    options.clock_drift_percent = drift_percent;
+    options.call_timeout = ms(rng.between(1_000, 4_000));
+    options.retry_after = ms(rng.between(100, 600));
+    options.outstanding_max = 64;
+    options.sessions_max = rng.pick(&[3, 16, 1_000]);
+    options.snapshot_log_bytes = rng.pick(&[64, 512, 2 << 10, 8 << 10, 64 << 10]);
+    options.trailing_entries = rng.pick(&[0, 4, 64]);
+    options.uncommitted_bytes_max = rng.pick(&[4 << 10, 64 << 10]);
+    options.cache_bytes_max = rng.pick(&[256, 4 << 10, 64 << 10]);
+    options.append_bytes_max = rng.pick(&[64, 1 << 10, 16 << 10]);
+    options.inflight_messages_max = rng.pick(&[1, 4, 64]);
+    options.inflight_bytes_max = rng.pick(&[1 << 10, 64 << 10]);
+    options.queue_max = rng.pick(&[64, 4_096]);
+    options.workers = 1;
+    options.log.segment_bytes_min = rng.pick(&[16 << 10, 32 << 10, 64 << 10]);
+    options.log.segment_bytes_max = options.log.segment_bytes_min * rng.pick(&[1, 4]);
+    options.log.entry_bytes_max = 4 << 10;
+    options.log.batch_bytes_max = rng.pick(&[8 << 10, 64 << 10]);
+    options.log.queue_bytes_max = options.log.batch_bytes_max * rng.pick(&[1, 8]);
+    options.log.recent_bytes_max = rng.pick(&[0, 4 << 10, 1 << 20]);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_is_valid_and_leases_are_read_only_where_they_hold() {
+        for seed in 0..2_000 {
+            let config = Config::draw(seed);
+            config.options.validate().expect("valid options");
+            let (slowest, fastest) = config.rates_permille;
+            assert!((500..=2_000).contains(&slowest) && (500..=2_000).contains(&fastest));
+            if config.has_lease_reads {
+                let drift = u64::from(config.options.clock_drift_percent);
+                assert!(fastest * (100 - drift) <= slowest * 100);
+                assert!(!config.plan.has(FaultClass::ClockJump));
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Which faults a run meets: each run draws its own set of classes (a swarm), so that rare combinations come up and no
+//! class hides another.
+
+use crate::seed::{Rng, Stream};
+
+/// A kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultClass {
+    /// A process ends; what it wrote is still in the cache.
+    Crash,
+    /// The power of a node goes off: of what was not synced, some survives.
+    PowerCut,
+    /// A process stands still, in the middle of what it was about to send.
+    Pause,
+    /// Clocks run at rates of their own.
+    ClockRate,
+    /// A clock jumps ahead.
+    ClockJump,
+    /// Frames get lost.
+    Drop,
+    /// Frames come twice, the second time possibly much later.
+    Duplicate,
+    /// Frames take long.
+    Delay,
+    /// Frames overtake each other.
+    Reorder,
+    /// One direction between two nodes is cut.
+    OneWayCut,
+    /// A node is cut off from everybody, the leader preferably.
+    Isolate,
+    /// The nodes fall into two halves that share one node.
+    Bridge,
+    /// A link holds everything back and then delivers it all.
+    Clog,
+    /// A connection breaks in the middle of a frame.
+    Reset,
+    /// A bit of a frame flips.
+    FlipBit,
+    /// Syncs take long.
+    SlowDisk,
+    /// A sync does not return for seconds.
+    StuckDisk,
+    /// A sync fails, and what it should have written is lost.
+    FailedSync,
+    /// The disk is full for a while.
+    FullDisk,
+}
+
+/// All classes.
+pub const FAULT_CLASSES: [FaultClass; 19] = [
+    FaultClass::Crash,
+    FaultClass::PowerCut,
+    FaultClass::Pause,
+    FaultClass::ClockRate,
+    FaultClass::ClockJump,
+    FaultClass::Drop,
+    FaultClass::Duplicate,
+    FaultClass::Delay,
+    FaultClass::Reorder,
+    FaultClass::OneWayCut,
+    FaultClass::Isolate,
+    FaultClass::Bridge,
+    FaultClass::Clog,
+    FaultClass::Reset,
+    FaultClass::FlipBit,
+    FaultClass::SlowDisk,
+    FaultClass::StuckDisk,
+    FaultClass::FailedSync,
+    FaultClass::FullDisk,
+];
+
+impl FaultClass {
+    /// Whether it strikes at moments; the others are a quality of the whole run.
+    fn is_event(self) -> bool {
+        !matches!(
+            self,
+            Self::ClockRate
+                | Self::Drop
+                | Self::Duplicate
+                | Self::Delay
+                | Self::Reorder
+                | Self::Reset
+                | Self::FlipBit
+        )
+    }
+}
+
+/// The faults of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwarmPlan {
+    /// The classes that are on, in their order.
+    pub classes: Vec<FaultClass>,
+    /// The mean time between two faults.
+    pub gap_ns: u64,
+}
+
+impl SwarmPlan {
+    /// Draws the classes of a seed: none in one of eight, one alone in another of eight, else each with even odds.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::of(seed, Stream::Faults);
+        let classes = match rng.below(8) {
+            0 => Vec::new(),
+            1 => vec![rng.pick(&FAULT_CLASSES)],
+            _ => FAULT_CLASSES
+                .into_iter()
+                .filter(|_| rng.permille(500))
+                .collect(),
+        };
+        Self {
+            classes,
+            gap_ns: rng.between(100, 1_000) * 1_000_000,
+        }
+    }
+
+    /// Without any faults.
+    pub fn none() -> Self {
+        Self {
+            classes: Vec::new(),
+            gap_ns: u64::MAX,
+        }
+    }
+
+    /// Whether a class is on.
+    pub fn has(&self, class: FaultClass) -> bool {
+        self.classes.contains(&class)
+    }
+
+    /// The classes that strike at moments.
+    pub fn events(&self) -> Vec<FaultClass> {
+        let events = self.classes.iter().copied();
+        events.filter(|class| class.is_event()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eighth_is_without_faults_an_eighth_has_one_and_every_class_comes_up() {
+        let plans: Vec<_> = (0..4_000).map(SwarmPlan::draw).collect();
+        let with = |count| plans.iter().filter(|it| it.classes.len() == count).count();
+        assert!((400..600).contains(&with(0)), "{}", with(0));
+        assert!((400..600).contains(&with(1)), "{}", with(1));
+        for class in FAULT_CLASSES {
+            let is_alone = |plan: &&SwarmPlan| plan.classes == [class];
+            assert!(plans.iter().any(|plan| is_alone(&plan)), "{class:?}");
+        }
+    }
+}

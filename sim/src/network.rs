@@ -1,0 +1,277 @@
+//! The virtual network: a directed link from every node to every other, and one from every clerk to every node and back.
+//!
+//! Invariants:
+//! - A frame between nodes may be lost, repeated, delayed, overtaken; one of a clerk is never repeated, as no transport
+//!   repeats it.
+//! - What is damaged never arrives as another frame: the codec refuses it and the connection ends.
+
+use quorate::transport::Frame;
+use quorate::transport::codec::{Arrived, FrameBuffer, encode_frame};
+
+use crate::faults::{FaultClass, SwarmPlan};
+use crate::seed::{Rng, Stream};
+
+const MS: u64 = 1_000_000;
+
+/// More than any frame of a run takes.
+const FRAME_BYTES_MAX: usize = 4 << 20;
+
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A node, by its place.
+    Node(usize),
+    /// A clerk, by its place.
+    Clerk(usize),
+}
+
+/// A frame on its way.
+#[derive(Debug)]
+pub enum Packet {
+    /// As it is.
+    Moved(Frame),
+    /// As bytes, whole or not, sound or not.
+    Bytes(Vec<u8>),
+}
+
+/// What becomes of a frame that is handed over.
+#[derive(Debug, Default)]
+pub struct Route {
+    /// When it arrives, once or twice or not at all.
+    pub arrivals: Vec<(u64, Packet)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    is_cut: bool,
+    clogged_until_ns: u64,
+    last_arrival_ns: u64,
+}
+
+/// What links do to frames in general.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quality {
+    drop_permille: u32,
+    duplicate_permille: u32,
+    reset_permille: u32,
+    flip_permille: u32,
+    delay_min_ns: u64,
+    delay_mean_ns: u64,
+    is_in_order: bool,
+}
+
+/// All links.
+pub struct Network {
+    rng: Rng,
+    nodes: usize,
+    is_encoded: bool,
+    /// From node to node, from clerk to node, from node to clerk, in this order.
+    links: Vec<Link>,
+    quality: Quality,
+    /// Empty between two frames.
+    buffer: FrameBuffer,
+}
+
+impl Network {
+    /// The links of a run.
+    pub fn new(seed: u64, nodes: usize, clerks: usize, is_encoded: bool, plan: &SwarmPlan) -> Self {
+        let mut rng = Rng::of(seed, Stream::Network);
+        let quality = Quality::draw(&mut rng, plan);
+        Self {
+            rng,
+            nodes,
+            is_encoded,
+            links: vec![Link::default(); nodes * nodes + 2 * nodes * clerks],
+            quality,
+            buffer: FrameBuffer::new(FRAME_BYTES_MAX),
+        }
+    }
+
+    /// Sends a frame.
+    pub fn send(&mut self, now_ns: u64, from: Endpoint, to: Endpoint, frame: Frame) -> Route {
+        let mut route = Route::default();
+        let between_nodes = matches!((from, to), (Endpoint::Node(_), Endpoint::Node(_)));
+        // Drawn whatever becomes of it, so that the cut of one link does not move the others.
+        let is_lost = self.rng.permille(self.quality.drop_permille);
+        let repeats = self.rng.permille(self.quality.duplicate_permille);
+        let delay_ns = self.delay_ns();
+        let place = self.place(from, to);
+        let link = &mut self.links[place];
+        if link.is_cut || is_lost {
+            return route;
+        }
+        let mut at_ns = (now_ns + delay_ns).max(link.clogged_until_ns);
+        if self.quality.is_in_order {
+            at_ns = at_ns.max(link.last_arrival_ns);
+            link.last_arrival_ns = at_ns;
+        }
+        // A request that is repeated by the network could take effect after its client was told that it did not.
+        let is_message = !matches!(frame, Frame::Request(_) | Frame::Reply(_));
+        if repeats && between_nodes && is_message {
+            let late_ns = self.rng.wait(200 * MS);
+            let packet = self.pack(frame.clone());
+            route.arrivals.push((at_ns + late_ns, packet));
+        }
+        let packet = self.pack(frame);
+        route.arrivals.push((at_ns, packet));
+        route
+    }
+
+    /// What arrives. `None`: the connection broke in the middle of the frame, or what came is no frame.
+    pub fn open(&mut self, packet: Packet) -> Option<Frame> {
+        let bytes = match packet {
+            Packet::Moved(frame) => return Some(frame),
+            Packet::Bytes(bytes) => bytes,
+        };
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let room = self.buffer.room();
+            let len = room.len().min(rest.len());
+            room[..len].copy_from_slice(&rest[..len]);
+            self.buffer.advance(len);
+            rest = &rest[len..];
+        }
+        let arrived = self.buffer.next_frame();
+        if let Ok(Some(Arrived::Frame(frame))) = arrived {
+            return Some(frame);
+        }
+        // The connection ends, and with it what came of the frame.
+        self.buffer = FrameBuffer::new(FRAME_BYTES_MAX);
+        None
+    }
+
+    /// Cuts one direction, or mends it.
+    pub fn set_cut(&mut self, from: Endpoint, to: Endpoint, is_cut: bool) {
+        let place = self.place(from, to);
+        self.links[place].is_cut = is_cut;
+    }
+
+    /// Holds back everything on one direction until then.
+    pub fn clog(&mut self, from: Endpoint, to: Endpoint, until_ns: u64) {
+        let place = self.place(from, to);
+        self.links[place].clogged_until_ns = until_ns;
+    }
+
+    /// Cuts a node off from everybody, both ways.
+    pub fn isolate(&mut self, node: usize) {
+        for (from, to) in self.pairs() {
+            if from == Endpoint::Node(node) || to == Endpoint::Node(node) {
+                self.set_cut(from, to, true);
+            }
+        }
+    }
+
+    /// Two halves that share one node: who is in no half with the other does not reach it.
+    pub fn bridge(&mut self, halves: &[(bool, bool)]) {
+        for from in 0..self.nodes {
+            for to in 0..self.nodes {
+                let (a, b) = (halves[from], halves[to]);
+                let is_cut = !(a.0 && b.0 || a.1 && b.1);
+                self.set_cut(Endpoint::Node(from), Endpoint::Node(to), is_cut);
+            }
+        }
+    }
+
+    /// Mends all that was cut and lets go of what was held back.
+    pub fn mend(&mut self) {
+        for link in &mut self.links {
+            link.is_cut = false;
+            link.clogged_until_ns = 0;
+        }
+    }
+
+    /// No frame is lost, repeated or damaged from here on.
+    pub fn calm(&mut self) {
+        self.mend();
+        self.quality = Quality {
+            delay_min_ns: self.quality.delay_min_ns.min(MS),
+            delay_mean_ns: self.quality.delay_mean_ns.min(MS),
+            is_in_order: true,
+            ..Quality::default()
+        };
+    }
+
+    fn delay_ns(&mut self) -> u64 {
+        self.quality.delay_min_ns + self.rng.wait(self.quality.delay_mean_ns)
+    }
+
+    fn pack(&mut self, frame: Frame) -> Packet {
+        if !self.is_encoded {
+            return Packet::Moved(frame);
+        }
+        let mut bytes =
+            encode_frame(&frame, FRAME_BYTES_MAX).expect("a run has no frames over the limit");
+        if self.rng.permille(self.quality.flip_permille) {
+            let bit = self.rng.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        if self.rng.permille(self.quality.reset_permille) {
+            let len = self.rng.index(bytes.len());
+            bytes.truncate(len);
+        }
+        Packet::Bytes(bytes)
+    }
+
+    fn pairs(&self) -> Vec<(Endpoint, Endpoint)> {
+        let clerks = (self.links.len() - self.nodes * self.nodes) / (2 * self.nodes);
+        let mut pairs = Vec::with_capacity(self.links.len());
+        for node in 0..self.nodes {
+            for other in 0..self.nodes {
+                pairs.push((Endpoint::Node(node), Endpoint::Node(other)));
+            }
+            for clerk in 0..clerks {
+                pairs.push((Endpoint::Clerk(clerk), Endpoint::Node(node)));
+                pairs.push((Endpoint::Node(node), Endpoint::Clerk(clerk)));
+            }
+        }
+        pairs
+    }
+
+    fn place(&self, from: Endpoint, to: Endpoint) -> usize {
+        let nodes = self.nodes;
+        match (from, to) {
+            (Endpoint::Node(from), Endpoint::Node(to)) => from * nodes + to,
+            (Endpoint::Clerk(clerk), Endpoint::Node(node)) => {
+                nodes * nodes + 2 * (clerk * nodes + node)
+            }
+            (Endpoint::Node(node), Endpoint::Clerk(clerk)) => {
+                nodes * nodes + 2 * (clerk * nodes + node) + 1
+            }
+            (Endpoint::Clerk(_), Endpoint::Clerk(_)) => unreachable!("clerks do not talk"),
+        }
+    }
+}
+
+impl Quality {
+    fn draw(rng: &mut Rng, plan: &SwarmPlan) -> Self {
+        // All are drawn, whatever is on.
+        let (drop, duplicate) = (rng.between(5, 200), rng.between(5, 300));
+        let (reset, flip) = (rng.between(1, 50), rng.between(1, 50));
+        let slow_ns = rng.between(1, 60) * MS;
+        let on = |class, permille: u64| if plan.has(class) { permille as u32 } else { 0 };
+        Self {
+            drop_permille: on(FaultClass::Drop, drop),
+            duplicate_permille: on(FaultClass::Duplicate, duplicate),
+            reset_permille: on(FaultClass::Reset, reset),
+            flip_permille: on(FaultClass::FlipBit, flip),
+            delay_min_ns: 50_000,
+            delay_mean_ns: if plan.has(FaultClass::Delay) {
+                slow_ns
+            } else {
+                200_000
+            },
+            is_in_order: !plan.has(FaultClass::Reorder),
+        }
+    }
+}
+
+impl Packet {
+    /// A number for the trace.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Moved(Frame::Raft(messages)) => messages.len() as u64,
+            Self::Moved(_) => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One node of the world: its disk and clock, which outlive it, and the process, which comes and goes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quorate::simulation::{SimNode, SimSetup, StateMachine};
+use quorate::transport::{ClerkInbox, Frame, Reply, ReplySink, Transport};
+use quorate::{NodeId, OpenError, Options};
+use quorate_wal::testing::CrashDisk;
+
+use crate::clock::Clock;
+
+/// A node of the world.
+pub struct NodeSlot<M: StateMachine> {
+    /// Its id, one above its place.
+    pub id: NodeId,
+    /// Its disk.
+    pub disk: CrashDisk,
+    /// Its clock.
+    pub clock: Clock,
+    /// The process, while it runs.
+    pub process: Option<SimNode<M>>,
+    /// How often it was started. What was scheduled in an earlier life means nothing any more.
+    pub life: u32,
+    /// Until then it stands still.
+    pub paused_until_ns: u64,
+    /// It is left dead on purpose.
+    pub is_abandoned: bool,
+    /// It stands still in the middle of its next step.
+    pub(crate) is_to_pause: bool,
+    /// Its log failed, and it will be started again.
+    pub(crate) is_replacing: bool,
+    pub(crate) timers: Timers,
+    pub(crate) disk_state: DiskState,
+    outbox: Arc<Outbox>,
+}
+
+/// When the steps of a node are taken next; an event that does not fit is an old one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timers {
+    pub(crate) pass_at_ns: Option<u64>,
+    pub(crate) log_at_ns: Option<u64>,
+    pub(crate) prepare_at_ns: Option<u64>,
+    pub(crate) cover_at_ns: Option<u64>,
+    pub(crate) job_at_ns: Option<u64>,
+}
+
+/// What is the matter with a disk besides what it does by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DiskState {
+    /// Syncs take so many times as long.
+    pub(crate) slowness: u64,
+    /// No sync returns before.
+    pub(crate) stuck_until_ns: u64,
+    /// A fault was set that may make the log fail, or the node impossible to open.
+    pub(crate) is_faulty: bool,
+}
+
+/// What a node sent.
+#[derive(Clone, Debug)]
+pub enum Sent {
+    /// To a node.
+    Frame(NodeId, Frame),
+    /// To a clerk, by its place.
+    Reply(usize, Reply),
+}
+
+/// Takes what a node sends until the world brings it on its way.
+#[derive(Default)]
+struct Outbox(Mutex<Vec<Sent>>);
+
+impl Transport for Outbox {
+    fn send(&self, to: NodeId, frame: Frame) -> bool {
+        self.0.lock().push(Sent::Frame(to, frame));
+        true
+    }
+
+    fn stop(&self) {}
+}
+
+/// The way back to a clerk.
+struct ToClerk {
+    clerk: usize,
+    outbox: Arc<Outbox>,
+}
+
+impl ReplySink for ToClerk {
+    fn reply(&self, reply: Reply) {
+        self.outbox.0.lock().push(Sent::Reply(self.clerk, reply));
+    }
+}
+
+/// The nodes of a run have no clients of their own: all clerks are elsewhere.
+struct NoClients;
+
+impl ClerkInbox for NoClients {
+    fn reply(&self, _from: NodeId, _reply: Reply) {}
+
+    fn disconnected(&self, _node: NodeId) {}
+}
+
+impl<M: StateMachine> NodeSlot<M> {
+    pub(crate) fn new(place: usize, clock: Clock) -> Self {
+        Self {
+            id: NodeId(place as u64 + 1),
+            disk: CrashDisk::new(),
+            clock,
+            process: None,
+            life: 0,
+            paused_until_ns: 0,
+            is_abandoned: false,
+            is_to_pause: false,
+            is_replacing: false,
+            timers: Timers::default(),
+            disk_state: DiskState::default(),
+            outbox: Arc::default(),
+        }
+    }
+
+    /// Starts the process.
+    pub(crate) fn open(
+        &mut self,
+        now_ns: u64,
+        nodes: usize,
+        groups: u32,
+        options: &Options,
+        seed: u64,
+    ) -> Result<(), OpenError> {
+        assert!(self.process.is_none(), "one process at a time");
+        let setup = SimSetup {
+            dir: Path::new("/node").to_path_buf(),
+            disk: Arc::new(self.disk.clone()),
+            node: self.id,
+            members: (1..=nodes as u64).map(NodeId).collect(),
+            groups,
+            options: options.clone(),
+            seed: seed ^ u64::from(self.life) << 32,
+        };
+        self.life += 1;
+        self.timers = Timers::default();
+        self.outbox = Arc::default();
+        let outbox = Arc::clone(&self.outbox);
+        let shown_ns = self.clock.at(now_ns);
+        let process = SimNode::open(&setup, shown_ns, Arc::new(NoClients), |_inbox| outbox)?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends the process, from one moment to the next. What becomes of its disk is said beforehand.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+        self.timers = Timers::default();
+        self.paused_until_ns = 0;
+        self.is_to_pause = false;
+        self.is_replacing = false;
+        self.outbox = Arc::default();
+    }
+
+    /// The way back to a clerk.
+    pub(crate) fn sink(&self, clerk: usize) -> Arc<dyn ReplySink> {
+        Arc::new(ToClerk {
+            clerk,
+            outbox: Arc::clone(&self.outbox),
+        })
+    }
+
+    pub(crate) fn take_sent(&mut self) -> Vec<Sent> {
+        std::mem::take(&mut *self.outbox.0.lock())
+    }
+}

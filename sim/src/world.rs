@@ -1,0 +1,299 @@
+//! The world of a run: nodes, clerks and the network between them, and one heap of events in virtual time.
+//!
+//! Invariants:
+//! - Virtual time never goes back. Events at one moment happen in the order in which they were scheduled.
+//! - A node's steps are taken one at a time. What it sends in a step leaves when the step is over, or, if the process stands
+//!   still in the middle of it, in part then and in part when it goes on.
+//! - Of each kind of step a node has one scheduled at most.
+
+mod clerks;
+mod steps;
+mod troubles;
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use quorate::simulation::StateMachine;
+use quorate::transport::{Reply, Request};
+use quorate::{GroupId, Role};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::judge::{Judge, Ledger, Step};
+use crate::network::{Endpoint, Network, Packet};
+use crate::node::NodeSlot;
+use crate::seed::{Rng, Stream};
+use crate::trace::{Trace, Who};
+use crate::workload::Workload;
+
+use clerks::Clerk;
+
+pub use troubles::End;
+
+/// What a judge sees of the world.
+pub struct Look<'a, M: StateMachine> {
+    /// Virtual time.
+    pub now_ns: u64,
+    /// The nodes, by their place.
+    pub nodes: &'a [NodeSlot<M>],
+}
+
+/// Nodes, clerks and what is between them.
+pub struct World<W: Workload> {
+    /// The seed of the run.
+    pub seed: u64,
+    /// Its shape.
+    pub config: Config,
+    /// Virtual time.
+    pub now_ns: u64,
+    /// The nodes, by their place.
+    pub nodes: Vec<NodeSlot<W::Machine>>,
+    /// The links.
+    pub network: Network,
+    /// What is called, and what was answered.
+    pub workload: W,
+    /// What happened.
+    pub trace: Trace,
+    clerks: Vec<Clerk>,
+    heap: BinaryHeap<Scheduled>,
+    scheduled: u64,
+    judges: Vec<Box<dyn Judge<W::Machine>>>,
+    schedule_rng: Rng,
+    disk_rng: Rng,
+    clock_rng: Rng,
+    fault_rng: Rng,
+    /// Whether faults strike.
+    has_trouble: bool,
+}
+
+/// Something that happens at a moment.
+enum Event {
+    /// A pass of a node's worker.
+    Pass(usize),
+    /// A step of a node's log: write and sync.
+    Log(usize),
+    /// A step of a node's log: off the commit path.
+    Prepare(usize),
+    /// A step of a node's log: when it has rested.
+    Cover(usize),
+    /// A job of a node.
+    Job(usize),
+    /// A frame arrives at a node.
+    Arrive {
+        from: usize,
+        to: usize,
+        packet: Packet,
+    },
+    /// A request arrives at a node.
+    Ask {
+        clerk: usize,
+        to: usize,
+        request: Request,
+    },
+    /// A reply arrives at a clerk.
+    Answer {
+        clerk: usize,
+        from: usize,
+        reply: Reply,
+    },
+    /// A clerk's connection to a node broke.
+    Disconnect { clerk: usize, from: usize },
+    /// A clerk looks after its deadlines.
+    ClerkTick(usize),
+    /// A clerk has thought and makes a call.
+    ClerkCall(usize),
+    /// A fault strikes.
+    Trouble,
+    /// A fault ends.
+    Relief(Relief),
+    /// A dead process is started again.
+    Restart(usize),
+    /// A process whose log failed, in this life of its node, is ended and started again.
+    Replace(usize, u32),
+}
+
+/// The end of a fault.
+#[derive(Clone, Copy, Debug)]
+enum Relief {
+    /// Links are whole again.
+    Network,
+    /// A disk is fast again.
+    Disk(usize),
+    /// There is space again.
+    Space(usize),
+}
+
+struct Scheduled {
+    at_ns: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The heap gives the greatest: the earliest, and of those at one moment the first scheduled.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at_ns, other.number).cmp(&(self.at_ns, self.number))
+    }
+}
+
+impl<W: Workload> World<W> {
+    /// The world of a seed, with nobody running yet.
+    pub fn new(seed: u64, config: Config, keeps_text: bool) -> Self {
+        let mut clock_rng = Rng::of(seed, Stream::Clock);
+        let mut workload_rng = Rng::of(seed, Stream::Workload);
+        let (slowest, fastest) = config.rates_permille;
+        let nodes = (0..config.nodes).map(|place| {
+            let shown_ns = clock_rng.between(1, 1 << 40);
+            let clock = Clock::new(shown_ns, clock_rng.between(slowest, fastest));
+            NodeSlot::new(place, clock)
+        });
+        let nodes: Vec<_> = nodes.collect();
+        let clerks = (0..config.clerks).map(|_| Clerk::new(&config, workload_rng.fork()));
+        Self {
+            seed,
+            now_ns: 0,
+            clerks: clerks.collect(),
+            network: Network::new(
+                seed,
+                config.nodes,
+                config.clerks,
+                config.is_encoded,
+                &config.plan,
+            ),
+            workload: W::new(&config),
+            trace: Trace::new(keeps_text),
+            heap: BinaryHeap::new(),
+            scheduled: 0,
+            judges: vec![Box::<Ledger>::default()],
+            schedule_rng: Rng::of(seed, Stream::Schedule),
+            disk_rng: Rng::of(seed, Stream::Disk),
+            clock_rng,
+            fault_rng: Rng::of(seed, Stream::Faults).fork(),
+            has_trouble: false,
+            nodes,
+            config,
+        }
+    }
+
+    /// Adds a judge of every step.
+    pub fn add_judge(&mut self, judge: Box<dyn Judge<W::Machine>>) {
+        self.judges.push(judge);
+    }
+
+    /// Lets the next event happen. `false`: there is none before `until_ns`, and that is the time now.
+    pub fn step(&mut self, until_ns: u64) -> Result<bool, String> {
+        if self.heap.peek().is_none_or(|next| next.at_ns > until_ns) {
+            self.now_ns = self.now_ns.max(until_ns);
+            return Ok(false);
+        }
+        let Some(next) = self.heap.pop() else {
+            return Ok(false);
+        };
+        debug_assert!(next.at_ns >= self.now_ns, "time goes on");
+        self.now_ns = next.at_ns;
+        match next.event {
+            Event::Pass(node) => self.pass(node)?,
+            Event::Log(node) => self.log_step(node)?,
+            Event::Prepare(node) => self.prepare_step(node)?,
+            Event::Cover(node) => self.cover_step(node)?,
+            Event::Job(node) => self.job_step(node)?,
+            Event::Arrive { from, to, packet } => self.arrive(from, to, packet),
+            Event::Ask { clerk, to, request } => self.ask(clerk, to, request),
+            Event::Answer { clerk, from, reply } => self.answer(clerk, from, reply)?,
+            Event::Disconnect { clerk, from } => self.disconnect(clerk, from)?,
+            Event::ClerkTick(clerk) => self.clerk_tick(clerk)?,
+            Event::ClerkCall(clerk) => self.clerk_call(clerk)?,
+            Event::Trouble => self.trouble()?,
+            Event::Relief(relief) => self.relieve(relief),
+            Event::Restart(node) => self.restart(node)?,
+            Event::Replace(node, life) => self.replace(node, life)?,
+        }
+        Ok(true)
+    }
+
+    /// Lets everything happen until then.
+    pub fn run_until(&mut self, until_ns: u64) -> Result<(), String> {
+        while self.step(until_ns)? {}
+        Ok(())
+    }
+
+    /// Lets everything happen until a condition holds, which is looked at every few milliseconds. `false`: it did not within
+    /// this time.
+    pub fn run_until_holds(
+        &mut self,
+        within_ns: u64,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> Result<bool, String> {
+        let end_ns = self.now_ns + within_ns;
+        while !holds(self) {
+            if self.now_ns >= end_ns {
+                return Ok(false);
+            }
+            self.run_until((self.now_ns + LOOK_NS).min(end_ns))?;
+        }
+        Ok(true)
+    }
+
+    /// The leader of a group in the highest term that any live node is in as leader.
+    pub fn leader(&self, group: GroupId) -> Option<usize> {
+        let running = self.nodes.iter().enumerate();
+        let leading = running.filter_map(|(place, slot)| {
+            let (role, term) = slot.process.as_ref()?.role(group);
+            (role == Role::Leader).then_some((term, place))
+        });
+        leading.max().map(|(_, place)| place)
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<W> {
+        (0..u64::from(self.config.groups)).map(GroupId)
+    }
+
+    fn schedule(&mut self, at_ns: u64, event: Event) {
+        debug_assert!(at_ns >= self.now_ns, "nothing happens in the past");
+        self.scheduled += 1;
+        self.heap.push(Scheduled {
+            at_ns,
+            number: self.scheduled,
+            event,
+        });
+    }
+
+    fn note(&mut self, who: Who, what: &'static str, number: u64, detail: impl FnOnce() -> String) {
+        self.trace.note(self.now_ns, who, what, number, detail);
+    }
+
+    /// Shows a step to the judges.
+    fn judge(&mut self, step: Step<'_>) -> Result<(), String> {
+        let look = Look {
+            now_ns: self.now_ns,
+            nodes: &self.nodes,
+        };
+        for judge in &mut self.judges {
+            judge.after(&look, step)?;
+        }
+        Ok(())
+    }
+}
+
+/// How often a condition is looked at.
+const LOOK_NS: u64 = 5_000_000;
+
+/// A clerk and a node, as ends of a link.
+fn link_to_clerk(node: usize, clerk: usize) -> (Endpoint, Endpoint) {
+    (Endpoint::Node(node), Endpoint::Clerk(clerk))
+}

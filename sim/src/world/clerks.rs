@@ -1,0 +1,227 @@
+//! Clerks: each makes one call after the other, and a few at once now and then.
+
+use std::collections::BTreeMap;
+
+use quorate::simulation::{CallId, ClientSend, SimClient};
+use quorate::transport::{Frame, Origin, Reply, Request};
+use quorate::{Bytes, Error, NodeId};
+
+use super::{Event, World, link_to_clerk};
+use crate::config::Config;
+use crate::seed::Rng;
+use crate::trace::Who;
+use crate::workload::{Call, CallKind, Ticket, Workload};
+
+/// How often a clerk with calls outstanding looks after its deadlines.
+const TICK_NS: u64 = 10_000_000;
+
+/// Calls that a clerk makes at once at most.
+const BURST_MAX: u64 = 4;
+
+pub(super) struct Clerk {
+    client: SimClient,
+    rng: Rng,
+    tickets: BTreeMap<CallId, Ticket>,
+    is_ticking: bool,
+    /// Whether it makes another call when it has its answers.
+    goes_on: bool,
+    /// Calls that succeeded.
+    successes: u64,
+}
+
+impl Clerk {
+    pub(super) fn new(config: &Config, mut rng: Rng) -> Self {
+        let mut nodes: Vec<NodeId> = (1..=config.nodes as u64).map(NodeId).collect();
+        let first = rng.index(nodes.len());
+        nodes.rotate_left(first);
+        Self {
+            client: SimClient::new(&nodes, config.groups, &config.options),
+            rng,
+            tickets: BTreeMap::new(),
+            is_ticking: false,
+            goes_on: false,
+            successes: 0,
+        }
+    }
+}
+
+impl<W: Workload> World<W> {
+    /// Has all clerks make calls, one after the other.
+    pub fn start_clerks(&mut self) {
+        for clerk in 0..self.clerks.len() {
+            self.clerks[clerk].goes_on = true;
+            self.think(clerk);
+        }
+    }
+
+    /// Lets clerks finish what they have called, and call nothing more.
+    pub fn stop_clerks(&mut self) {
+        for clerk in &mut self.clerks {
+            clerk.goes_on = false;
+        }
+    }
+
+    /// Calls without an answer.
+    pub fn outstanding(&self) -> usize {
+        self.clerks
+            .iter()
+            .map(|clerk| clerk.client.outstanding())
+            .sum()
+    }
+
+    /// How many calls of each clerk succeeded.
+    pub fn successes(&self) -> Vec<u64> {
+        self.clerks.iter().map(|clerk| clerk.successes).collect()
+    }
+
+    /// Has a clerk look at everything once more.
+    pub fn last_calls(&mut self, clerk: usize) -> Result<(), String> {
+        for (ticket, call) in self.workload.last_calls(clerk, self.now_ns) {
+            self.issue(clerk, ticket, call);
+        }
+        self.after_clerk(clerk)
+    }
+
+    pub(super) fn clerk_call(&mut self, clerk: usize) -> Result<(), String> {
+        if !self.clerks[clerk].goes_on {
+            return Ok(());
+        }
+        let rng = &mut self.clerks[clerk].rng;
+        let count = if rng.permille(200) {
+            rng.between(2, BURST_MAX)
+        } else {
+            1
+        };
+        for _ in 0..count {
+            let rng = &mut self.clerks[clerk].rng;
+            let (ticket, call) = self.workload.call(clerk, rng, self.now_ns);
+            self.issue(clerk, ticket, call);
+        }
+        self.after_clerk(clerk)
+    }
+
+    fn issue(&mut self, clerk: usize, ticket: Ticket, call: Call) {
+        let now_ns = self.now_ns;
+        self.note(Who::Clerk(clerk), "call", ticket.0, || {
+            let what = match &call.kind {
+                CallKind::Write(_) => "write",
+                CallKind::Query(..) => "query",
+            };
+            format!("#{} {what} {:?}", ticket.0, call.key)
+        });
+        let Clerk {
+            client, tickets, ..
+        } = &mut self.clerks[clerk];
+        let group = client.group_of(&call.key);
+        let id = match call.kind {
+            CallKind::Write(command) => client.write(now_ns, group, command),
+            CallKind::Query(consistency, query) => client.query(now_ns, group, consistency, query),
+        };
+        tickets.insert(id, ticket);
+    }
+
+    pub(super) fn clerk_tick(&mut self, clerk: usize) -> Result<(), String> {
+        let is_busy = self.clerks[clerk].client.tick(self.now_ns);
+        self.clerks[clerk].is_ticking = is_busy;
+        if is_busy {
+            self.schedule(self.now_ns + TICK_NS, Event::ClerkTick(clerk));
+        }
+        self.after_clerk(clerk)
+    }
+
+    pub(super) fn answer(&mut self, clerk: usize, from: usize, reply: Reply) -> Result<(), String> {
+        let id = self.nodes[from].id;
+        self.clerks[clerk].client.reply(self.now_ns, id, reply);
+        self.after_clerk(clerk)
+    }
+
+    pub(super) fn disconnect(&mut self, clerk: usize, from: usize) -> Result<(), String> {
+        let id = self.nodes[from].id;
+        self.clerks[clerk].client.disconnected(self.now_ns, id);
+        self.after_clerk(clerk)
+    }
+
+    /// A request arrives at a node. One that is dead loses it.
+    pub(super) fn ask(&mut self, clerk: usize, to: usize, request: Request) {
+        let slot = &self.nodes[to];
+        let Some(process) = &slot.process else {
+            return;
+        };
+        process.deliver(Origin::Clerk(slot.sink(clerk)), Frame::Request(request));
+        self.wake(to);
+    }
+
+    /// Tells all clerks that a node is gone.
+    pub(super) fn hang_up(&mut self, node: usize) {
+        for clerk in 0..self.clerks.len() {
+            let delay_ns = self.schedule_rng.wait(1_000_000);
+            let event = Event::Disconnect { clerk, from: node };
+            self.schedule(self.now_ns + delay_ns, event);
+        }
+    }
+
+    /// Brings what a clerk sends on its way, and takes what it was answered.
+    fn after_clerk(&mut self, clerk: usize) -> Result<(), String> {
+        for send in self.clerks[clerk].client.take_sends() {
+            let ClientSend::Request(to, request) = send else {
+                unreachable!("a clerk is part of no node");
+            };
+            let node = to.0 as usize - 1;
+            let (node_end, clerk_end) = link_to_clerk(node, clerk);
+            let frame = Frame::Request(request);
+            let route = self.network.send(self.now_ns, clerk_end, node_end, frame);
+            for (at_ns, packet) in route.arrivals {
+                if let Some(Frame::Request(request)) = self.network.open(packet) {
+                    let event = Event::Ask {
+                        clerk,
+                        to: node,
+                        request,
+                    };
+                    self.schedule(at_ns, event);
+                } else {
+                    // A connection that broke is noticed.
+                    self.schedule(at_ns, Event::Disconnect { clerk, from: node });
+                }
+            }
+        }
+        for (id, answer) in self.clerks[clerk].client.take_answers() {
+            self.take_answer(clerk, id, answer)?;
+        }
+        let state = &mut self.clerks[clerk];
+        let is_busy = state.client.outstanding() > 0;
+        if is_busy && !state.is_ticking {
+            state.is_ticking = true;
+            self.schedule(self.now_ns + TICK_NS, Event::ClerkTick(clerk));
+        }
+        Ok(())
+    }
+
+    fn take_answer(
+        &mut self,
+        clerk: usize,
+        id: CallId,
+        answer: Result<Bytes, Error>,
+    ) -> Result<(), String> {
+        let state = &mut self.clerks[clerk];
+        let Some(ticket) = state.tickets.remove(&id) else {
+            return Err(format!("clerk {clerk}: a call was answered twice"));
+        };
+        state.successes += u64::from(answer.is_ok());
+        let is_last = state.client.outstanding() == 0 && state.goes_on;
+        let number = ticket.0 << 1 | u64::from(answer.is_ok());
+        self.note(Who::Clerk(clerk), "answer", number, || match &answer {
+            Ok(answer) => format!("#{} {answer:?}", ticket.0),
+            Err(error) => format!("#{} {error}", ticket.0),
+        });
+        self.workload.answered(ticket, answer, self.now_ns)?;
+        if is_last {
+            self.think(clerk);
+        }
+        Ok(())
+    }
+
+    fn think(&mut self, clerk: usize) {
+        let wait_ns = self.clerks[clerk].rng.wait(self.config.think_ns);
+        self.schedule(self.now_ns + wait_ns, Event::ClerkCall(clerk));
+    }
+}

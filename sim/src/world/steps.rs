@@ -1,0 +1,343 @@
+//! The steps of nodes: when each is taken, how long it takes, and what it sends.
+//!
+//! A step of the log writes, syncs and tells in one call. How long that takes is how long after the first submission the
+//! step is taken; what is submitted meanwhile goes with it. A crash in the middle of a step is a crash of the disk after so
+//! many of its operations, see [`troubles`](super::troubles).
+
+use quorate::simulation::{LogStatus, SimNode};
+use quorate::transport::{Frame, Origin};
+
+use super::{Event, World, link_to_clerk};
+use crate::judge::Step;
+use crate::network::{Endpoint, Packet};
+use crate::node::Sent;
+use crate::trace::Who;
+use crate::workload::Workload;
+
+const MS: u64 = 1_000_000;
+
+/// How long a worker takes to notice an event, on average.
+const WAKE_NS: u64 = 10_000;
+
+/// How long the log rests before its last batch is covered, as in production.
+const COVER_NS: u64 = 20 * MS;
+
+/// How often a full log looks whether space returned, as in production.
+const FULL_NS: u64 = 250 * MS;
+
+/// How long a failed node stays up until its operator starts it again.
+const FAILED_NS: u64 = 500 * MS;
+
+impl<W: Workload> World<W> {
+    /// Starts the processes of all nodes that have none.
+    pub fn start_nodes(&mut self) -> Result<(), String> {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].process.is_none() {
+                self.open(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a process; later, if its disk is in trouble.
+    pub(super) fn open(&mut self, node: usize) -> Result<(), String> {
+        let (nodes, groups) = (self.config.nodes, self.config.groups);
+        let (now_ns, seed) = (self.now_ns, self.seed);
+        let slot = &mut self.nodes[node];
+        let opened = slot.open(now_ns, nodes, groups, &self.config.options, seed);
+        let is_faulty = slot.disk_state.is_faulty;
+        if let Err(error) = opened {
+            self.note(Who::Node(node), "unopened", 0, || error.to_string());
+            if !is_faulty {
+                return Err(format!("node {} cannot be opened: {error}", node + 1));
+            }
+            // What was wrong with the disk is over when somebody looks into it.
+            self.mend_disk(node);
+            self.schedule(now_ns + FAILED_NS, Event::Restart(node));
+            return Ok(());
+        }
+        self.note(Who::Node(node), "opened", 0, String::new);
+        self.judge(Step::Opened { node })?;
+        self.wake(node);
+        Ok(())
+    }
+
+    pub(super) fn restart(&mut self, node: usize) -> Result<(), String> {
+        let slot = &self.nodes[node];
+        if slot.process.is_some() || slot.is_abandoned {
+            return Ok(());
+        }
+        self.open(node)
+    }
+
+    /// A frame arrives. A node that is dead loses it.
+    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) {
+        let number = packet.number();
+        let Some(frame) = self.network.open(packet) else {
+            self.note(Who::Node(to), "broken", number, || {
+                format!("from n{}", from + 1)
+            });
+            return;
+        };
+        let origin = Origin::Node(self.nodes[from].id);
+        let Some(process) = &self.nodes[to].process else {
+            return;
+        };
+        process.deliver(origin, frame);
+        self.wake(to);
+    }
+
+    pub(super) fn pass(&mut self, node: usize) -> Result<(), String> {
+        if !self.is_due(node, Event::Pass, |timers| &mut timers.pass_at_ns) {
+            return Ok(());
+        }
+        let now_ns = self.now_ns;
+        let slot = &mut self.nodes[node];
+        let shown_ns = slot.clock.at(now_ns);
+        if let Some(process) = &mut slot.process {
+            process.pass(shown_ns);
+        }
+        self.after_step(node, "pass")
+    }
+
+    pub(super) fn log_step(&mut self, node: usize) -> Result<(), String> {
+        if !self.is_due(node, Event::Log, |timers| &mut timers.log_at_ns) {
+            return Ok(());
+        }
+        // A failure shows in the status of the log, and to the shard.
+        let _failed = self.process(node).map(SimNode::log_step);
+        self.after_step(node, "log")
+    }
+
+    pub(super) fn prepare_step(&mut self, node: usize) -> Result<(), String> {
+        if !self.is_due(node, Event::Prepare, |timers| &mut timers.prepare_at_ns) {
+            return Ok(());
+        }
+        let _failed = self.process(node).map(SimNode::prepare_step);
+        self.after_step(node, "prepare")
+    }
+
+    pub(super) fn cover_step(&mut self, node: usize) -> Result<(), String> {
+        if !self.is_due(node, Event::Cover, |timers| &mut timers.cover_at_ns) {
+            return Ok(());
+        }
+        if self
+            .process(node)
+            .is_some_and(|process| process.due().cover)
+        {
+            let _failed = self.process(node).map(SimNode::cover_step);
+        }
+        self.after_step(node, "cover")
+    }
+
+    pub(super) fn job_step(&mut self, node: usize) -> Result<(), String> {
+        if !self.is_due(node, Event::Job, |timers| &mut timers.job_at_ns) {
+            return Ok(());
+        }
+        let _none = self.process(node).map(SimNode::job_step);
+        self.after_step(node, "job")
+    }
+
+    /// Has a node's worker look at its queue soon.
+    pub(super) fn wake(&mut self, node: usize) {
+        let at_ns = self.now_ns + 1 + self.schedule_rng.wait(WAKE_NS);
+        self.pass_by(node, at_ns);
+    }
+
+    /// Whether a step that was scheduled is the one to take now: of this life of the node, and not while it stands still.
+    fn is_due(
+        &mut self,
+        node: usize,
+        event: fn(usize) -> Event,
+        timer: fn(&mut crate::node::Timers) -> &mut Option<u64>,
+    ) -> bool {
+        let now_ns = self.now_ns;
+        let slot = &mut self.nodes[node];
+        let at_ns = timer(&mut slot.timers);
+        if *at_ns != Some(now_ns) {
+            return false;
+        }
+        if slot.paused_until_ns > now_ns {
+            let until_ns = slot.paused_until_ns;
+            *at_ns = Some(until_ns);
+            self.schedule(until_ns, event(node));
+            return false;
+        }
+        *at_ns = None;
+        slot.process.is_some()
+    }
+
+    fn process(&self, node: usize) -> Option<&SimNode<W::Machine>> {
+        self.nodes[node].process.as_ref()
+    }
+
+    fn pass_by(&mut self, node: usize, at_ns: u64) {
+        let timer = &mut self.nodes[node].timers.pass_at_ns;
+        if timer.is_none_or(|scheduled| at_ns < scheduled) {
+            *timer = Some(at_ns);
+            self.schedule(at_ns, Event::Pass(node));
+        }
+    }
+
+    /// After a step of a node: sends what it sent, schedules what it needs, and has it judged.
+    pub(super) fn after_step(&mut self, node: usize, what: &'static str) -> Result<(), String> {
+        self.send_all(node, what)?;
+        self.judge(Step::Moved { node })?;
+        self.schedule_steps(node);
+        Ok(())
+    }
+
+    /// Brings what a node sent on its way. If it stands still in the middle of it, the rest leaves when it goes on.
+    fn send_all(&mut self, node: usize, what: &'static str) -> Result<(), String> {
+        let sent = self.nodes[node].take_sent();
+        self.note(Who::Node(node), what, sent.len() as u64, || describe(&sent));
+        let pause_ns = self.draw_pause(node);
+        let before_pause = match pause_ns {
+            0 => sent.len(),
+            _ => self.schedule_rng.index(sent.len() + 1),
+        };
+        for (number, sent) in sent.into_iter().enumerate() {
+            self.judge(Step::Sends { node, sent: &sent })?;
+            let delay_ns = if number < before_pause { 0 } else { pause_ns };
+            self.send_one(node, self.now_ns + delay_ns, sent);
+        }
+        Ok(())
+    }
+
+    fn send_one(&mut self, node: usize, at_ns: u64, sent: Sent) {
+        match sent {
+            Sent::Frame(to, frame) => {
+                let to = to.0 as usize - 1;
+                let (from_end, to_end) = (Endpoint::Node(node), Endpoint::Node(to));
+                let route = self.network.send(at_ns, from_end, to_end, frame);
+                for (at_ns, packet) in route.arrivals {
+                    let event = Event::Arrive {
+                        from: node,
+                        to,
+                        packet,
+                    };
+                    self.schedule(at_ns, event);
+                }
+            }
+            Sent::Reply(clerk, reply) => {
+                let (node_end, clerk_end) = link_to_clerk(node, clerk);
+                let route = self
+                    .network
+                    .send(at_ns, node_end, clerk_end, Frame::Reply(reply));
+                for (at_ns, packet) in route.arrivals {
+                    let event = match self.network.open(packet) {
+                        Some(Frame::Reply(reply)) => Event::Answer {
+                            clerk,
+                            from: node,
+                            reply,
+                        },
+                        _ => Event::Disconnect { clerk, from: node },
+                    };
+                    self.schedule(at_ns, event);
+                }
+            }
+        }
+    }
+
+    fn schedule_steps(&mut self, node: usize) {
+        let Some(process) = &self.nodes[node].process else {
+            return;
+        };
+        let (has_work, deadline_ns) = (process.has_work(), process.deadline_ns());
+        let (due, jobs) = (process.due(), process.jobs());
+        let status = process.log().status();
+        if has_work {
+            self.wake(node);
+        } else {
+            let slot = &self.nodes[node];
+            let at_ns = slot.clock.when(deadline_ns, self.now_ns + 1);
+            if at_ns < u64::MAX {
+                self.pass_by(node, at_ns);
+            }
+        }
+        let now_ns = self.now_ns;
+        if due.drive && self.nodes[node].timers.log_at_ns.is_none() {
+            let at_ns = self.sync_end_ns(node, 1);
+            self.nodes[node].timers.log_at_ns = Some(at_ns);
+            self.schedule(at_ns, Event::Log(node));
+        }
+        if due.prepare && self.nodes[node].timers.prepare_at_ns.is_none() {
+            let at_ns = if status == LogStatus::Full {
+                now_ns + FULL_NS
+            } else {
+                self.sync_end_ns(node, 2)
+            };
+            self.nodes[node].timers.prepare_at_ns = Some(at_ns);
+            self.schedule(at_ns, Event::Prepare(node));
+        }
+        if due.cover && self.nodes[node].timers.cover_at_ns.is_none() {
+            self.nodes[node].timers.cover_at_ns = Some(now_ns + COVER_NS);
+            self.schedule(now_ns + COVER_NS, Event::Cover(node));
+        }
+        if jobs > 0 && self.nodes[node].timers.job_at_ns.is_none() {
+            let at_ns = self.sync_end_ns(node, 2);
+            self.nodes[node].timers.job_at_ns = Some(at_ns);
+            self.schedule(at_ns, Event::Job(node));
+        }
+        if matches!(status, LogStatus::Failed { .. }) {
+            self.schedule_replacement(node);
+        }
+    }
+
+    /// When something that takes so many syncs is done.
+    fn sync_end_ns(&mut self, node: usize, syncs: u64) -> u64 {
+        let wait_ns = self.disk_rng.wait(self.config.sync_ns);
+        let state = self.nodes[node].disk_state;
+        let took_ns = 1_000 + wait_ns * syncs * (1 + state.slowness);
+        (self.now_ns + took_ns).max(state.stuck_until_ns)
+    }
+
+    /// A node whose log failed takes no part any more: its operator starts it again.
+    fn schedule_replacement(&mut self, node: usize) {
+        let slot = &mut self.nodes[node];
+        if !slot.is_replacing {
+            slot.is_replacing = true;
+            let life = slot.life;
+            self.schedule(self.now_ns + FAILED_NS, Event::Replace(node, life));
+        }
+    }
+
+    /// A node that stood still goes on at once: steps that were put off are taken now.
+    pub(super) fn wake_all_steps(&mut self, node: usize) {
+        self.nodes[node].timers = crate::node::Timers::default();
+        self.schedule_steps(node);
+        self.wake(node);
+    }
+}
+
+fn describe(sent: &[Sent]) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for sent in sent {
+        let _infallible = match sent {
+            Sent::Frame(to, Frame::Raft(messages)) => {
+                let names: Vec<String> = messages
+                    .iter()
+                    .map(|it| {
+                        format!(
+                            "g{}:{}",
+                            it.group.0,
+                            crate::trace::name_of(&it.message.body)
+                        )
+                    })
+                    .collect();
+                write!(text, "->{to} {} ", names.join(","))
+            }
+            Sent::Frame(to, Frame::SnapshotChunk(chunk)) => {
+                write!(text, "->{to} chunk@{} ", chunk.offset_bytes)
+            }
+            Sent::Frame(to, Frame::SnapshotAck(ack)) => write!(text, "->{to} {:?} ", ack.status),
+            Sent::Frame(to, _) => write!(text, "->{to} request "),
+            Sent::Reply(clerk, reply) => match &reply.result {
+                Ok(_) => write!(text, "->c{clerk} ok "),
+                Err(refusal) => write!(text, "->c{clerk} {refusal:?} "),
+            },
+        };
+    }
+    text
+}

@@ -1,0 +1,289 @@
+//! Faults that strike at moments, and their ends.
+
+use quorate::simulation::SimNode;
+use quorate_wal::testing::{DiskError, Effect, Fault, OpKind, Survivors};
+
+use super::{Event, Relief, World};
+use crate::faults::FaultClass;
+use crate::judge::Step;
+use crate::network::Endpoint;
+use crate::trace::Who;
+use crate::workload::Workload;
+
+const MS: u64 = 1_000_000;
+
+/// A process that stands still does so for this long at least, and thirty seconds at most.
+const PAUSE_MIN_NS: u64 = 10 * MS;
+const PAUSE_MEAN_NS: u64 = 400 * MS;
+const PAUSE_MAX_NS: u64 = 30_000 * MS;
+
+/// How long a fault lasts on average.
+const LAST_NS: u64 = 800 * MS;
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself: what it wrote is still in the cache.
+    Process,
+    /// With the power.
+    Power,
+}
+
+impl<W: Workload> World<W> {
+    /// Lets faults strike from now on.
+    pub fn begin_trouble(&mut self) {
+        self.has_trouble = true;
+        self.schedule_trouble();
+    }
+
+    /// No fault strikes any more. Those that have struck last until [`heal`](Self::heal).
+    pub fn end_trouble(&mut self) {
+        self.has_trouble = false;
+    }
+
+    /// Links lose and hold back nothing any more, disks are sound, fast and empty, nobody stands still, and the dead are
+    /// started again, save for those that were abandoned.
+    pub fn heal(&mut self) -> Result<(), String> {
+        self.network.calm();
+        for node in 0..self.nodes.len() {
+            self.mend_disk(node);
+            if self.nodes[node].paused_until_ns > self.now_ns {
+                self.nodes[node].paused_until_ns = self.now_ns;
+                self.wake_all_steps(node);
+            }
+            let slot = &self.nodes[node];
+            if slot.process.is_none() && !slot.is_abandoned {
+                self.open(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves nodes dead from now on.
+    pub fn abandon(&mut self, node: usize) -> Result<(), String> {
+        self.nodes[node].is_abandoned = true;
+        self.kill(node, End::Power)
+    }
+
+    /// Takes abandoned nodes back, with the next [`heal`](Self::heal).
+    pub fn take_back(&mut self) {
+        for slot in &mut self.nodes {
+            slot.is_abandoned = false;
+        }
+    }
+
+    /// Ends a process, possibly in the middle of a step of its log.
+    pub fn kill(&mut self, node: usize, end: End) -> Result<(), String> {
+        let in_step = self.disk_rng.permille(300);
+        let changes = self.disk_rng.below(6);
+        let survivors = self.draw_survivors();
+        let slot = &mut self.nodes[node];
+        let Some(process) = &slot.process else {
+            return Ok(());
+        };
+        if in_step {
+            slot.disk.stop_after(changes);
+            step_into_the_end(process, changes);
+        }
+        match end {
+            End::Process => slot.disk.process_crash(),
+            End::Power => slot.disk.power_cut(&survivors),
+        }
+        slot.kill();
+        self.note(Who::Node(node), "killed", changes, || {
+            format!("{end:?}, in a step: {in_step}, of what was not synced: {survivors:?}")
+        });
+        self.hang_up(node);
+        self.judge(Step::Killed { node })
+    }
+
+    /// A node whose log failed is started again.
+    pub(super) fn replace(&mut self, node: usize, life: u32) -> Result<(), String> {
+        let slot = &self.nodes[node];
+        if slot.life != life || slot.process.is_none() {
+            return Ok(());
+        }
+        self.mend_disk(node);
+        let end = if self.disk_rng.permille(500) {
+            End::Process
+        } else {
+            End::Power
+        };
+        self.kill(node, end)?;
+        self.open(node)
+    }
+
+    pub(super) fn trouble(&mut self) -> Result<(), String> {
+        if !self.has_trouble {
+            return Ok(());
+        }
+        let events = self.config.plan.events();
+        if !events.is_empty() {
+            let class = self.fault_rng.pick(&events);
+            self.strike(class)?;
+        }
+        self.schedule_trouble();
+        Ok(())
+    }
+
+    pub(super) fn relieve(&mut self, relief: Relief) {
+        match relief {
+            Relief::Network => self.network.mend(),
+            Relief::Disk(node) => {
+                self.nodes[node].disk_state.slowness = 0;
+                self.nodes[node].disk_state.stuck_until_ns = 0;
+            }
+            Relief::Space(node) => self.nodes[node].disk.set_capacity(None),
+        }
+        self.note(Who::World, "relief", 0, || format!("{relief:?}"));
+    }
+
+    /// Everything is right with a disk again.
+    pub(super) fn mend_disk(&mut self, node: usize) {
+        let slot = &mut self.nodes[node];
+        slot.disk.heal();
+        slot.disk.set_capacity(None);
+        slot.disk_state = crate::node::DiskState::default();
+    }
+
+    /// How long a node stands still in the middle of a step; zero if it does not.
+    pub(super) fn draw_pause(&mut self, node: usize) -> u64 {
+        if !std::mem::take(&mut self.nodes[node].is_to_pause) {
+            return 0;
+        }
+        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(PAUSE_MEAN_NS);
+        let pause_ns = pause_ns.min(PAUSE_MAX_NS);
+        self.nodes[node].paused_until_ns = self.now_ns + pause_ns;
+        self.note(Who::Node(node), "pauses", pause_ns, || {
+            format!("for {} ms", pause_ns / MS)
+        });
+        pause_ns
+    }
+
+    fn schedule_trouble(&mut self) {
+        if self.config.plan.events().is_empty() {
+            return;
+        }
+        let gap_ns = self.fault_rng.wait(self.config.plan.gap_ns);
+        self.schedule(self.now_ns + 1 + gap_ns, Event::Trouble);
+    }
+
+    fn strike(&mut self, class: FaultClass) -> Result<(), String> {
+        let node = self.draw_victim();
+        let other = self.fault_rng.index(self.nodes.len());
+        let lasts_ns = 1 + self.fault_rng.wait(LAST_NS);
+        let number = class as u64 * 16 + node as u64;
+        self.note(Who::World, "fault", number, || {
+            format!("{class:?} at n{}, for {} ms", node + 1, lasts_ns / MS)
+        });
+        let end_ns = self.now_ns + lasts_ns;
+        match class {
+            FaultClass::Crash => self.crash(node, End::Process, end_ns)?,
+            FaultClass::PowerCut => self.crash(node, End::Power, end_ns)?,
+            FaultClass::Pause => self.nodes[node].is_to_pause = true,
+            FaultClass::ClockJump => {
+                let by_ns = self.clock_rng.between(1, 10_000) * MS;
+                self.nodes[node].clock.jump(by_ns);
+                self.wake(node);
+            }
+            FaultClass::OneWayCut => {
+                let (from, to) = (Endpoint::Node(node), Endpoint::Node(other));
+                self.network.set_cut(from, to, true);
+                self.schedule(end_ns, Event::Relief(Relief::Network));
+            }
+            FaultClass::Isolate => {
+                self.network.isolate(node);
+                self.schedule(end_ns, Event::Relief(Relief::Network));
+            }
+            FaultClass::Bridge => {
+                let halves: Vec<_> = (0..self.nodes.len())
+                    .map(|place| {
+                        let in_first = self.fault_rng.permille(500);
+                        (in_first || place == node, !in_first || place == node)
+                    })
+                    .collect();
+                self.network.bridge(&halves);
+                self.schedule(end_ns, Event::Relief(Relief::Network));
+            }
+            FaultClass::Clog => {
+                let (from, to) = (Endpoint::Node(node), Endpoint::Node(other));
+                self.network.clog(from, to, end_ns);
+            }
+            FaultClass::SlowDisk => {
+                self.nodes[node].disk_state.slowness = self.fault_rng.between(5, 200);
+                self.schedule(end_ns, Event::Relief(Relief::Disk(node)));
+            }
+            FaultClass::StuckDisk => {
+                self.nodes[node].disk_state.stuck_until_ns = end_ns;
+            }
+            FaultClass::FailedSync => {
+                let skip = self.fault_rng.below(20);
+                let effect = Effect::Fail(DiskError::Device);
+                let fault = Fault::new(OpKind::Sync, effect).after(skip).times(1);
+                self.nodes[node].disk.inject(fault);
+                self.nodes[node].disk_state.is_faulty = true;
+            }
+            FaultClass::FullDisk => {
+                let disk = &self.nodes[node].disk;
+                let left_bytes = self.fault_rng.below(64 << 10);
+                disk.set_capacity(Some(disk.used_bytes() + left_bytes));
+                self.nodes[node].disk_state.is_faulty = true;
+                self.schedule(end_ns, Event::Relief(Relief::Space(node)));
+            }
+            FaultClass::ClockRate
+            | FaultClass::Drop
+            | FaultClass::Duplicate
+            | FaultClass::Delay
+            | FaultClass::Reorder
+            | FaultClass::Reset
+            | FaultClass::FlipBit => unreachable!("these are a quality of the whole run"),
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, node: usize, end: End, until_ns: u64) -> Result<(), String> {
+        self.kill(node, end)?;
+        self.schedule(until_ns, Event::Restart(node));
+        Ok(())
+    }
+
+    /// A leader of some group half of the time, since that is where most is going on.
+    fn draw_victim(&mut self) -> usize {
+        let group = self.fault_rng.below(u64::from(self.config.groups));
+        let any = self.fault_rng.index(self.nodes.len());
+        if self.fault_rng.permille(500) {
+            self.leader(quorate::GroupId(group)).unwrap_or(any)
+        } else {
+            any
+        }
+    }
+
+    fn draw_survivors(&mut self) -> Survivors {
+        let seed = self.disk_rng.draw();
+        let percent = self.disk_rng.between(0, 100) as u8;
+        let torn_percent = self.disk_rng.pick(&[0, 20, 60]);
+        match self.disk_rng.below(5) {
+            0 => Survivors::None,
+            1 => Survivors::All,
+            2 => Survivors::Prefix((seed % 8) as usize),
+            _ => Survivors::Random {
+                seed,
+                survive_percent: percent,
+                torn_percent,
+            },
+        }
+    }
+}
+
+/// Takes what steps the log and the jobs have to take, on a disk that ends in the middle of them.
+fn step_into_the_end<M: quorate::simulation::StateMachine>(process: &SimNode<M>, changes: u64) {
+    // The end shows as failures, which nobody lives to see.
+    if changes % 2 == 0 {
+        let _ended = process.log_step();
+        let _ended = process.prepare_step();
+    } else {
+        let _ended = process.prepare_step();
+        let _ended = process.log_step();
+    }
+    while process.job_step() {}
+}
