@@ -85,7 +85,7 @@ impl<M: StateMachine> NodeFiles<M> {
                     self.done(transfer.group, JobDone::SendFailed { transfer, reason });
                 }
             }
-            Job::Receive { from, chunk } => self.receive(from, chunk),
+            Job::Receive { from, chunk, id } => self.receive(from, chunk, id),
             Job::Delete { group, file } => {
                 // What could not be deleted now is deleted at the next open.
                 let _left = self.snapshots.remove(group, &file);
@@ -156,9 +156,9 @@ impl<M: StateMachine> NodeFiles<M> {
         }
     }
 
-    fn receive(&self, from: NodeId, chunk: SnapshotChunk) {
+    fn receive(&self, from: NodeId, chunk: SnapshotChunk, id: u64) {
         let transfer = chunk.transfer;
-        let status = match self.store(from, chunk) {
+        let status = match self.store(from, chunk, id) {
             Ok(None) => return,
             Ok(Some(next_bytes)) => SnapshotAckStatus::Next {
                 offset_bytes: next_bytes,
@@ -174,7 +174,7 @@ impl<M: StateMachine> NodeFiles<M> {
     }
 
     /// Stores a chunk. Returns the offset wanted next, or nothing if the snapshot is complete.
-    fn store(&self, from: NodeId, chunk: SnapshotChunk) -> Result<Option<u64>, String> {
+    fn store(&self, from: NodeId, chunk: SnapshotChunk, id: u64) -> Result<Option<u64>, String> {
         let group = chunk.transfer.group;
         let mut incoming = self.incoming.lock();
         let is_current = incoming
@@ -185,7 +185,7 @@ impl<M: StateMachine> NodeFiles<M> {
                 return Err("its beginning is missing".to_owned());
             }
             let writer = self
-                .create(group, &chunk.meta, chunk.transfer.attempt)
+                .create(group, &chunk.meta, id)
                 .map_err(|error| error.to_string())?;
             let begun = Incoming {
                 transfer: chunk.transfer,

@@ -13,6 +13,10 @@ use crate::seed::{Rng, Stream};
 
 const MS: u64 = 1_000_000;
 
+/// How long a frame takes at least, and on average on top of that, where nothing is wrong.
+const DELAY_MIN_NS: u64 = 50_000;
+const DELAY_NS: u64 = 200_000;
+
 /// More than any frame of a run takes.
 const FRAME_BYTES_MAX: usize = 4 << 20;
 
@@ -49,7 +53,7 @@ struct Link {
 }
 
 /// What links do to frames in general.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Quality {
     drop_permille: u32,
     duplicate_permille: u32,
@@ -68,6 +72,8 @@ pub struct Network {
     /// From node to node, from clerk to node, from node to clerk, in this order.
     links: Vec<Link>,
     quality: Quality,
+    /// What they are like in trouble.
+    troubled: Quality,
     /// Empty between two frames.
     buffer: FrameBuffer,
 }
@@ -76,13 +82,14 @@ impl Network {
     /// The links of a run.
     pub fn new(seed: u64, nodes: usize, clerks: usize, is_encoded: bool, plan: &SwarmPlan) -> Self {
         let mut rng = Rng::of(seed, Stream::Network);
-        let quality = Quality::draw(&mut rng, plan);
+        let troubled = Quality::draw(&mut rng, plan);
         Self {
             rng,
             nodes,
             is_encoded,
             links: vec![Link::default(); nodes * nodes + 2 * nodes * clerks],
-            quality,
+            quality: Quality::CALM,
+            troubled,
             buffer: FrameBuffer::new(FRAME_BYTES_MAX),
         }
     }
@@ -180,15 +187,15 @@ impl Network {
         }
     }
 
-    /// No frame is lost, repeated or damaged from here on.
+    /// Frames get lost, repeated, delayed and damaged from here on, as the plan says.
+    pub fn trouble(&mut self) {
+        self.quality = self.troubled;
+    }
+
+    /// Nothing happens to frames from here on. What is on its way stays as it is.
     pub fn calm(&mut self) {
         self.mend();
-        self.quality = Quality {
-            delay_min_ns: self.quality.delay_min_ns.min(MS),
-            delay_mean_ns: self.quality.delay_mean_ns.min(MS),
-            is_in_order: true,
-            ..Quality::default()
-        };
+        self.quality = Quality::CALM;
     }
 
     fn delay_ns(&mut self) -> u64 {
@@ -243,6 +250,16 @@ impl Network {
 }
 
 impl Quality {
+    const CALM: Self = Self {
+        drop_permille: 0,
+        duplicate_permille: 0,
+        reset_permille: 0,
+        flip_permille: 0,
+        delay_min_ns: DELAY_MIN_NS,
+        delay_mean_ns: DELAY_NS,
+        is_in_order: true,
+    };
+
     fn draw(rng: &mut Rng, plan: &SwarmPlan) -> Self {
         // All are drawn, whatever is on.
         let (drop, duplicate) = (rng.between(5, 200), rng.between(5, 300));
@@ -254,11 +271,11 @@ impl Quality {
             duplicate_permille: on(FaultClass::Duplicate, duplicate),
             reset_permille: on(FaultClass::Reset, reset),
             flip_permille: on(FaultClass::FlipBit, flip),
-            delay_min_ns: 50_000,
+            delay_min_ns: DELAY_MIN_NS,
             delay_mean_ns: if plan.has(FaultClass::Delay) {
                 slow_ns
             } else {
-                200_000
+                DELAY_NS
             },
             is_in_order: !plan.has(FaultClass::Reorder),
         }

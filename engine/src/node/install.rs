@@ -385,7 +385,10 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.snapshots.incoming = Some((from, transfer));
-        submit_job(ports, Job::Receive { from, chunk });
+        // Never the transfer's own number: it may come twice before the first one is taken in, and the copy that is not wanted
+        // is deleted by its name.
+        let id = self.snapshots.take_id();
+        submit_job(ports, Job::Receive { from, chunk, id });
     }
 
     /// A snapshot is here, whole and verified: whether it is installed is the core's decision.

@@ -47,8 +47,13 @@ pub(crate) enum Job<M: StateMachine> {
         from_bytes: u64,
         until_bytes: u64,
     },
-    /// Store a chunk that arrived; after the last one, verify, publish and restore.
-    Receive { from: NodeId, chunk: SnapshotChunk },
+    /// Store a chunk that arrived; after the last one, verify, publish and restore. The first one begins a file with
+    /// this id.
+    Receive {
+        from: NodeId,
+        chunk: SnapshotChunk,
+        id: u64,
+    },
     /// Delete a snapshot.
     Delete { group: GroupId, file: SnapshotRef },
 }

@@ -33,6 +33,7 @@ impl<W: Workload> World<W> {
     /// Lets faults strike from now on.
     pub fn begin_trouble(&mut self) {
         self.has_trouble = true;
+        self.network.trouble();
         self.schedule_trouble();
     }
 
