@@ -108,7 +108,7 @@ fn options(rng: &mut Rng, drift_percent: u8) -> Options {
     options.inflight_bytes_max = rng.pick(&[1 << 10, 64 << 10]);
     options.queue_max = rng.pick(&[64, 4_096]);
     options.workers = 1;
-    options.log.segment_bytes_min = rng.pick(&[16 << 10, 32 << 10, 64 << 10]);
+    options.log.segment_bytes_min = rng.pick(&[64 << 10, 128 << 10]);
     options.log.segment_bytes_max = options.log.segment_bytes_min * rng.pick(&[1, 4]);
     options.log.entry_bytes_max = 4 << 10;
     options.log.batch_bytes_max = rng.pick(&[8 << 10, 64 << 10]);

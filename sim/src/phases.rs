@@ -132,10 +132,13 @@ fn agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     let is_settled = world.run_until_holds(LIVENESS_NS, |world| {
         world.outstanding() == 0 && all_lead(world) && all_applied(world)
     })?;
-    require(
-        is_settled,
-        "replicas that are whole do not come to the same index",
-    )?;
+    if !is_settled {
+        return Err(format!(
+            "replicas that are whole do not come to the same index; {} calls are open{}",
+            world.outstanding(),
+            standing(world)
+        ));
+    }
     for group in world.groups() {
         let digests = world.nodes.iter().filter_map(|slot| {
             let process = slot.process.as_ref()?;
@@ -176,6 +179,39 @@ fn all_applied<W: Workload>(world: &World<W>) -> bool {
             views.iter().all(|view| Some(view.applied) == last)
         })
     })
+}
+
+/// How all replicas stand, for whoever reads of a failure.
+fn standing<W: Workload>(world: &World<W>) -> String {
+    let mut text = String::new();
+    for slot in &world.nodes {
+        let Some(process) = &slot.process else {
+            text += &format!("\n  {}: dead", slot.id);
+            continue;
+        };
+        text += &format!("\n  {}: log {:?}", slot.id, process.log().status());
+        for group in process.groups() {
+            let view = process.view(group);
+            text += &format!(
+                "\n    group {}: {:?} {} leader {:?} first {} applied {} commit {} durable {} last {} snapshot {}{}{}",
+                group.0,
+                view.role,
+                view.term,
+                view.leader,
+                view.first_index,
+                view.applied,
+                view.commit,
+                view.durable_index,
+                view.last_index,
+                view.snapshot.index,
+                if view.is_aside { " aside" } else { "" },
+                view.trouble
+                    .map(|it| format!(" ({it})"))
+                    .unwrap_or_default(),
+            );
+        }
+    }
+    text
 }
 
 fn phase<W: Workload>(world: &mut World<W>, name: &'static str) {
