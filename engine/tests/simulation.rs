@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate::simulation::{Answer, ClientSend, CommandBuffer, Map, SimClient, SimNode, SimSetup};
 use quorate::transport::{ClerkInbox, Frame, Origin, Reply, ReplySink, Transport};
-use quorate::{GroupId, NodeId, Options, Role};
+use quorate::{GroupId, LogIndex, NodeId, Options, Role};
 use quorate_wal::testing::{CrashDisk, Survivors};
 
 const GROUP: GroupId = GroupId(0);
@@ -88,6 +88,8 @@ struct Bench {
     /// Frames to this node are kept here and not brought.
     cut_off: Option<usize>,
     kept: Vec<(NodeId, Frame)>,
+    /// Frames from this node get lost.
+    muted: Option<usize>,
 }
 
 impl Bench {
@@ -121,6 +123,7 @@ impl Bench {
             client,
             cut_off: None,
             kept: Vec::new(),
+            muted: None,
         }
     }
 
@@ -158,6 +161,9 @@ impl Bench {
 
     fn bring(&mut self, from: NodeId, to: NodeId, frame: Frame) {
         let place = to.0 as usize - 1;
+        if self.muted == Some(from.0 as usize - 1) {
+            return;
+        }
         if self.cut_off == Some(place) {
             self.kept.push((from, frame));
         } else if let Some(node) = &self.members[place].node {
@@ -180,6 +186,38 @@ impl Bench {
             let node = member.node.as_ref();
             node.is_some_and(|node| node.role(GROUP).0 == Role::Leader)
         })
+    }
+
+    /// Leaves a node so far behind that the leader sends it a snapshot. Returns the first chunk, which it did not get.
+    fn chunk_for(&mut self, lagging: usize) -> (NodeId, Frame) {
+        self.power_cut(lagging);
+        for number in 0..8 {
+            self.put(&format!("k{number}"), "v");
+        }
+        let leader = self.leader().expect("it leads");
+        let node = self.members[leader].node.as_ref().expect("it runs");
+        node.snapshot(GROUP);
+        for _ in 0..100 {
+            self.round();
+        }
+        let now_ns = self.now_ns;
+        self.members[lagging].open(now_ns);
+        self.cut_off = Some(lagging);
+        // What it answers to heartbeats shows the leader how far it is behind; chunks are kept.
+        let is_chunk = |(_, frame): &(NodeId, Frame)| matches!(frame, Frame::SnapshotChunk(_));
+        self.until("a snapshot is sent", |bench| {
+            if bench.kept.iter().any(is_chunk) {
+                return true;
+            }
+            for (from, frame) in std::mem::take(&mut bench.kept) {
+                let node = bench.members[lagging].node.as_ref().expect("it runs");
+                node.deliver(Origin::Node(from), frame);
+            }
+            false
+        });
+        let place = self.kept.iter().position(is_chunk).expect("it is kept");
+        self.cut_off = None;
+        self.kept.swap_remove(place)
     }
 
     fn put(&mut self, key: &str, value: &str) {
@@ -278,48 +316,58 @@ fn nothing_happens_but_in_steps() {
 #[test]
 fn a_snapshot_that_comes_twice_before_it_is_stored_leaves_the_file_that_is_named() {
     let mut options = options();
-    options.snapshot_log_bytes = 64;
     options.trailing_entries = 0;
     let mut bench = Bench::new(options);
     bench.until("an election", |bench| bench.leader().is_some());
     let leader = bench.leader().expect("it leads");
     let lagging = (leader + 1) % 3;
-    bench.power_cut(lagging);
-    for number in 0..8 {
-        bench.put(&format!("k{number}"), "v");
-    }
-    let now_ns = bench.now_ns;
-    bench.members[lagging].open(now_ns);
-    bench.cut_off = Some(lagging);
-    // What it answers to heartbeats shows the leader how far it is behind; chunks are kept.
-    let is_chunk = |(_, frame): &(NodeId, Frame)| matches!(frame, Frame::SnapshotChunk(_));
-    bench.until("a snapshot is sent", |bench| {
-        if bench.kept.iter().any(is_chunk) {
-            return true;
-        }
-        for (from, frame) in std::mem::take(&mut bench.kept) {
-            let node = bench.members[lagging].node.as_ref().expect("it runs");
-            node.deliver(Origin::Node(from), frame);
-        }
-        false
-    });
-    let place = bench.kept.iter().position(is_chunk).expect("it is kept");
-    let (from, chunk) = bench.kept.swap_remove(place);
-    bench.cut_off = None;
+    let (from, chunk) = bench.chunk_for(lagging);
     let node = bench.members[lagging].node.as_mut().expect("it runs");
     node.deliver(Origin::Node(from), chunk.clone());
     node.deliver(Origin::Node(from), chunk);
     node.pass(bench.now_ns);
     assert_eq!(node.jobs(), 2, "both copies wait for the disk");
     assert!(node.job_step() && node.job_step());
-    bench.until("it is taken in", |bench| bench.get(lagging, "k7").is_some());
-    for _ in 0..10 {
-        bench.round();
-    }
-    bench.power_cut(lagging);
+    // It says so to its log and to its files, and nobody says anything to it.
+    let now_ns = bench.now_ns;
+    bench.members[lagging].work(now_ns);
+    assert_eq!(bench.get(lagging, "k7").as_deref(), Some(&b"v"[..]));
+    // What was deleted stays deleted, since the power stays on.
+    let member = &mut bench.members[lagging];
+    member.disk.process_crash();
+    member.node = None;
     let now_ns = bench.now_ns;
     bench.members[lagging].open(now_ns);
-    bench.until("it holds what it held", |bench| {
-        bench.get(lagging, "k7").is_some()
+    assert_eq!(bench.get(lagging, "k7").as_deref(), Some(&b"v"[..]));
+}
+
+/// The leader had not heard how far a follower was and no longer had the entries; the follower refused the snapshot, since it
+/// had all that is in it, and said no more. The leader sent it again and again, and the follower was never sent an entry.
+/// Found by the simulator.
+#[test]
+fn a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent() {
+    let mut options = options();
+    options.trailing_entries = 0;
+    let mut bench = Bench::new(options);
+    bench.until("an election", |bench| bench.leader().is_some());
+    let leader = bench.leader().expect("it leads");
+    let lagging = (leader + 1) % 3;
+    let (from, chunk) = bench.chunk_for(lagging);
+    bench.muted = Some(lagging);
+    let node = bench.members[lagging].node.as_mut().expect("it runs");
+    node.deliver(Origin::Node(from), chunk);
+    bench.until("it is taken in", |bench| {
+        let node = bench.members[lagging].node.as_ref().expect("it runs");
+        node.view(GROUP).snapshot.index > LogIndex::ZERO
+    });
+    // The snapshot that the leader would send is the same one still.
+    for _ in 0..1_000 {
+        bench.round();
+    }
+    bench.muted = None;
+    assert_eq!(bench.leader(), Some(leader));
+    bench.put("more", "v");
+    bench.until("it is sent what follows", |bench| {
+        bench.get(lagging, "more").is_some()
     });
 }

@@ -367,21 +367,28 @@ impl Outgoing {
 impl<M: StateMachine> Replica<M> {
     pub(super) fn snapshot_chunk(
         &mut self,
-        _now_ns: u64,
+        now_ns: u64,
         from: NodeId,
         chunk: SnapshotChunk,
         ports: &Ports<M>,
     ) {
         let transfer = chunk.transfer;
         let is_known = self.snapshots.incoming == Some((from, transfer));
-        let is_stale = transfer.term < self.raft.term() || chunk.meta.index <= self.raft.commit();
-        if is_stale || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some()))
+        let is_stale = transfer.term < self.raft.term();
+        let is_covered = chunk.meta.index <= self.raft.commit();
+        if is_stale
+            || is_covered
+            || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some()))
         {
             let ack = SnapshotAck {
                 transfer,
                 status: SnapshotAckStatus::Refused,
             };
             ports.transport.send(from, Frame::SnapshotAck(ack));
+            if is_covered && !is_stale {
+                // The leader does not know how much is here: it would send the snapshot again for ever.
+                self.step(now_ns, self.arrival(from, transfer, chunk.meta));
+            }
             return;
         }
         self.snapshots.incoming = Some((from, transfer));
@@ -399,14 +406,7 @@ impl<M: StateMachine> Replica<M> {
             self.superseded(received.file, ports);
             return;
         }
-        let message = Message {
-            from: received.from,
-            to: self.raft.id(),
-            term: received.transfer.term,
-            body: Body::SnapshotReceived {
-                meta: received.meta.clone(),
-            },
-        };
+        let message = self.arrival(received.from, received.transfer, received.meta.clone());
         let ack = SnapshotAck {
             transfer: received.transfer,
             status: SnapshotAckStatus::Done,
@@ -414,6 +414,16 @@ impl<M: StateMachine> Replica<M> {
         ports.transport.send(received.from, Frame::SnapshotAck(ack));
         self.snapshots.received = Some(received);
         self.step(now_ns, message);
+    }
+
+    /// How the core hears of a snapshot that is here, or is not needed any more.
+    fn arrival(&self, from: NodeId, transfer: SnapshotTransfer, meta: SnapshotMeta) -> Message {
+        Message {
+            from,
+            to: self.raft.id(),
+            term: transfer.term,
+            body: Body::SnapshotReceived { meta },
+        }
     }
 
     /// Forgets a snapshot that the core, asked at once, did not want.

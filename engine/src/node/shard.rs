@@ -179,6 +179,7 @@ impl<M: StateMachine> Shard<M> {
             (Origin::Node(from), Frame::SnapshotChunk(chunk)) => {
                 if let Some(slot) = self.slot(chunk.transfer.group) {
                     self.replicas[slot].snapshot_chunk(now_ns, from, chunk, &self.ports);
+                    self.mark_ready(slot);
                 }
             }
             (Origin::Node(from), Frame::SnapshotAck(ack)) => {
