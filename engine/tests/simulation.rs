@@ -371,3 +371,29 @@ fn a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent() {
         bench.get(lagging, "more").is_some()
     });
 }
+
+/// What came in one pass went to the log as one batch, which a log of small batches refused; the node then took no part any
+/// more, as if its disk were broken. Found by the simulator.
+#[test]
+fn what_comes_at_once_is_cut_to_what_the_log_takes_at_once() {
+    let mut options = options();
+    options.log.batch_bytes_max = 8 << 10;
+    options.log.queue_bytes_max = 8 << 10;
+    let mut bench = Bench::new(options);
+    bench.until("an election", |bench| bench.leader().is_some());
+    bench.put("a", "1");
+    let value = vec![7; 300];
+    for number in 0..100 {
+        let key = format!("k{number}");
+        let command = CommandBuffer::put(key.as_bytes(), &value).expect("short");
+        bench.client.write(bench.now_ns, GROUP, command);
+    }
+    let mut answered = 0;
+    bench.until("all are answered", |bench| {
+        for (_, answer) in bench.client.take_answers() {
+            answer.expect("it succeeds");
+            answered += 1;
+        }
+        answered == 100
+    });
+}
