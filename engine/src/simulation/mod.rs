@@ -19,7 +19,8 @@ pub use node::{SimNode, SimSetup};
 pub use view::ReplicaView;
 
 pub use quorate_kv::{
-    Answer, CommandBuffer, Image, Map, Outcome, Query, RestoreError, SessionId, StateMachine,
+    Answer, CommandBuffer, Image, Map, MapImage, Outcome, Query, RestoreError, SessionId,
+    StateMachine,
 };
 pub use quorate_raft::{
     Body, Config, Entry, EntryKind, HardState, Message, Observation, SnapshotMeta, Violation,
