@@ -2,8 +2,10 @@
 #![cfg(feature = "simulation")]
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use quorate::simulation::{Answer, ClientSend, CommandBuffer, Map, SimClient, SimNode, SimSetup};
 use quorate::transport::{ClerkInbox, Frame, Origin, Reply, ReplySink, Transport};
@@ -30,7 +32,7 @@ struct Outbox {
 
 impl Transport for Outbox {
     fn send(&self, to: NodeId, frame: Frame) -> bool {
-        self.frames.lock().unwrap().push((to, frame));
+        self.frames.lock().push((to, frame));
         true
     }
 
@@ -39,7 +41,7 @@ impl Transport for Outbox {
 
 impl ReplySink for Outbox {
     fn reply(&self, reply: Reply) {
-        self.replies.lock().unwrap().push(reply);
+        self.replies.lock().push(reply);
     }
 }
 
@@ -134,11 +136,11 @@ impl Bench {
         for place in 0..self.members.len() {
             self.members[place].work(now_ns);
             let from = self.members[place].setup.node;
-            let frames = std::mem::take(&mut *self.members[place].outbox.frames.lock().unwrap());
+            let frames = std::mem::take(&mut *self.members[place].outbox.frames.lock());
             for (to, frame) in frames {
                 self.bring(from, to, frame);
             }
-            let replies = std::mem::take(&mut *self.members[place].outbox.replies.lock().unwrap());
+            let replies = std::mem::take(&mut *self.members[place].outbox.replies.lock());
             for reply in replies {
                 self.client.reply(now_ns, from, reply);
             }
@@ -304,10 +306,10 @@ fn nothing_happens_but_in_steps() {
     let deadline_ns = node.deadline_ns();
     assert!(deadline_ns > 0 && !node.due().drive);
     node.pass(deadline_ns - 1);
-    assert!(bench.members[0].outbox.frames.lock().unwrap().is_empty());
+    assert!(bench.members[0].outbox.frames.lock().is_empty());
     let node = bench.members[0].node.as_mut().expect("it runs");
     node.pass(deadline_ns);
-    let asked = bench.members[0].outbox.frames.lock().unwrap().len();
+    let asked = bench.members[0].outbox.frames.lock().len();
     assert_eq!(asked, 2, "it asks both others for their votes");
 }
 

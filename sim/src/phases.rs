@@ -3,6 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use quorate::simulation::ReplicaView;
+
 use crate::config::Config;
 use crate::seed::{Rng, Stream};
 use crate::trace::Who;
@@ -183,35 +185,35 @@ fn all_applied<W: Workload>(world: &World<W>) -> bool {
 
 /// How all replicas stand, for whoever reads of a failure.
 fn standing<W: Workload>(world: &World<W>) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for slot in &world.nodes {
         let Some(process) = &slot.process else {
-            text += &format!("\n  {}: dead", slot.id);
+            lines.push(format!("\n  {}: dead", slot.id));
             continue;
         };
-        text += &format!("\n  {}: log {:?}", slot.id, process.log().status());
-        for group in process.groups() {
-            let view = process.view(group);
-            text += &format!(
-                "\n    group {}: {:?} {} leader {:?} first {} applied {} commit {} durable {} last {} snapshot {}{}{}",
-                group.0,
-                view.role,
-                view.term,
-                view.leader,
-                view.first_index,
-                view.applied,
-                view.commit,
-                view.durable_index,
-                view.last_index,
-                view.snapshot.index,
-                if view.is_aside { " aside" } else { "" },
-                view.trouble
-                    .map(|it| format!(" ({it})"))
-                    .unwrap_or_default(),
-            );
-        }
+        lines.push(format!("\n  {}: log {:?}", slot.id, process.log().status()));
+        let views = process.groups().map(|group| process.view(group));
+        lines.extend(views.map(|view| format!("\n    {}", line_of(&view))));
     }
-    text
+    lines.concat()
+}
+
+fn line_of(view: &ReplicaView) -> String {
+    format!(
+        "group {}: {:?} in {}, leader {:?}, first {} applied {} commit {} durable {} last {} snapshot {}, aside {}, trouble {:?}",
+        view.group.0,
+        view.role,
+        view.term,
+        view.leader,
+        view.first_index,
+        view.applied,
+        view.commit,
+        view.durable_index,
+        view.last_index,
+        view.snapshot.index,
+        view.is_aside,
+        view.trouble,
+    )
 }
 
 fn phase<W: Workload>(world: &mut World<W>, name: &'static str) {

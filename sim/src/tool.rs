@@ -94,9 +94,9 @@ fn play_many(arguments: &Arguments) -> ExitCode {
         }
     });
     progress(arguments.seeds, arguments.seeds, failed.lock().len(), began);
-    let virtual_s = virtual_ms.into_inner() as f64 / 1e3;
     eprintln!(
-        "\n{virtual_s:.0} virtual seconds in {:.1} s",
+        "\n{} virtual seconds in {:.1} s",
+        virtual_ms.into_inner() / 1_000,
         began.elapsed().as_secs_f64()
     );
     let mut failed = failed.into_inner();

@@ -162,10 +162,16 @@ impl SimClient {
             for (completer, answer) in completions {
                 completer.complete(answer);
             }
-            let answered = self
+            let answered: Vec<CallId> = self
                 .outstanding
-                .extract_if(.., |_, pending| pending.is_ready());
-            let answered = answered.map(|(call, pending)| (call, pending.wait()));
+                .iter()
+                .filter(|(_, pending)| pending.is_ready())
+                .map(|(&call, _)| call)
+                .collect();
+            let answered = answered.into_iter().filter_map(|call| {
+                let pending = self.outstanding.remove(&call)?;
+                Some((call, pending.wait()))
+            });
             self.answers.extend(answered);
         }
         result

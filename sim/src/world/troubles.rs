@@ -279,7 +279,7 @@ impl<W: Workload> World<W> {
 /// Takes what steps the log and the jobs have to take, on a disk that ends in the middle of them.
 fn step_into_the_end<M: quorate::simulation::StateMachine>(process: &SimNode<M>, changes: u64) {
     // The end shows as failures, which nobody lives to see.
-    if changes % 2 == 0 {
+    if changes.is_multiple_of(2) {
         let _ended = process.log_step();
         let _ended = process.prepare_step();
     } else {
