@@ -175,6 +175,45 @@ fn an_answer_to_an_earlier_copy_counts() {
     assert_eq!(first.wait(), Ok(Bytes::new()));
 }
 
+/// Every answer went to a copy that had been replaced by the time it came, and what was taken was sent again with what was not:
+/// the leader's log filled with copies, and no write was ever answered. Found by the simulator.
+#[test]
+fn a_busy_leader_is_sent_again_only_what_it_refused() {
+    let (mut script, first) = Script::open();
+    let (_b, _c) = (script.put("b"), script.put("c"));
+    let sent = script.sent();
+    script.answer(&sent[1], Err(Refusal::Busy));
+    script.answer(&sent[2], Err(Refusal::Busy));
+    script.pass(10 * MS);
+    let again = script.sent();
+    assert_eq!(sequences(&again), [2, 3]);
+    // A second time, from another place.
+    script.answer(&again[1], Err(Refusal::Busy));
+    script.pass(10 * MS);
+    let third = script.sent();
+    assert_eq!(sequences(&third), [3]);
+    for copy in [&sent[0], &again[0], &third[0]] {
+        script.answer(copy, Ok(Outcome::Applied(Bytes::from_static(b"done"))));
+    }
+    assert_eq!(first.wait(), Ok(Bytes::from_static(b"done")));
+    assert!(!script.window.is_busy(), "all are answered");
+}
+
+#[test]
+fn the_answer_to_a_copy_that_was_sent_again_is_the_answer() {
+    let (mut script, first) = Script::open();
+    let sent = script.sent();
+    script.pass(600 * MS);
+    script.pass(20 * MS);
+    let again = script.sent();
+    assert_eq!(sequences(&again), [1], "it is asked elsewhere");
+    script.answer(&sent[0], Ok(Outcome::Applied(Bytes::from_static(b"done"))));
+    assert!(first.is_ready());
+    assert_eq!(first.wait(), Ok(Bytes::from_static(b"done")));
+    script.answer(&again[0], Ok(Outcome::Applied(Bytes::from_static(b"done"))));
+    assert!(!script.window.is_busy());
+}
+
 #[test]
 fn a_write_that_was_only_refused_ends_without_effect_and_leaves_a_skip() {
     let (mut script, first) = Script::open();

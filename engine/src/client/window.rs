@@ -38,6 +38,9 @@ const BUSY_BACKOFF_NS: u64 = 2_000_000;
 /// The wait before a leader with a full disk is asked again.
 const FULL_BACKOFF_NS: u64 = 50_000_000;
 
+/// Copies of a write besides the latest whose answers are still known for what they are.
+const EARLIER_MAX: usize = 8;
+
 /// The request id of a write that was never sent; real ones count from 1.
 const UNSENT: RequestId = RequestId(0);
 
@@ -114,6 +117,8 @@ struct Write {
     body: Body,
     /// The latest copy sent.
     request: RequestId,
+    /// Copies sent before, the oldest first, [`EARLIER_MAX`] at most.
+    earlier: VecDeque<RequestId>,
     /// Whether that copy was refused.
     is_refused: bool,
     /// Copies sent whose fate is not known.
@@ -188,6 +193,7 @@ impl Window {
             sequence,
             body: Body::Unsealed(command),
             request: UNSENT,
+            earlier: VecDeque::new(),
             is_refused: false,
             doubtful: 0,
             deadline_ns: now_ns.saturating_add(self.options.call_timeout_ns),
@@ -210,6 +216,12 @@ impl Window {
             self.read_answered(now_ns, from, reply);
         } else if let Some(place) = self.place_of(reply.id) {
             self.write_answered(now_ns, from, place, reply);
+        } else if let Ok(ReplyBody::Outcome(Outcome::Applied(answer))) = reply.result
+            && let Some(place) = self.place_of_earlier(reply.id)
+        {
+            // Whichever copy was first in the log: it took effect, and this is its answer.
+            self.leader = Some(from);
+            self.settle(place, Ok(answer));
         }
         self.pump(now_ns);
     }
@@ -321,6 +333,12 @@ impl Window {
                 Body::Sealed(command) => command.clone(),
                 Body::Unsealed(_) | Body::Skip => Command::skip(session, write.sequence, floor),
             };
+            if write.request != UNSENT {
+                if write.earlier.len() >= EARLIER_MAX {
+                    write.earlier.pop_front();
+                }
+                write.earlier.push_back(write.request);
+            }
             write.request = id;
             write.is_refused = false;
             write.doubtful += 1;
@@ -357,23 +375,33 @@ impl Window {
         }
     }
 
-    /// The write whose latest copy carries `id`, unless that copy was refused already.
+    /// The write whose latest copy carries `id`, unless that copy was refused already or another one was answered.
     fn place_of(&self, id: RequestId) -> Option<usize> {
-        let place = if id >= self.burst && self.sent > 0 {
-            let first = self.writes.front()?.request;
-            // Ids of one burst ascend almost without gaps: only registrations and reads stand between.
-            let guess = usize::try_from(id.0.checked_sub(first.0)?)
-                .ok()?
-                .min(self.sent - 1);
-            (0..=guess)
-                .rev()
-                .find(|&place| self.writes[place].request <= id)?
-        } else {
-            // An answer to a copy from an earlier burst: rare.
-            self.writes.iter().position(|write| write.request == id)?
-        };
+        let place = self.place_in_burst(id).or_else(|| {
+            // An answer to a copy that is to be sent again: rare.
+            self.writes.iter().position(|write| write.request == id)
+        })?;
         let write = &self.writes[place];
-        (write.request == id && !write.is_refused).then_some(place)
+        (!write.is_refused && !write.is_settled).then_some(place)
+    }
+
+    /// The same among what was sent and is not to be sent again, where ids ascend.
+    fn place_in_burst(&self, id: RequestId) -> Option<usize> {
+        let last = self.sent.checked_sub(1)?;
+        let first = self.writes.front()?.request;
+        // They ascend almost without gaps: only registrations and reads stand between.
+        let guess = usize::try_from(id.0.checked_sub(first.0)?).ok()?.min(last);
+        let place = (0..=guess)
+            .rev()
+            .find(|&place| self.writes[place].request <= id)?;
+        (self.writes[place].request == id).then_some(place)
+    }
+
+    /// The write of which an earlier copy carries `id`.
+    fn place_of_earlier(&self, id: RequestId) -> Option<usize> {
+        self.writes
+            .iter()
+            .position(|write| !write.is_settled && write.earlier.contains(&id))
     }
 
     fn registered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
@@ -384,7 +412,7 @@ impl Window {
                 self.session = Session::Open(session);
             }
             Ok(_) => self.fail_all(&Error::Incompatible),
-            Err(refusal) => self.refused(now_ns, from, refusal),
+            Err(refusal) => self.refused(now_ns, from, refusal, None),
         }
     }
 
@@ -405,7 +433,7 @@ impl Window {
                 self.copy_refused(place);
                 if is_present {
                     self.must_acknowledge = true;
-                    self.refused(now_ns, from, Refusal::Busy);
+                    self.refused(now_ns, from, Refusal::Busy, Some(place));
                 }
             }
             Ok(ReplyBody::Outcome(Outcome::SessionExpired)) => {
@@ -430,7 +458,7 @@ impl Window {
                     };
                     self.give_up(place, Error::TooLarge(error));
                 } else if is_present {
-                    self.refused(now_ns, from, refusal);
+                    self.refused(now_ns, from, refusal, Some(place));
                 }
             }
         }
@@ -485,7 +513,14 @@ impl Window {
         self.sent = 0;
     }
 
-    fn refused(&mut self, now_ns: u64, from: NodeId, refusal: Refusal) {
+    /// Sends again from a write on that its leader refused for now. Those before it were taken: sent again, they would only
+    /// fill the log of a leader that has too much to do already.
+    fn rewind_to(&mut self, place: Option<usize>) {
+        self.sent = self.sent.min(place.unwrap_or(self.sent));
+    }
+
+    /// What to do about a refusal, of the write at `place` if it was one.
+    fn refused(&mut self, now_ns: u64, from: NodeId, refusal: Refusal, place: Option<usize>) {
         if from != self.target {
             self.rewind();
             return;
@@ -498,12 +533,12 @@ impl Window {
             Refusal::Busy => {
                 self.obstacle = Obstacle::Overloaded;
                 self.retry_at_ns = now_ns + BUSY_BACKOFF_NS;
-                self.rewind();
+                self.rewind_to(place);
             }
             Refusal::DiskFull => {
                 self.obstacle = Obstacle::DiskFull;
                 self.retry_at_ns = now_ns + FULL_BACKOFF_NS;
-                self.rewind();
+                self.rewind_to(place);
             }
             Refusal::LogFailed => {
                 self.obstacle = Obstacle::LogFailed;
@@ -567,6 +602,7 @@ impl Window {
             }
             write.sequence = self.next_sequence;
             write.request = UNSENT;
+            write.earlier.clear();
             self.next_sequence += 1;
             self.writes.push_back(write);
         }

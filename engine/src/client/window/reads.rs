@@ -120,7 +120,7 @@ impl Window {
                 );
                 self.unsent_reads.push_back(reply.id);
                 if was_target {
-                    self.refused(now_ns, from, refusal);
+                    self.refused(now_ns, from, refusal, None);
                 }
             }
         }
