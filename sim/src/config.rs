@@ -66,7 +66,7 @@ impl Config {
         let mut config = Self::draw(seed);
         config.nodes = 3;
         config.groups = 1;
-        config.trouble_ns = 14_000 * MS;
+        config.trouble_ns = 18_500 * MS;
         config
     }
 }

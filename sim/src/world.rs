@@ -56,6 +56,9 @@ pub struct World<W: Workload> {
     pub trace: Trace,
     clerks: Vec<Clerk>,
     heap: BinaryHeap<Scheduled>,
+    /// What is scheduled, where the heap says. The heap moves its elements about all the time.
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
     scheduled: u64,
     judges: Vec<Box<dyn Judge<W::Machine>>>,
     schedule_rng: Rng,
@@ -126,7 +129,8 @@ enum Relief {
 struct Scheduled {
     at_ns: u64,
     number: u64,
-    event: Event,
+    /// Where its event is.
+    place: usize,
 }
 
 impl PartialEq for Scheduled {
@@ -177,6 +181,8 @@ impl<W: Workload> World<W> {
             workload: W::new(&config),
             trace: Trace::new(keeps_text),
             heap: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
             scheduled: 0,
             judges: vec![Box::<Ledger>::default()],
             schedule_rng: Rng::of(seed, Stream::Schedule),
@@ -205,7 +211,11 @@ impl<W: Workload> World<W> {
         };
         debug_assert!(next.at_ns >= self.now_ns, "time goes on");
         self.now_ns = next.at_ns;
-        match next.event {
+        self.free.push(next.place);
+        let Some(event) = self.events[next.place].take() else {
+            unreachable!("what is scheduled has an event");
+        };
+        match event {
             Event::Pass(node) => self.pass(node)?,
             Event::Log(node) => self.log_step(node)?,
             Event::Prepare(node) => self.prepare_step(node)?,
@@ -266,10 +276,15 @@ impl<W: Workload> World<W> {
     fn schedule(&mut self, at_ns: u64, event: Event) {
         debug_assert!(at_ns >= self.now_ns, "nothing happens in the past");
         self.scheduled += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
         self.heap.push(Scheduled {
             at_ns,
             number: self.scheduled,
-            event,
+            place,
         });
     }
 
