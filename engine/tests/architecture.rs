@@ -151,7 +151,8 @@ fn workspace() -> PathBuf {
         .to_path_buf()
 }
 
-/// The names of all crates that a manifest depends on, for whatever purpose.
+/// The names of all other crates that a manifest depends on, for whatever purpose. (A crate names itself to have its tests use its
+/// own features.)
 fn dependencies(name: &str) -> BTreeSet<String> {
     let path = workspace().join(name).join("Cargo.toml");
     let manifest = fs::read_to_string(&path).expect("a crate has a manifest");
@@ -176,6 +177,10 @@ fn dependencies(name: &str) -> BTreeSet<String> {
         }
     }
     assert!(!names.is_empty(), "{} was read", path.display());
+    let own = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("name = "));
+    names.remove(own.expect("a package has a name").trim_matches('"'));
     names
 }
 

@@ -292,3 +292,136 @@ impl Packet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate::transport::{Reply, RequestId};
+    use quorate::transport::{ReplyBody, Request, RequestBody};
+    use quorate::{Bytes, GroupId};
+
+    use super::*;
+    use crate::faults::FAULT_CLASSES;
+
+    const NODE: Endpoint = Endpoint::Node(0);
+    const OTHER: Endpoint = Endpoint::Node(1);
+    const CLERK: Endpoint = Endpoint::Clerk(0);
+
+    fn network(classes: &[FaultClass], is_encoded: bool) -> Network {
+        let plan = SwarmPlan {
+            classes: classes.to_vec(),
+            gap_ns: 1,
+        };
+        let mut network = Network::new(7, 3, 2, is_encoded, &plan);
+        network.trouble();
+        network
+    }
+
+    fn message() -> Frame {
+        Frame::Raft(Vec::new())
+    }
+
+    fn request(number: u64) -> Frame {
+        Frame::Request(Request {
+            id: RequestId(number),
+            group: GroupId(3),
+            body: RequestBody::Propose {
+                command: Bytes::from(vec![number as u8; 40]),
+            },
+        })
+    }
+
+    fn sends(network: &mut Network, from: Endpoint, to: Endpoint, count: usize) -> Vec<Route> {
+        (0..count)
+            .map(|_| network.send(1, from, to, message()))
+            .collect()
+    }
+
+    #[test]
+    fn a_calm_network_brings_each_frame_once_and_in_order() {
+        for is_encoded in [false, true] {
+            let mut network = network(&FAULT_CLASSES, is_encoded);
+            network.calm();
+            let mut last_ns = 0;
+            for number in 0..500 {
+                let frame = request(number);
+                let mut route = network.send(number, CLERK, NODE, frame.clone());
+                let (at_ns, packet) = route.arrivals.pop().expect("it arrives");
+                assert!(route.arrivals.is_empty() && at_ns >= last_ns);
+                assert_eq!(network.open(packet), Some(frame));
+                last_ns = at_ns;
+            }
+        }
+    }
+
+    #[test]
+    fn each_class_does_what_it_says_and_nothing_else() {
+        let mut lossy = network(&[FaultClass::Drop], false);
+        let sent = sends(&mut lossy, NODE, OTHER, 1_000);
+        let lost = sent.iter().filter(|it| it.arrivals.is_empty()).count();
+        assert!((1..300).contains(&lost), "{lost}");
+        let mut repeating = network(&[FaultClass::Duplicate], false);
+        let sent = sends(&mut repeating, NODE, OTHER, 1_000);
+        let twice = sent.iter().filter(|it| it.arrivals.len() == 2).count();
+        assert!((1..400).contains(&twice), "{twice}");
+        let requests = (0..1_000).map(|number| repeating.send(1, NODE, OTHER, request(number)));
+        assert!(requests.into_iter().all(|it| it.arrivals.len() == 1));
+        let mut unordered = network(&[FaultClass::Reorder], false);
+        let arrivals: Vec<u64> = sends(&mut unordered, NODE, OTHER, 100)
+            .iter()
+            .map(|it| it.arrivals[0].0)
+            .collect();
+        assert!(!arrivals.is_sorted());
+    }
+
+    #[test]
+    fn what_is_cut_or_damaged_on_its_way_never_arrives_as_something_else() {
+        for class in [FaultClass::FlipBit, FaultClass::Reset] {
+            let mut network = network(&[class], true);
+            let mut broken = 0;
+            for number in 0..20_000 {
+                let frame = request(number);
+                let route = network.send(number, CLERK, NODE, frame.clone());
+                for (_, packet) in route.arrivals {
+                    match network.open(packet) {
+                        Some(arrived) => assert_eq!(arrived, frame, "{class:?}"),
+                        None => broken += 1,
+                    }
+                }
+            }
+            assert!((10..2_000).contains(&broken), "{class:?}: {broken}");
+        }
+    }
+
+    #[test]
+    fn cuts_are_of_one_direction_and_are_mended() {
+        let mut network = network(&[], false);
+        network.set_cut(NODE, OTHER, true);
+        assert!(network.send(1, NODE, OTHER, message()).arrivals.is_empty());
+        assert_eq!(network.send(1, OTHER, NODE, message()).arrivals.len(), 1);
+        network.isolate(1);
+        let reply = Frame::Reply(Reply {
+            id: RequestId(1),
+            result: Ok(ReplyBody::Answer(Bytes::new())),
+        });
+        assert!(network.send(1, OTHER, CLERK, reply).arrivals.is_empty());
+        assert!(
+            network
+                .send(1, CLERK, OTHER, request(1))
+                .arrivals
+                .is_empty()
+        );
+        assert_eq!(network.send(1, CLERK, NODE, request(1)).arrivals.len(), 1);
+        network.mend();
+        assert_eq!(network.send(1, NODE, OTHER, message()).arrivals.len(), 1);
+        network.bridge(&[(true, false), (true, true), (false, true)]);
+        let reaches = |network: &mut Network, from, to| {
+            let (from, to) = (Endpoint::Node(from), Endpoint::Node(to));
+            !network.send(1, from, to, message()).arrivals.is_empty()
+        };
+        assert!(reaches(&mut network, 0, 1) && reaches(&mut network, 2, 1));
+        assert!(!reaches(&mut network, 0, 2) && !reaches(&mut network, 2, 0));
+        network.mend();
+        network.clog(NODE, OTHER, 9_000_000_000);
+        assert!(network.send(1, NODE, OTHER, message()).arrivals[0].0 >= 9_000_000_000);
+    }
+}
