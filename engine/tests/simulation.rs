@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use quorate::simulation::{Answer, ClientSend, CommandBuffer, Map, SimClient, SimNode, SimSetup};
+use quorate::simulation::{
+    Answer, Body, ClientSend, CommandBuffer, Map, SimClient, SimNode, SimSetup,
+};
 use quorate::transport::{ClerkInbox, Frame, Origin, Reply, ReplySink, Transport};
 use quorate::{GroupId, LogIndex, NodeId, Options, Role};
 use quorate_wal::testing::{CrashDisk, Survivors};
@@ -398,4 +400,54 @@ fn what_comes_at_once_is_cut_to_what_the_log_takes_at_once() {
         }
         answered == 100
     });
+}
+
+/// Entries were cut into several batches, and the first one said that all of them were committed. With the power gone in between,
+/// the log ended before what it said was committed, and the node could not be opened again. Found by the simulator.
+#[test]
+fn a_batch_says_nothing_is_committed_that_only_the_next_one_holds() {
+    let mut options = options();
+    options.log.batch_bytes_max = 8 << 10;
+    let mut bench = Bench::new(options);
+    bench.until("an election", |bench| bench.leader().is_some());
+    let leader = bench.leader().expect("it leads");
+    let lagging = (leader + 1) % 3;
+    bench.power_cut(lagging);
+    let value = "v".repeat(1_000);
+    for number in 0..20 {
+        bench.put(&format!("k{number}"), &value);
+    }
+    let now_ns = bench.now_ns;
+    bench.members[lagging].open(now_ns);
+    bench.cut_off = Some(lagging);
+    let is_large = |(_, frame): &(NodeId, Frame)| match frame {
+        Frame::Raft(messages) => messages.iter().any(|it| match &it.message.body {
+            Body::Append { entries, .. } => entries.len() > 15,
+            _ => false,
+        }),
+        _ => false,
+    };
+    bench.until("all that it lacks is sent at once", |bench| {
+        if bench.kept.iter().any(is_large) {
+            return true;
+        }
+        for (from, frame) in std::mem::take(&mut bench.kept) {
+            let node = bench.members[lagging].node.as_ref().expect("it runs");
+            node.deliver(Origin::Node(from), frame);
+        }
+        false
+    });
+    let place = bench.kept.iter().position(is_large).expect("it is kept");
+    let (from, frame) = bench.kept.swap_remove(place);
+    bench.cut_off = None;
+    let node = bench.members[lagging].node.as_mut().expect("it runs");
+    node.deliver(Origin::Node(from), frame);
+    node.pass(bench.now_ns);
+    node.prepare_step().expect("the disk is sound");
+    node.log_step().expect("the disk is sound");
+    assert!(node.due().drive, "more is in line");
+    bench.power_cut(lagging);
+    let now_ns = bench.now_ns;
+    bench.members[lagging].open(now_ns);
+    bench.until("it has all", |bench| bench.get(lagging, "k19").is_some());
 }

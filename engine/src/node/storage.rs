@@ -65,15 +65,33 @@ impl LogReader for GroupLog<'_> {
     }
 }
 
-/// Adds what a core wants persisted to a batch.
+/// Adds what a core wants persisted to a batch, or to several if it is large. Any of them may be the last that becomes
+/// durable, so none says that something is committed which only the next one holds.
 pub(crate) fn add_persist(writes: &mut Writes, group: GroupId, persist: &mut Persist) {
+    let state = persist.hard_state.take().map(to_state);
+    let Some(first) = persist.entries.first() else {
+        if let Some(state) = state {
+            writes.record().set_state(group, state);
+        }
+        return;
+    };
+    let before = first.index.0 - 1;
+    let entries: Vec<_> = persist.entries.drain(..).map(to_entry).collect();
+    let is_whole = writes.has_room_for(&entries);
     // The term reaches the disk no later than any entry of that term.
-    if let Some(state) = persist.hard_state.take() {
-        writes.record().set_state(group, to_state(state));
+    if let Some(state) = state {
+        let commit = if is_whole {
+            state.commit
+        } else {
+            state.commit.min(before)
+        };
+        writes
+            .record()
+            .set_state(group, GroupState { commit, ..state });
     }
-    if !persist.entries.is_empty() {
-        let entries = persist.entries.drain(..).map(to_entry).collect();
-        writes.append(group, entries);
+    writes.append(group, entries);
+    if let Some(state) = state.filter(|state| !is_whole && state.commit > before) {
+        writes.record().set_state(group, state);
     }
 }
 

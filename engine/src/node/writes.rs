@@ -56,13 +56,19 @@ impl Writes {
         }
     }
 
+    /// Whether these entries, and a record in front of them, go into the present batch whole.
+    pub(super) fn has_room_for(&self, entries: &[Entry]) -> bool {
+        let bytes: u64 = entries.iter().map(entry_bytes).sum();
+        self.batch.bytes() + RECORD_BYTES_MAX + bytes <= self.batch_bytes_max
+    }
+
     /// Adds entries, cutting where a batch is large enough. What is to be done when all are durable must be added to
     /// `after` afterwards.
     pub(super) fn append(&mut self, group: GroupId, entries: Vec<Entry>) {
         let mut part = Vec::with_capacity(entries.len());
         let mut part_bytes = self.batch.bytes();
         for entry in entries {
-            let bytes = entry.payload.len() as u64 + ENTRY_OVERHEAD_BYTES;
+            let bytes = entry_bytes(&entry);
             if part_bytes + bytes > self.batch_bytes_max && part_bytes > 0 {
                 self.batch.append(group, std::mem::take(&mut part));
                 self.close();
@@ -102,6 +108,11 @@ impl Writes {
             "what waits for the disk stands beside what is written"
         );
     }
+}
+
+/// What an entry takes of a batch at most.
+fn entry_bytes(entry: &Entry) -> u64 {
+    entry.payload.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
