@@ -76,7 +76,7 @@ pub struct SimSetup {
 /// // An election, step by step: the timer fires, the vote is written, the node hears that it is durable.
 /// let deadline_ns = node.deadline_ns();
 /// node.pass(deadline_ns);
-/// while node.due().drive {
+/// while node.due().drive || node.due().prepare {
 ///     node.prepare_step()?;
 ///     node.log_step()?;
 ///     node.pass(deadline_ns);
