@@ -117,6 +117,8 @@ fn entry_bytes(entry: &Entry) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use quorate_wal::GroupState;
+
     use super::*;
 
     fn entries(lens: impl Iterator<Item = usize>) -> Vec<Entry> {
@@ -138,7 +140,7 @@ mod tests {
         for group in 0..300 {
             writes
                 .record()
-                .set_state(GroupId(group), Default::default());
+                .set_state(GroupId(group), GroupState::default());
             writes.append(GroupId(group), entries((0..40).map(|it| it * it)));
         }
         writes.append(GroupId(300), entries([48 << 10; 3].into_iter()));

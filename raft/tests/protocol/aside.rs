@@ -1,7 +1,7 @@
 //! A replica whose disk lost entries stands aside: to the others it is as if it were down, until a
 //! snapshot covers what is gone.
 
-use quorate_raft::{Body, LogIndex, NodeId, Role, Round, SnapshotMeta, Term};
+use quorate_raft::{Body, LogIndex, NodeId, Raft, Role, Round, SnapshotMeta, Term};
 
 use crate::cluster::Cluster;
 use crate::solo::{MS, Solo, config, options};
@@ -151,7 +151,7 @@ fn a_new_leader_sends_it_a_snapshot_as_soon_as_it_has_one() {
     let hurt = ids.into_iter().find(|&id| id != first).expect("three");
     cluster.with_raft(hurt, |raft, now_ns| raft.set_aside(now_ns, LogIndex(5)));
     // Another leader knows nothing of what the replica acknowledged.
-    cluster.with_raft(first, |raft, now_ns| raft.step_down(now_ns));
+    cluster.with_raft(first, Raft::step_down);
     cluster.run_until("another leads", |cluster| {
         cluster
             .settled_leader()

@@ -185,7 +185,7 @@ impl Log {
         self.seal_segments(preparer)?;
         // Giving back first may give the space that the next segment needs.
         let deleted = self.reclaim(preparer);
-        let moving = self.move_entries(preparer)?;
+        let moving = self.move_entries(preparer);
         let segment_ready = if moving && !self.pace.is_pressing() {
             // The segment that is being emptied is the next one, if it is empty in time.
             self.spare.lock().is_some()

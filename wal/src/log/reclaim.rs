@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::batch::{Move, WriteBatch};
+use crate::disk::DiskFile;
 use crate::error::{LogError, ReadError};
 use crate::format::{BLOCK_BYTES, segment_name};
 use crate::ids::{GroupId, Lsn, SegmentId};
@@ -134,8 +135,7 @@ impl Log {
             && segment.bytes >= self.queue.lock().blocked_bytes
             && segment.bytes <= self.options.segment_bytes_max
             && segment.bytes.is_multiple_of(BLOCK_BYTES);
-        let mut is_free =
-            || Arc::get_mut(&mut segment.file).is_some_and(|file| file.forget_reads());
+        let mut is_free = || Arc::get_mut(&mut segment.file).is_some_and(DiskFile::forget_reads);
         if !is_wanted || !is_free() {
             return Ok(Err(segment));
         }
@@ -166,8 +166,7 @@ impl Log {
             && preparer.takes(segment.bytes)
             && bytes <= bytes_max
             && self.is_uncovered.load(Ordering::Relaxed);
-        let mut is_free =
-            || Arc::get_mut(&mut segment.file).is_some_and(|file| file.forget_reads());
+        let mut is_free = || Arc::get_mut(&mut segment.file).is_some_and(DiskFile::forget_reads);
         if !fits || !is_free() {
             return Some(segment);
         }
@@ -225,18 +224,18 @@ impl Log {
 
     /// Moves some of what lives out of the segment that is worth it most, if the sealed segments
     /// take more than twice what lives in the log. Whether there is more to move.
-    pub(super) fn move_entries(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
+    pub(super) fn move_entries(&self, preparer: &mut Preparer) -> bool {
         if let Some(lsn) = preparer.reclaim.moving {
             if self.durable() < lsn {
-                return Ok(true);
+                return true;
             }
             preparer.reclaim.moving = None;
         }
         let Some(id) = self.choose(&preparer.reclaim.stuck) else {
-            return Ok(false);
+            return false;
         };
         if !self.may_move() {
-            return Ok(false);
+            return false;
         }
         let candidates = self.candidates(id, &mut preparer.reclaim.at);
         for moved in candidates {
@@ -261,7 +260,7 @@ impl Log {
             }
         }
         self.work.notify_one();
-        Ok(preparer.reclaim.moving.is_some())
+        preparer.reclaim.moving.is_some()
     }
 
     /// Where segments cannot be filled to more than a half, since an entry or the checkpoint takes

@@ -35,6 +35,10 @@ pub(crate) struct Replay {
 }
 
 /// The segment that is being read.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what is known of it and what was found in it are independent of each other"
+)]
 struct Reading<'a> {
     scanner: Scanner<'a>,
     segment: &'a Segment,

@@ -408,7 +408,8 @@ impl DiskFile for PowerFile {
         self.shared.call(Call::Sync, &self.path)?;
         self.shared.change()?;
         let mut content = self.content.lock();
-        content.durable = content.live.to_vec();
+        let Content { live, durable, .. } = &mut *content;
+        durable.clone_from(live);
         content.unsynced_bytes = 0;
         let rot_at = *self.shared.rot_at.lock();
         if let Some(byte) = rot_at.and_then(|at| content.durable.get_mut(at)) {
@@ -422,7 +423,8 @@ impl DiskFile for PowerFile {
         self.shared.call(Call::DropCache, &self.path)?;
         let mut content = self.content.lock();
         if content.unsynced_bytes == 0 {
-            content.live = content.durable.to_vec();
+            let Content { live, durable, .. } = &mut *content;
+            live.clone_from(durable);
         }
         Ok(())
     }
