@@ -10,8 +10,8 @@ use crate::common::{DIR, appended, commit};
 use crate::model::Step;
 use crate::world::{Crash, OLD, World, check_entries, options, survivors};
 
-/// Space comes back while the segment that is written to is hardly used, so that nothing is due to
-/// be filled in step with it, and nothing is written because entries are refused.
+/// Space comes back while little is due to be filled in step with the segment that is written to,
+/// and nothing is written because entries are refused.
 #[test]
 fn a_large_segment_is_filled_at_once_when_space_returns() {
     const SEGMENT_BYTES: u64 = 1 << 20;
@@ -20,7 +20,8 @@ fn a_large_segment_is_filled_at_once_when_space_returns() {
     options.segment_bytes_min = SEGMENT_BYTES;
     options.segment_bytes_max = SEGMENT_BYTES;
     let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options).unwrap();
-    commit(&log, appended(1, 1..=1, 1, 100));
+    // The next one is begun when a quarter of this one is used.
+    commit(&log, appended(1, 1..=1, 1, 300_000));
     disk.set_capacity(Some(disk.used_bytes()));
     assert!(!log.prepare().unwrap().segment_ready);
     assert_eq!(log.status(), LogStatus::Full);
