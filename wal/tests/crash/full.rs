@@ -21,7 +21,7 @@ fn a_large_segment_is_filled_at_once_when_space_returns() {
     options.segment_bytes_max = SEGMENT_BYTES;
     let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options).unwrap();
     // The next one is begun when a quarter of this one is used.
-    for index in 1..=30 {
+    for index in 1..=40 {
         commit(&log, appended(1, index..=index, 1, 8000));
     }
     disk.set_capacity(Some(disk.used_bytes()));
@@ -30,7 +30,7 @@ fn a_large_segment_is_filled_at_once_when_space_returns() {
     disk.set_capacity(None);
     assert!(log.prepare().unwrap().segment_ready);
     assert_eq!(log.status(), LogStatus::Healthy);
-    commit(&log, appended(1, 31..=31, 1, 100));
+    commit(&log, appended(1, 41..=41, 1, 100));
 }
 
 /// What the system says when it has nothing left to give: space, quota, size, open files.
