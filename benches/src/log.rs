@@ -72,6 +72,8 @@ struct LogWriter {
     group: GroupId,
     next_index: u64,
     calls: u64,
+    /// Filled again and again where calls are pipelined.
+    batch: WriteBatch,
     payloads: Payloads,
     shape: AppendShape,
 }
@@ -112,6 +114,7 @@ impl LogAppend {
             group: GroupId(group),
             next_index: 1,
             calls: 0,
+            batch: WriteBatch::new(),
             payloads: payloads.starting_at(group),
             shape,
         };
@@ -187,6 +190,12 @@ impl LogAppend {
 
 impl LogWriter {
     fn next_batch(&mut self) -> WriteBatch {
+        let mut batch = WriteBatch::new();
+        self.fill(&mut batch);
+        batch
+    }
+
+    fn fill(&mut self, batch: &mut WriteBatch) {
         let first = self.next_index;
         self.next_index += self.shape.entries as u64;
         let entry = |index| Entry {
@@ -196,12 +205,10 @@ impl LogWriter {
             payload: self.payloads.draw(),
         };
         self.calls += 1;
-        let mut batch = WriteBatch::new();
         batch.append(self.group, (first..self.next_index).map(entry).collect());
         if self.calls.is_multiple_of(self.shape.calls_kept()) {
             batch.compact(self.group, self.next_index);
         }
-        batch
     }
 }
 
@@ -223,8 +230,11 @@ impl Writer for HandingWriter<'_> {
 
 impl Pipeline for LogWriter {
     fn issue(&mut self) -> Result<u64, Failure> {
-        let mut batch = self.next_batch();
-        Ok(self.log.enqueue(&mut batch)?.0)
+        let mut batch = std::mem::take(&mut self.batch);
+        self.fill(&mut batch);
+        let lsn = self.log.enqueue(&mut batch)?;
+        self.batch = batch;
+        Ok(lsn.0)
     }
 
     fn flush(&mut self) {

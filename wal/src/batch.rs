@@ -133,6 +133,20 @@ impl WriteBatch {
         Self::default()
     }
 
+    /// An empty batch in the buffers of one that was written.
+    pub(crate) fn from_buffers(mut desc: Vec<u8>, packed: Option<Vec<u8>>) -> Self {
+        desc.clear();
+        let mut batch = Self {
+            desc,
+            ..Self::default()
+        };
+        if let Some(mut packed) = packed {
+            packed.clear();
+            batch.chunks.push(Chunk::Packed(packed));
+        }
+        batch
+    }
+
     /// Adds entries with consecutive indexes to the log of a group. If the first index is not
     /// behind the last one of the log, the log is cut there first. The CRCs of the payloads are
     /// computed here. Entries that do not fit together, or to the log, are refused when the batch
@@ -220,6 +234,15 @@ impl WriteBatch {
     /// Bytes that the batch takes in the log, without what it shares with others.
     pub fn bytes(&self) -> u64 {
         self.desc.len() as u64 + self.payload_bytes
+    }
+
+    /// Bytes of memory that its buffers take.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        let packed = |chunk: &Chunk| match chunk {
+            Chunk::Packed(bytes) => bytes.capacity(),
+            Chunk::Shared(_) => 0,
+        };
+        self.desc.capacity() + self.chunks.iter().map(packed).sum::<usize>()
     }
 
     /// Bytes that it takes if it is written alone.

@@ -328,6 +328,7 @@ impl<M: StateMachine> Shard<M> {
             match self.ports.log.enqueue(&mut batch) {
                 Ok(lsn) => {
                     self.unacked.push_back((lsn, after));
+                    self.writes.give_back(batch);
                     has_submitted = true;
                 }
                 Err(error) => {

@@ -23,6 +23,8 @@ pub(crate) struct Writes {
     batch: WriteBatch,
     pub(super) after: Vec<After>,
     closed: Vec<Closed>,
+    /// Empty, with buffers that the log gave back.
+    spare: WriteBatch,
     batch_bytes_max: u64,
 }
 
@@ -52,6 +54,7 @@ impl Writes {
             batch: WriteBatch::new(),
             after: Vec::new(),
             closed: Vec::new(),
+            spare: WriteBatch::new(),
             batch_bytes_max: batch_bytes_max - BATCH_OVERHEAD_BYTES,
         }
     }
@@ -94,10 +97,16 @@ impl Writes {
         self.closed.drain(..)
     }
 
+    /// Takes back a batch that the log has emptied, to be filled again.
+    pub(super) fn give_back(&mut self, emptied: WriteBatch) {
+        self.spare = emptied;
+    }
+
     fn close(&mut self) {
         if !self.batch.is_empty() {
+            let next = std::mem::take(&mut self.spare);
             self.closed.push((
-                std::mem::take(&mut self.batch),
+                std::mem::replace(&mut self.batch, next),
                 std::mem::take(&mut self.after),
             ));
         } else if let Some((_, after)) = self.closed.last_mut() {

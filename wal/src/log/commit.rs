@@ -32,7 +32,7 @@ impl Log {
     /// nothing else to do meanwhile. Calls of many threads share syncs. Only for logs that a
     /// [`LogThread`](super::LogThread) drives.
     pub fn commit(&self, mut batch: WriteBatch) -> Result<Lsn, CommitError> {
-        let lsn = self.enqueue(&mut batch)?;
+        let lsn = self.queue.lock().push(&mut batch, &self.options)?;
         if !self.is_shared() {
             // A failure shows when the durable lsn is looked at.
             drop(self.drive());

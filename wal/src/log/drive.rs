@@ -465,12 +465,14 @@ impl Log {
         };
         let mut faults = Vec::new();
         let mut recent = self.recent.write();
+        let mut emptied = Vec::new();
         let mut is_uncovered = false;
         for Submission { batch, .. } in work.submissions {
             let payload_end = index.apply(place, work.last, &batch.desc, &mut faults);
             is_uncovered |= batch.records > 0;
             let desc_end = place.desc_offset + batch.desc.len() as u64;
-            recent.push(segment, place.desc_offset, place.payload_offset, batch);
+            let (desc_offset, payload_offset) = (place.desc_offset, place.payload_offset);
+            recent.push(segment, desc_offset, payload_offset, batch, &mut emptied);
             place.payload_offset = payload_end;
             place.desc_offset = desc_end;
         }
@@ -486,6 +488,7 @@ impl Log {
             .room_bytes()
             .saturating_sub(footer_bytes(writer.indexed.0, writer.indexed.1));
         queue.checkpoint_bytes = checkpoint_bytes;
+        queue.give_back(emptied);
         drop(queue);
         if self.options.durability == Durability::PowerLoss {
             self.synced.store(work.last.0, Ordering::Release);

@@ -23,6 +23,12 @@ use super::{Drove, Log, LogStatus};
 /// one.
 const INLINE_SYNC_NS_MAX: u64 = 20_000;
 
+/// So many empty batches are kept for those who fill them again.
+const POOL_MAX: usize = 1024;
+
+/// Larger buffers are given back to the allocator.
+const POOLED_BYTES_MAX: usize = 4 << 10;
+
 /// One submission, in line.
 #[derive(Debug)]
 pub(crate) struct Submission {
@@ -50,6 +56,8 @@ pub(crate) struct Queue {
     growth: u64,
     next_lsn: Lsn,
     bounds: HashMap<GroupId, Bounds>,
+    /// Empty batches with buffers, at most [`POOL_MAX`].
+    pool: Vec<WriteBatch>,
     /// Set when the threads should end.
     pub(crate) stopping: Option<Stop>,
 }
@@ -66,16 +74,22 @@ impl Log {
     /// that is returned. Batches of one group must come in order; an error means that nothing of
     /// the batch was taken.
     pub fn submit(&self, mut batch: WriteBatch) -> Result<Lsn, SubmitError> {
-        let lsn = self.enqueue(&mut batch)?;
+        let lsn = self.queue.lock().push(&mut batch, &self.options)?;
         self.work.notify_one();
         Ok(lsn)
     }
 
     /// Like [`submit`](Self::submit), but wakes nobody: call [`nudge`](Self::nudge) after the last
     /// of several. A batch that is refused stays as it was, so that it can be handed in again; one
-    /// that is taken is empty afterwards.
+    /// that is taken is empty afterwards, and has the buffers of one that was written before: whoever
+    /// fills it again saves what it costs to make new ones.
     pub fn enqueue(&self, batch: &mut WriteBatch) -> Result<Lsn, SubmitError> {
-        self.queue.lock().push(batch, &self.options)
+        let mut queue = self.queue.lock();
+        let lsn = queue.push(batch, &self.options)?;
+        if let Some(emptied) = queue.pool.pop() {
+            *batch = emptied;
+        }
+        Ok(lsn)
     }
 
     /// Has written what was enqueued. Where a sync takes less time than waking a thread does, this
@@ -112,6 +126,7 @@ impl Queue {
             growth: 0,
             next_lsn,
             bounds,
+            pool: Vec::new(),
             stopping: None,
         }
     }
@@ -124,6 +139,13 @@ impl Queue {
             }),
             _ => None,
         }
+    }
+
+    /// Takes empty batches back, to be filled again.
+    pub(crate) fn give_back(&mut self, mut emptied: Vec<WriteBatch>) {
+        emptied.truncate(POOL_MAX - self.pool.len());
+        emptied.retain(|batch| batch.buffer_bytes() <= POOLED_BYTES_MAX);
+        self.pool.append(&mut emptied);
     }
 
     /// Takes the first in line.
@@ -150,7 +172,11 @@ impl Queue {
         }
     }
 
-    fn push(&mut self, batch: &mut WriteBatch, options: &LogOptions) -> Result<Lsn, SubmitError> {
+    pub(super) fn push(
+        &mut self,
+        batch: &mut WriteBatch,
+        options: &LogOptions,
+    ) -> Result<Lsn, SubmitError> {
         if let LogStatus::Failed { reason } = &self.status {
             return Err(SubmitError::Failed {
                 reason: reason.clone(),

@@ -30,7 +30,18 @@ struct Kept {
     desc: Vec<u8>,
     /// Parts of the payload area, each with its offset.
     payloads: SmallVec<[(u64, Bytes); 1]>,
+    /// Whether its one part is a buffer of the log's own.
+    is_packed: bool,
     bytes: u64,
+}
+
+impl Kept {
+    /// Its buffers, unless a reader holds bytes of them.
+    fn empty(mut self) -> WriteBatch {
+        let payload = self.payloads.pop().filter(|_| self.is_packed);
+        let packed = payload.and_then(|(_, bytes)| bytes.try_into_mut().ok());
+        WriteBatch::from_buffers(self.desc, packed.map(Vec::from))
+    }
 }
 
 impl Recent {
@@ -42,17 +53,20 @@ impl Recent {
         }
     }
 
-    /// Keeps a submission that was written to these offsets.
+    /// Keeps a submission that was written to these offsets. The buffers of those that go for it are
+    /// added to `emptied`.
     pub(crate) fn push(
         &mut self,
         segment: SegmentId,
         desc_offset: u64,
         payload_offset: u64,
         batch: WriteBatch,
+        emptied: &mut Vec<WriteBatch>,
     ) {
         if batch.slots == 0 || self.bytes_max == 0 {
             return;
         }
+        let is_packed = matches!(batch.chunks[..], [Chunk::Packed(_)]);
         let mut bytes = batch.desc.capacity() as u64;
         let mut offset = payload_offset;
         let mut payloads = SmallVec::with_capacity(batch.chunks.len());
@@ -77,12 +91,14 @@ impl Recent {
             desc_offset,
             desc: batch.desc,
             payloads,
+            is_packed,
             bytes,
         });
         while self.bytes > self.bytes_max
             && let Some(oldest) = self.kept.pop_front()
         {
             self.bytes -= oldest.bytes;
+            emptied.push(oldest.empty());
         }
     }
 
@@ -139,8 +155,20 @@ mod tests {
     fn finds_every_payload_by_its_place_and_nothing_else() {
         let mut recent = Recent::new(1 << 20);
         let lens = [5, 0, 4000, 8, 3000];
-        recent.push(SegmentId(3), 4160, 9000 * 8, batch(1, &lens));
-        recent.push(SegmentId(4), 4160, 9000 * 8, batch(9, &[7]));
+        recent.push(
+            SegmentId(3),
+            4160,
+            9000 * 8,
+            batch(1, &lens),
+            &mut Vec::new(),
+        );
+        recent.push(
+            SegmentId(4),
+            4160,
+            9000 * 8,
+            batch(9, &[7]),
+            &mut Vec::new(),
+        );
         let (mut slot, mut payload) = (4160 + RUN_BYTES as u64, 9000 * 8);
         for (index, len) in (1_u8..).zip(lens) {
             let (found, bytes) = recent.find(SegmentId(3), slot, payload).expect("kept");
@@ -160,12 +188,28 @@ mod tests {
     #[test]
     fn keeps_no_more_than_it_may() {
         let mut recent = Recent::new(100_000);
+        let mut emptied = Vec::new();
         for segment in 1..100 {
-            recent.push(SegmentId(segment), 4160, 8192, batch(1, &[3000, 3000]));
+            let lens = [1500, 1500];
+            recent.push(
+                SegmentId(segment),
+                4160,
+                8192,
+                batch(1, &lens),
+                &mut emptied,
+            );
             assert!(recent.bytes <= 100_000);
         }
         let slot = 4160 + RUN_BYTES as u64;
         assert!(recent.find(SegmentId(99), slot, 8192).is_some());
         assert!(recent.find(SegmentId(50), slot, 8192).is_none());
+        assert!(emptied.len() > 50);
+        let is_reusable = |batch: &WriteBatch| {
+            let [Chunk::Packed(packed)] = &batch.chunks[..] else {
+                return false;
+            };
+            batch.is_empty() && packed.is_empty() && packed.capacity() >= 3000
+        };
+        assert!(emptied.iter().all(is_reusable));
     }
 }
