@@ -405,6 +405,30 @@ fn a_dead_segment_is_used_again_unless_somebody_holds_bytes_of_it() {
     }
 }
 
+/// What was moved was kept in memory as bytes of the map of the segment that it came from, so that no
+/// segment that had to be emptied was ever used again.
+#[test]
+fn a_segment_that_was_emptied_by_moving_is_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.segment_bytes_min = SEGMENT_BYTES_MAX;
+    // Less than a segment, so that what is moved comes from a map.
+    options.recent_bytes_max = 32 << 10;
+    let (log, _) = Log::open(Arc::new(RealDisk), dir.path(), options).unwrap();
+    let kept = entry(2, 1, 1, 5000);
+    commit(&log, appended(2, 1..=1, 1, 5000));
+    for index in 1..=300 {
+        let mut batch = appended(1, index..=index, 1, 3000);
+        batch.compact(GroupId(1), index);
+        commit(&log, batch);
+        rest(&log);
+    }
+    let stats = log.stats();
+    assert!(stats.moved_bytes > 2 * 5000, "{stats:?}");
+    assert!(stats.recycled > 10, "{stats:?}");
+    assert_eq!(log.read(GroupId(2), 1, 2, usize::MAX).unwrap(), [kept]);
+}
+
 #[test]
 fn opening_again_and_again_takes_no_space_and_changes_nothing() {
     let disk = MemoryDisk::new();

@@ -63,7 +63,9 @@ impl Recent {
         batch: WriteBatch,
         emptied: &mut Vec<WriteBatch>,
     ) {
-        if batch.slots == 0 || self.bytes_max == 0 {
+        // Entries that were moved are old, and hold the map of the segment that they came from, which
+        // is to be used again.
+        if batch.slots == 0 || self.bytes_max == 0 || !batch.moves.is_empty() {
             return;
         }
         let is_packed = matches!(batch.chunks[..], [Chunk::Packed(_)]);
