@@ -80,6 +80,9 @@ pub(crate) enum Metric {
     GbPerSThread,
     DiskOverLiveMax,
     DiskOverLiveEnd,
+    /// As a share of twice what lives and two segments.
+    DiskOverBoundMax,
+    DiskOverBoundEnd,
     MovedMib,
     P99MovingUs,
     P99QuietUs,
@@ -235,6 +238,12 @@ impl Stored {
 impl Report {
     pub(crate) fn put(&mut self, metric: Metric, value: f64) {
         self.values.push((metric, value));
+    }
+
+    /// A figure that was added.
+    pub(crate) fn value(&self, metric: Metric) -> Option<f64> {
+        let found = self.values.iter().find(|(which, _)| *which == metric);
+        found.map(|(_, value)| *value)
     }
 
     /// Adds a figure that not every machine has.

@@ -146,6 +146,8 @@ pub(crate) fn work(space: &Space) -> Result<Report, Failure> {
         (engine.moved)().map(|bytes| bytes as f64 / MIB),
     );
     put_ratios(&mut report, elapsed);
+    let live_bytes = live.load(Ordering::Relaxed) * ENTRY_BYTES as u64;
+    put_share_of_bound(&mut report, space.subject, live_bytes);
     Ok(report)
 }
 
@@ -220,6 +222,23 @@ fn fill(
         live.fetch_add(ids.len() as u64 * space.kept, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Disk as a share of what a log of ours may take: twice what lives, and two segments.
+fn put_share_of_bound(report: &mut Report, subject: Subject, live_bytes: u64) {
+    let segment_bytes = match subject {
+        Subject::Quorate => LogOptions::default().segment_bytes_max,
+        Subject::SmallSegments => SMALL_BYTES,
+        _ => return,
+    };
+    let bound = 2.0 + 2.0 * segment_bytes as f64 / live_bytes.max(1) as f64;
+    let share = |metric| report.value(metric).map(|ratio| ratio / bound);
+    let (most, end) = (
+        share(Metric::DiskOverLiveMax),
+        share(Metric::DiskOverLiveEnd),
+    );
+    report.put_some(Metric::DiskOverBoundMax, most);
+    report.put_some(Metric::DiskOverBoundEnd, end);
 }
 
 /// Disk over live, by seconds, until it is at rest after the load is over.

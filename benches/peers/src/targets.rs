@@ -135,13 +135,19 @@ impl List<'_> {
 
     fn space(&mut self) {
         for case in [THOUSAND, THOUSAND_UNSYNCED, HOT] {
-            self.add(
-                Load::Space,
-                case,
-                "disk beside live data, at most",
-                AtMost(2.0),
-                |case| case.median(Quorate, Metric::DiskOverLiveMax),
-            );
+            let what = "disk as a share of twice what lives and two segments, at most";
+            self.add(Load::Space, case, what, AtMost(1.0), |case| {
+                case.median(Quorate, Metric::DiskOverBoundMax)
+            });
+            let what = "the same at rest";
+            self.add(Load::Space, case, what, AtMost(1.0), |case| {
+                case.median(Quorate, Metric::DiskOverBoundEnd)
+            });
+            let what = "p99 while moving as a multiple of p99 otherwise";
+            self.add(Load::Space, case, what, AtMost(1.2), |case| {
+                let quiet = case.median(Quorate, Metric::P99QuietUs)?;
+                Some(case.median(Quorate, Metric::P99MovingUs)? / quiet)
+            });
         }
     }
 

@@ -3,9 +3,10 @@
 use crate::job::{Load, Metric, Subject};
 
 use Metric::{
-    BytesPerEntry, Changes, DeviceWritten, DiskOverLiveEnd, DiskOverLiveMax, EntriesPerS,
-    GbPerSThread, GrownMib, LogWritten, MaxUs, MovedMib, MovingShare, OpenMs, P50Us, P99AwayUs,
-    P99MovingUs, P99NearUs, P99QuietUs, P99Us, P999Us, PeakMib, ResidentMib, ScannedMib, SyncsPerS,
+    BytesPerEntry, Changes, DeviceWritten, DiskOverBoundEnd, DiskOverBoundMax, DiskOverLiveEnd,
+    DiskOverLiveMax, EntriesPerS, GbPerSThread, GrownMib, LogWritten, MaxUs, MovedMib, MovingShare,
+    OpenMs, P50Us, P99AwayUs, P99MovingUs, P99NearUs, P99QuietUs, P99Us, P999Us, PeakMib,
+    ResidentMib, ScannedMib, SyncsPerS,
 };
 use Subject::{MapWrite, Pipelined, Probe, Quorate, RaftEngine};
 
@@ -186,11 +187,14 @@ pub(super) const SECTIONS: [Section; 8] = [
         load: Load::Space,
         title: "Disk beside live data",
         what: "Entries of 1 KiB; an appending group keeps 64 to 96 of them. \"most\": in the \
-               second half of the run; \"at rest\": after it. \"moving\": calls under way while \
+               second half of the run; \"at rest\": after it. The bound is twice what lives and \
+               two segments. \"moving\": calls under way while \
                Quorate moved entries, or raft-engine purged.",
         tables: &[Table::Subjects(&[
             column("disk / live, most", Cell::Own(DiskOverLiveMax), 2),
             column("at rest", Cell::Own(DiskOverLiveEnd), 2),
+            column("of its bound, most", Cell::Own(DiskOverBoundMax), 2),
+            column("at rest", Cell::Own(DiskOverBoundEnd), 2),
             column("entries /s", Cell::Own(EntriesPerS), 0),
             column("moved MiB", Cell::Own(MovedMib), 1),
             column("p99 moving µs", Cell::Own(P99MovingUs), 1),
