@@ -255,7 +255,7 @@ fn options() -> Options {
     options.log.segment_bytes_min = 64 << 10;
     options.log.segment_bytes_max = 64 << 10;
     options.log.entry_bytes_max = 4 << 10;
-    options.log.batch_bytes_max = 16 << 10;
+    options.log.batch_bytes_max = 36 << 10;
     options.call_timeout = Duration::from_secs(20);
     options
 }
@@ -381,12 +381,12 @@ fn a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent() {
 #[test]
 fn what_comes_at_once_is_cut_to_what_the_log_takes_at_once() {
     let mut options = options();
-    options.log.batch_bytes_max = 8 << 10;
-    options.log.queue_bytes_max = 8 << 10;
+    options.log.batch_bytes_max = 36 << 10;
+    options.log.queue_bytes_max = 36 << 10;
     let mut bench = Bench::new(options);
     bench.until("an election", |bench| bench.leader().is_some());
     bench.put("a", "1");
-    let value = vec![7; 300];
+    let value = vec![7; 1_500];
     for number in 0..100 {
         let key = format!("k{number}");
         let command = CommandBuffer::put(key.as_bytes(), &value).expect("short");
@@ -407,13 +407,13 @@ fn what_comes_at_once_is_cut_to_what_the_log_takes_at_once() {
 #[test]
 fn a_batch_says_nothing_is_committed_that_only_the_next_one_holds() {
     let mut options = options();
-    options.log.batch_bytes_max = 8 << 10;
+    options.log.batch_bytes_max = 36 << 10;
     let mut bench = Bench::new(options);
     bench.until("an election", |bench| bench.leader().is_some());
     let leader = bench.leader().expect("it leads");
     let lagging = (leader + 1) % 3;
     bench.power_cut(lagging);
-    let value = "v".repeat(1_000);
+    let value = "v".repeat(3_000);
     for number in 0..20 {
         bench.put(&format!("k{number}"), &value);
     }

@@ -111,7 +111,7 @@ fn options(rng: &mut Rng, drift_percent: u8) -> Options {
     options.log.segment_bytes_min = rng.pick(&[64 << 10, 128 << 10]);
     options.log.segment_bytes_max = options.log.segment_bytes_min * rng.pick(&[1, 4]);
     options.log.entry_bytes_max = 4 << 10;
-    options.log.batch_bytes_max = rng.pick(&[8 << 10, 64 << 10]);
+    options.log.batch_bytes_max = rng.pick(&[36 << 10, 64 << 10]);
     options.log.queue_bytes_max = options.log.batch_bytes_max * rng.pick(&[1, 8]);
     options.log.recent_bytes_max = rng.pick(&[0, 4 << 10, 1 << 20]);
     options
