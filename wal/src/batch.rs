@@ -21,6 +21,9 @@ use crate::record::{self, Keep, RUN_BYTES, RunHead, SLOT_BYTES, Slot};
 /// are.
 pub(crate) const COPY_BYTES_MAX: usize = 2048;
 
+/// Batches up to this size are copied behind each other while they wait.
+const GATHERED_BYTES_MAX: u64 = 4 << 10;
+
 /// One entry of the log of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
@@ -78,9 +81,19 @@ pub struct WriteBatch {
     /// By how much the checkpoint of all groups may grow.
     pub(crate) growth: u64,
     pub(crate) ops: SmallVec<[Op; 1]>,
+    /// The run that the descriptors end with.
+    last_run: Option<LastRun>,
     /// Entries that this batch moves out of an old segment.
     pub(crate) moves: Vec<Move>,
     pub(crate) invalid: Option<(GroupId, &'static str)>,
+}
+
+/// A run that the next entry of the group continues, so that it needs no run of its own.
+#[derive(Clone, Copy, Debug)]
+struct LastRun {
+    /// Where it begins in the descriptors; it ends where they do.
+    offset: usize,
+    head: RunHead,
 }
 
 /// A part of the payload area.
@@ -175,7 +188,7 @@ impl WriteBatch {
             self.put_run(group, run, false);
         }
         self.entries += entries.len() as u64;
-        self.ops.push(Op::Append { group, first, last });
+        self.push_op(Op::Append { group, first, last });
         for entry in entries {
             self.put_payload(entry.payload);
         }
@@ -250,6 +263,12 @@ impl WriteBatch {
         batch_bytes(self.desc.len() as u64, self.payload_bytes)
     }
 
+    /// Bytes that it takes together with another one.
+    pub(crate) fn bytes_with(&self, other: &Self) -> u64 {
+        let desc_bytes = self.desc.len() + other.desc.len();
+        batch_bytes(desc_bytes as u64, self.payload_bytes + other.payload_bytes)
+    }
+
     /// Bytes that it takes of a segment at most: itself, and its part of the index behind it.
     pub(crate) fn bytes_in_segment(&self) -> u64 {
         self.bytes_alone() + footer_growth(self.runs, self.slots)
@@ -284,6 +303,78 @@ impl WriteBatch {
         }
     }
 
+    /// Whether it is so small and plain that copying it behind another one costs less than keeping it apart.
+    pub(crate) fn can_be_gathered(&self) -> bool {
+        self.bytes() <= GATHERED_BYTES_MAX && self.is_plain()
+    }
+
+    /// Whether it appends entries, which are all in one buffer, and moves none.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.entries > 0
+            && self.moves.is_empty()
+            && matches!(self.chunks[..], [] | [Chunk::Packed(_)])
+    }
+
+    /// Takes over what is in another batch, which is empty afterwards and keeps its buffers. Both must be
+    /// [plain](Self::is_plain); this one may be empty.
+    pub(crate) fn gather(&mut self, other: &mut Self) {
+        match other.last_run {
+            Some(LastRun { offset: 0, head }) => {
+                self.begin_run(head);
+                self.desc.extend_from_slice(&other.desc[RUN_BYTES..]);
+            }
+            last_run => {
+                let base = self.desc.len();
+                self.desc.extend_from_slice(&other.desc);
+                self.records += other.records;
+                self.runs += other.runs;
+                self.growth += other.growth;
+                self.last_run = last_run.map(|run| LastRun {
+                    offset: base + run.offset,
+                    ..run
+                });
+            }
+        }
+        if let Some(chunk) = other.chunks.first() {
+            self.packed().extend_from_slice(chunk.bytes());
+        }
+        self.payload_bytes += other.payload_bytes;
+        self.entries += other.entries;
+        self.slots += other.slots;
+        self.entry_bytes_max = self.entry_bytes_max.max(other.entry_bytes_max);
+        for &op in &other.ops {
+            self.push_op(op);
+        }
+        other.clear();
+    }
+
+    /// Forgets what is in it, and keeps the buffers.
+    fn clear(&mut self) {
+        let packed = match self.chunks.pop() {
+            Some(Chunk::Packed(packed)) => Some(packed),
+            _ => None,
+        };
+        *self = Self::from_buffers(std::mem::take(&mut self.desc), packed);
+    }
+
+    /// Adds what is to be checked; appends that follow each other are one.
+    fn push_op(&mut self, op: Op) {
+        if let (
+            Some(Op::Append {
+                group: before,
+                last: end,
+                ..
+            }),
+            Op::Append { group, first, last },
+        ) = (self.ops.last_mut(), op)
+            && (*before, *end + 1) == (group, first)
+        {
+            *end = last;
+            return;
+        }
+        self.ops.push(op);
+    }
+
     /// Makes room for entries, so that a batch of a few small ones takes two allocations.
     fn reserve(&mut self, entries: &[Entry]) {
         self.desc.reserve(RUN_BYTES + entries.len() * SLOT_BYTES);
@@ -299,15 +390,14 @@ impl WriteBatch {
         let Entry {
             term, index, kind, ..
         } = run[0];
-        let head = RunHead {
+        self.begin_run(RunHead {
             group,
             term,
             first_index: index,
             kind,
             count: run.len() as u32,
             moved,
-        };
-        record::put_run(&mut self.desc, head);
+        });
         for entry in run {
             let len = entry.payload.len() as u64;
             let crc = entry_crc(group.0, entry.index, term, kind, &entry.payload);
@@ -321,9 +411,23 @@ impl WriteBatch {
             );
             self.entry_bytes_max = self.entry_bytes_max.max(len);
         }
-        self.runs += 1;
         self.slots += run.len() as u64;
+    }
+
+    /// Puts the head of a run, or has the last one go on where this one follows it. The slots are put by the caller.
+    fn begin_run(&mut self, head: RunHead) {
+        if let Some(last) = &mut self.last_run
+            && last.is_followed_by(&head)
+        {
+            last.head.count += head.count;
+            record::set_run_count(&mut self.desc, last.offset, last.head.count);
+            return;
+        }
+        let offset = self.desc.len();
+        record::put_run(&mut self.desc, head);
+        self.runs += 1;
         self.count_record(0);
+        self.last_run = Some(LastRun { offset, head });
     }
 
     fn put_payload(&mut self, payload: Bytes) {
@@ -378,11 +482,23 @@ impl WriteBatch {
 
     fn count_record(&mut self, growth: u64) {
         self.records += 1;
+        self.last_run = None;
         self.growth += record::group_bytes(1) as u64 + growth;
     }
 
     fn refuse(&mut self, group: GroupId, reason: &'static str) {
         self.invalid.get_or_insert((group, reason));
+    }
+}
+
+impl LastRun {
+    /// Whether entries under this head may stand behind those of the run without one.
+    fn is_followed_by(&self, next: &RunHead) -> bool {
+        let head = &self.head;
+        let follows = head.first_index.checked_add(u64::from(head.count)) == Some(next.first_index);
+        follows
+            && (head.group, head.term, head.kind, head.moved)
+                == (next.group, next.term, next.kind, next.moved)
     }
 }
 
@@ -443,6 +559,88 @@ mod tests {
             panic!("the payload was copied")
         };
         assert_eq!(kept.as_ptr(), large.payload.as_ptr());
+    }
+
+    /// What the records and the payload area of a batch say: each entry with its group and term, and what is no entry by its
+    /// name.
+    fn contents(batch: &WriteBatch) -> Vec<String> {
+        let area: Vec<u8> = batch
+            .chunks
+            .iter()
+            .flat_map(|chunk| chunk.bytes().to_vec())
+            .collect();
+        assert_eq!(area.len() as u64, batch.payload_bytes);
+        let mut said = Vec::new();
+        let mut offset = 0;
+        for record in record::Records::new(&batch.desc) {
+            let (_, record) = record.expect("what was put decodes");
+            let record::Record::Run(run) = record else {
+                said.push(format!("{record:?}"));
+                continue;
+            };
+            for (index, slot) in (run.first_index..).zip(run.slots()) {
+                let len = slot.len as usize;
+                let payload = &area[offset..offset + len];
+                let crc = entry_crc(run.group.0, index, run.term, run.kind, payload);
+                assert_eq!(crc, slot.crc);
+                said.push(format!("{} {} {index}: {payload:?}", run.group, run.term));
+                offset += len.next_multiple_of(UNIT_BYTES);
+            }
+        }
+        said
+    }
+
+    #[test]
+    fn what_is_gathered_says_what_its_parts_said() {
+        let mut ends = [0; 3];
+        let mut gathered = WriteBatch::new();
+        let (mut said, mut sums, mut numbers, mut parts) = (Vec::new(), [0; 3], 1_u64, 0);
+        for call in 0..400_u64 {
+            numbers = numbers
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(call);
+            let group = (numbers >> 60) as usize % 3;
+            let mut part = WriteBatch::new();
+            if (numbers >> 40).is_multiple_of(8) {
+                part.set_state(GroupId(group as u64), GroupState::default());
+            }
+            let count = 1 + (numbers >> 50) % 3;
+            let term = 1 + call / 100;
+            let entry = |index| Entry {
+                term,
+                ..entry(index, (numbers >> 33) as usize % 40)
+            };
+            let first = ends[group] + 1;
+            ends[group] += count;
+            part.append(
+                GroupId(group as u64),
+                (first..first + count).map(entry).collect(),
+            );
+            if (numbers >> 43).is_multiple_of(8) {
+                part.compact(GroupId(group as u64), first);
+            }
+            said.extend(contents(&part));
+            for (sum, more) in sums
+                .iter_mut()
+                .zip([part.entries, part.slots, part.payload_bytes])
+            {
+                *sum += more;
+            }
+            parts += part.runs;
+            gathered.gather(&mut part);
+            assert!(part.is_empty() && part.bytes() == 0 && part.ops.is_empty());
+        }
+        assert_eq!(contents(&gathered), said);
+        assert_eq!(
+            [gathered.entries, gathered.slots, gathered.payload_bytes],
+            sums
+        );
+        let records = record::Records::new(&gathered.desc).count();
+        assert_eq!(records, gathered.records as usize);
+        let is_run = |record: &Result<_, _>| matches!(record, Ok((_, record::Record::Run(_))));
+        let runs = record::Records::new(&gathered.desc).filter(is_run).count();
+        assert_eq!(runs as u64, gathered.runs);
+        assert!(gathered.runs < parts, "some continue the one before them");
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub(crate) const SLOT_BYTES: usize = 8;
 pub(crate) const CONTEXT_BYTES_MAX: usize = 4096;
 
 const PREFIX_BYTES: usize = 8;
+/// Where a run says how long it is, and how many entries it has.
+const RUN_LENGTH_AT: usize = 4;
+const RUN_COUNT_AT: usize = PREFIX_BYTES + 24;
 /// Set in the flags of a record that a reader which does not know its kind may pass over.
 const FLAG_OPTIONAL: u8 = 0x80;
 const FLAG_SNAPSHOT_INSTALL: u8 = 0x01;
@@ -148,6 +151,13 @@ pub(crate) fn put_run(out: &mut Vec<u8>, head: RunHead) {
     out.pad_to(UNIT_BYTES);
 }
 
+/// Has the run that stands at `offset`, behind which nothing stands yet, say that it has so many slots.
+pub(crate) fn set_run_count(out: &mut [u8], offset: usize, count: u32) {
+    let bytes = (RUN_BYTES + count as usize * SLOT_BYTES) as u32;
+    set_u32(out, offset + RUN_LENGTH_AT, bytes);
+    set_u32(out, offset + RUN_COUNT_AT, count);
+}
+
 pub(crate) fn put_slot(out: &mut Vec<u8>, slot: Slot) {
     out.put_u32(slot.len);
     out.put_u32(slot.crc);
@@ -231,6 +241,10 @@ fn put_prefix(out: &mut Vec<u8>, kind: u8, flags: u8, bytes: usize) {
     out.put_u8(flags);
     out.put_u16(0); // Reserved.
     out.put_u32(bytes as u32);
+}
+
+fn set_u32(out: &mut [u8], at: usize, value: u32) {
+    out[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
 fn put_snapshot_body(out: &mut Vec<u8>, snapshot: &SnapshotRef) {

@@ -48,7 +48,7 @@ pub enum Drove {
         /// Everything up to this lsn is durable now.
         lsn: Lsn,
         /// Submissions in the batch.
-        submissions: usize,
+        submissions: u64,
         /// Entries in the batch.
         entries: u64,
         /// Bytes written, padding included.
@@ -431,9 +431,10 @@ impl Log {
 
     /// Makes what is durable known: to readers, to the queue, and as the durable lsn.
     fn publish(&self, writer: &mut Writer, work: Work, written: &Written) -> Drove {
+        let submissions: u64 = work.submissions.iter().map(|it| it.count).sum();
         let drove = Drove::Wrote {
             lsn: work.last,
-            submissions: work.submissions.len(),
+            submissions,
             entries: work.submissions.iter().map(|it| it.batch.entries).sum(),
             bytes: written.bytes,
         };
@@ -442,7 +443,6 @@ impl Log {
             .iter()
             .map(|it| it.batch.moved_bytes())
             .sum();
-        let submissions = work.submissions.len() as u64;
         let given: u64 = work
             .submissions
             .iter()

@@ -23,17 +23,25 @@ use super::{Drove, Log, LogStatus};
 /// one.
 const INLINE_SYNC_NS_MAX: u64 = 20_000;
 
-/// So many empty batches are kept for those who fill them again.
-const POOL_MAX: usize = 1024;
+/// So many empty batches are kept, to be filled again.
+const POOL_MAX: usize = 32;
 
 /// Larger buffers are given back to the allocator.
-const POOLED_BYTES_MAX: usize = 4 << 10;
+const POOLED_BYTES_MAX: usize = 256 << 10;
 
-/// One submission, in line.
+/// Small submissions are gathered to so many bytes, and to a part of the smallest segment: what is gathered is written whole,
+/// so a segment may end so much earlier. One block is taken by the smallest batch, so that this much costs nothing.
+const GATHERED_BYTES_MAX: u64 = 64 << 10;
+const GATHERED_SEGMENT_PARTS: u64 = 16;
+
+/// One submission in line, or several small ones that were gathered.
 #[derive(Debug)]
 pub(crate) struct Submission {
+    /// The lsn of the last one.
     pub(crate) lsn: Lsn,
     pub(crate) batch: WriteBatch,
+    /// How many there are.
+    pub(crate) count: u64,
 }
 
 /// The submissions in line, and what a log will be when all of them are written.
@@ -50,16 +58,22 @@ pub(crate) struct Queue {
     pub(crate) reserve_bytes: u64,
     /// What the checkpoint of everything durable takes at most.
     pub(crate) checkpoint_bytes: u64,
-    bytes: u64,
-    /// What everything in line takes of a segment at most.
-    segment_bytes: u64,
-    growth: u64,
+    sums: Sums,
     next_lsn: Lsn,
     bounds: HashMap<GroupId, Bounds>,
     /// Empty batches with buffers, at most [`POOL_MAX`].
     pool: Vec<WriteBatch>,
     /// Set when the threads should end.
     pub(crate) stopping: Option<Stop>,
+}
+
+/// What everything in line takes.
+#[derive(Debug, Default)]
+struct Sums {
+    bytes: u64,
+    /// Of a segment, at most.
+    segment_bytes: u64,
+    growth: u64,
 }
 
 /// First and last index of a group when everything in line is written.
@@ -81,15 +95,11 @@ impl Log {
 
     /// Like [`submit`](Self::submit), but wakes nobody: call [`nudge`](Self::nudge) after the last
     /// of several. A batch that is refused stays as it was, so that it can be handed in again; one
-    /// that is taken is empty afterwards, and has the buffers of one that was written before: whoever
-    /// fills it again saves what it costs to make new ones.
+    /// that is taken is empty afterwards, and has its own buffers or those of one that was written before:
+    /// whoever fills it again saves what it costs to make new ones.
     pub fn enqueue(&self, batch: &mut WriteBatch) -> Result<Lsn, SubmitError> {
         let mut queue = self.queue.lock();
-        let lsn = queue.push(batch, &self.options)?;
-        if let Some(emptied) = queue.pool.pop() {
-            *batch = emptied;
-        }
-        Ok(lsn)
+        queue.push(batch, &self.options)
     }
 
     /// Has written what was enqueued. Where a sync takes less time than waking a thread does, this
@@ -121,9 +131,7 @@ impl Queue {
             room_bytes: 0,
             reserve_bytes: 0,
             checkpoint_bytes,
-            bytes: 0,
-            segment_bytes: 0,
-            growth: 0,
+            sums: Sums::default(),
             next_lsn,
             bounds,
             pool: Vec::new(),
@@ -151,24 +159,20 @@ impl Queue {
     /// Takes the first in line.
     pub(crate) fn pop(&mut self) -> Option<Submission> {
         let submission = self.waiting.pop_front()?;
-        self.bytes -= submission.batch.bytes_alone();
-        self.segment_bytes -= submission.batch.bytes_in_segment();
-        self.growth -= submission.batch.growth;
+        self.sums.sub(&submission.batch);
         Some(submission)
     }
 
     /// Drops everything in line: it will never be written.
     pub(crate) fn forget_waiting(&mut self) {
         self.waiting.clear();
-        self.bytes = 0;
-        self.segment_bytes = 0;
-        self.growth = 0;
+        self.sums = Sums::default();
     }
 
     /// Puts an empty batch in line, which says of what was written before that it is durable.
     pub(crate) fn push_cover(&mut self) {
         if self.waiting.is_empty() && self.failure().is_none() {
-            self.accept(WriteBatch::new());
+            self.stand_in_line(WriteBatch::new());
         }
     }
 
@@ -185,34 +189,68 @@ impl Queue {
         check_sizes(batch, options)?;
         self.check_room(batch, options)?;
         self.check_order(&batch.ops)?;
-        Ok(self.accept(std::mem::take(batch)))
+        Ok(self.accept(batch, options))
     }
 
-    fn accept(&mut self, batch: WriteBatch) -> Lsn {
+    /// Takes the batch, which is empty afterwards.
+    fn accept(&mut self, batch: &mut WriteBatch, options: &LogOptions) -> Lsn {
+        if !batch.can_be_gathered() {
+            let emptied = self.pool.pop().unwrap_or_default();
+            return self.stand_in_line(std::mem::replace(batch, emptied));
+        }
+        let lsn = self.draw_lsn();
+        if let Some(last) = self.waiting.back_mut()
+            && last.has_room_for(batch, options)
+        {
+            self.sums.sub(&last.batch);
+            last.batch.gather(batch);
+            self.sums.add(&last.batch);
+            last.lsn = lsn;
+            last.count += 1;
+            return lsn;
+        }
+        let mut gathered = self.pool.pop().unwrap_or_default();
+        gathered.gather(batch);
+        self.push_back(lsn, gathered);
+        lsn
+    }
+
+    fn stand_in_line(&mut self, batch: WriteBatch) -> Lsn {
+        let lsn = self.draw_lsn();
+        self.push_back(lsn, batch);
+        lsn
+    }
+
+    fn draw_lsn(&mut self) -> Lsn {
         let lsn = self.next_lsn;
         self.next_lsn = Lsn(lsn.0 + 1);
-        self.bytes += batch.bytes_alone();
-        self.segment_bytes += batch.bytes_in_segment();
-        self.growth += batch.growth;
-        self.waiting.push_back(Submission { lsn, batch });
         lsn
+    }
+
+    fn push_back(&mut self, lsn: Lsn, batch: WriteBatch) {
+        self.sums.add(&batch);
+        self.waiting.push_back(Submission {
+            lsn,
+            batch,
+            count: 1,
+        });
     }
 
     /// On a full disk, records that free space may still take what is left of the segment, or the
     /// reserve, and entries may not.
     fn check_room(&self, batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitError> {
-        let bytes = self.bytes + batch.bytes_alone();
+        let bytes = self.sums.bytes + batch.bytes_alone();
         if bytes > options.queue_bytes_max {
             return Err(SubmitError::QueueFull);
         }
-        if self.checkpoint_bytes + self.growth + batch.growth > CHECKPOINT_BYTES_MAX {
+        if self.checkpoint_bytes + self.sums.growth + batch.growth > CHECKPOINT_BYTES_MAX {
             return Err(SubmitError::TooManyGroups {
                 bytes_max: CHECKPOINT_BYTES_MAX,
             });
         }
-        let needed = self.segment_bytes + batch.bytes_in_segment();
+        let needed = self.sums.segment_bytes + batch.bytes_in_segment();
         // Of the reserve, its header, the checkpoint and the index are taken.
-        let taken = 3 * BLOCK_BYTES + self.checkpoint_bytes + self.growth + batch.growth;
+        let taken = 3 * BLOCK_BYTES + self.checkpoint_bytes + self.sums.growth + batch.growth;
         let room_bytes = self
             .room_bytes
             .max(self.reserve_bytes.saturating_sub(taken));
@@ -225,6 +263,13 @@ impl Queue {
     /// Checks that the batch continues the logs of its groups, and moves their ends. Moves nothing
     /// on an error.
     fn check_order(&mut self, ops: &[Op]) -> Result<(), SubmitError> {
+        if let [op @ Op::Append { group, .. }] = *ops
+            && let Some(bounds) = self.bounds.get_mut(&group)
+            && let Ok(Some(after)) = op.apply(*bounds)
+        {
+            *bounds = after;
+            return Ok(());
+        }
         let mut undo: Vec<(GroupId, Option<Bounds>)> = Vec::new();
         for op in ops {
             let group = op.group();
@@ -250,6 +295,32 @@ impl Queue {
             Some(bounds) => drop(self.bounds.insert(group, bounds)),
             None => drop(self.bounds.remove(&group)),
         }
+    }
+}
+
+impl Submission {
+    /// Whether a small batch may stand behind this one as a part of it. One without entries stays alone: on a full disk it
+    /// may be written where entries may not.
+    fn has_room_for(&self, batch: &WriteBatch, options: &LogOptions) -> bool {
+        let bytes_max = GATHERED_BYTES_MAX
+            .min(options.segment_bytes_min / GATHERED_SEGMENT_PARTS)
+            .max(BLOCK_BYTES)
+            .min(options.batch_bytes_max);
+        self.batch.bytes_with(batch) <= bytes_max && self.batch.is_plain()
+    }
+}
+
+impl Sums {
+    fn add(&mut self, batch: &WriteBatch) {
+        self.bytes += batch.bytes_alone();
+        self.segment_bytes += batch.bytes_in_segment();
+        self.growth += batch.growth;
+    }
+
+    fn sub(&mut self, batch: &WriteBatch) {
+        self.bytes -= batch.bytes_alone();
+        self.segment_bytes -= batch.bytes_in_segment();
+        self.growth -= batch.growth;
     }
 }
 

@@ -1,0 +1,147 @@
+//! Small submissions that wait together are written as one: what each of them said holds, and costs less.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::*;
+use quorate_wal::*;
+
+const GROUPS: u64 = 3;
+const CALLS: u64 = 600;
+
+/// Segments that are large enough for many small submissions in one piece.
+fn open_large(disk: &MemoryDisk) -> Arc<Log> {
+    let mut options = options();
+    options.segment_bytes_min = 4 << 20;
+    options.segment_bytes_max = 4 << 20;
+    let opened = Log::open(disk.as_disk(), Path::new(DIR), options);
+    opened.unwrap().0
+}
+
+/// Has `CALLS` appends of one entry wait, of each group in turn.
+fn enqueue(log: &Log, from: u64) {
+    let mut batch = WriteBatch::new();
+    for call in 0..CALLS {
+        let (group, index) = (call % GROUPS, from + call / GROUPS);
+        batch.append(
+            GroupId(group),
+            entries(group, index..=index, 1, call as usize % 90),
+        );
+        log.enqueue(&mut batch).unwrap();
+        assert!(batch.is_empty(), "what was taken is gone from the batch");
+    }
+}
+
+fn assert_holds(log: &Log, from: u64) {
+    for call in 0..CALLS {
+        let (group, index) = (call % GROUPS, from + call / GROUPS);
+        let read = log.read(GroupId(group), index, index + 1, usize::MAX);
+        assert_eq!(read.unwrap(), [entry(group, index, 1, call as usize % 90)]);
+    }
+}
+
+#[test]
+fn each_submission_counts_and_comes_back() {
+    let disk = MemoryDisk::new();
+    let log = open_large(&disk);
+    commit(&log, appended(9, 1..=1, 1, 1));
+    let before = log.durable().0;
+    enqueue(&log, 1);
+    let Drove::Wrote {
+        lsn,
+        submissions,
+        entries,
+        ..
+    } = log.drive().unwrap()
+    else {
+        panic!("everything fits one batch");
+    };
+    assert_eq!((submissions, entries), (CALLS, CALLS));
+    assert_eq!(lsn, Lsn(before + CALLS));
+    assert_holds(&log, 1);
+    drop(log);
+    let log = open_large(&disk);
+    assert_holds(&log, 1);
+    assert_eq!(log.durable(), lsn);
+}
+
+#[test]
+fn entries_that_follow_each_other_share_what_is_said_of_them() {
+    let bytes_of = |groups: u64| {
+        let log = open_large(&MemoryDisk::new());
+        let mut batch = WriteBatch::new();
+        for call in 0..CALLS {
+            let (group, index) = (call % groups, 1 + call / groups);
+            batch.append(
+                GroupId(group),
+                vec![Entry {
+                    kind: 0,
+                    ..entry(group, index, 1, 8)
+                }],
+            );
+            log.enqueue(&mut batch).unwrap();
+        }
+        log.drive().unwrap();
+        log.stats().bytes_written
+    };
+    let (alone, in_turn) = (bytes_of(1), bytes_of(2));
+    let run_bytes = 40 * (CALLS - 1);
+    assert!(
+        in_turn - alone > run_bytes - 2 * BLOCK as u64,
+        "{alone} and {in_turn} bytes"
+    );
+}
+
+#[test]
+fn a_refused_submission_leaves_those_around_it() {
+    let disk = MemoryDisk::new();
+    let log = open_large(&disk);
+    enqueue(&log, 1);
+    let mut gap = appended(0, 5_000..=5_000, 1, 8);
+    let refused = log.enqueue(&mut gap);
+    assert!(matches!(refused, Err(SubmitError::Invalid { .. })));
+    assert!(!gap.is_empty(), "what was refused is still in the batch");
+    enqueue(&log, 1 + CALLS / GROUPS);
+    settle(&log);
+    assert_holds(&log, 1);
+    assert_holds(&log, 1 + CALLS / GROUPS);
+}
+
+#[test]
+fn what_is_written_over_while_it_waits_is_gone() {
+    let disk = MemoryDisk::new();
+    let log = open_large(&disk);
+    enqueue(&log, 1);
+    log.submit(appended(0, 7..=7, 2, 30)).unwrap();
+    log.submit(appended(0, 8..=8, 2, 30)).unwrap();
+    settle(&log);
+    let read = |log: &Log| log.read(GroupId(0), 6, 9, usize::MAX).unwrap();
+    let expected = [entry(0, 6, 1, 15), entry(0, 7, 2, 30), entry(0, 8, 2, 30)];
+    assert_eq!(read(&log), expected);
+    assert_eq!(log.bounds(GroupId(0)), Some((1, 8)));
+    drop(log);
+    let log = open_large(&disk);
+    assert_eq!(read(&log), expected);
+    assert_eq!(log.bounds(GroupId(0)), Some((1, 8)));
+}
+
+#[test]
+fn what_is_read_outlives_the_buffer_it_was_gathered_in() {
+    let disk = MemoryDisk::new();
+    let log = open_large(&disk);
+    enqueue(&log, 1);
+    settle(&log);
+    let read = log.read(GroupId(1), 1, 100, usize::MAX).unwrap();
+    let expected = read.clone();
+    // The ring of what was written last is filled anew several times, and buffers are used again.
+    for round in 1..100 {
+        enqueue(&log, 1 + round * CALLS / GROUPS);
+        settle(&log);
+    }
+    assert_eq!(read, expected);
+    assert_holds(&log, 1);
+}
