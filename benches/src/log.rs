@@ -115,7 +115,7 @@ impl LogAppend {
             next_index: 1,
             calls: 0,
             batch: WriteBatch::new(),
-            payloads: payloads.starting_at(group),
+            payloads: payloads.of_thread(group),
             shape,
         };
         Ok(Self {

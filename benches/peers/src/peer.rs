@@ -221,7 +221,7 @@ impl PeerAppend {
         let synced = shape.durability == Durability::PowerLoss;
         let payloads = Payloads::new(shape.entry_bytes, 1);
         let writer = |group| PeerAppender {
-            writer: log.writer(payloads.starting_at(group), synced),
+            writer: log.writer(payloads.of_thread(group), synced),
             group,
             next_index: 1,
             calls: 0,

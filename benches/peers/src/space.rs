@@ -318,7 +318,7 @@ impl Engine {
             appender: Box::new(move |number| {
                 Box::new(LogAppender {
                     log: Arc::clone(&log),
-                    payloads: payloads.starting_at(number),
+                    payloads: payloads.of_thread(number),
                 })
             }),
             moved: Box::new(move || Some(looked_at.stats().moved_bytes)),
@@ -342,7 +342,7 @@ impl Engine {
         let (payloads, synced) = (Payloads::new(space.entry_bytes, 1), space.synced);
         Ok(Self {
             appender: Box::new(move |number| {
-                Box::new(log.writer(payloads.starting_at(number), synced))
+                Box::new(log.writer(payloads.of_thread(number), synced))
             }),
             moved: Box::new(|| None),
             purges: Box::new(move || Some(purging.purges())),
