@@ -154,7 +154,10 @@ impl<W: Workload> World<W> {
         }
         let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(PAUSE_MEAN_NS);
         let pause_ns = pause_ns.min(PAUSE_MAX_NS);
-        self.nodes[node].paused_until_ns = self.now_ns + pause_ns;
+        let until_ns = self.now_ns + pause_ns;
+        self.nodes[node].paused_until_ns = until_ns;
+        let id = self.nodes[node].id;
+        self.observer.marks_mut().note_pause(id, until_ns);
         self.note(Who::Node(node), "pauses", pause_ns, || {
             format!("for {} ms", pause_ns / MS)
         });
