@@ -109,8 +109,6 @@ marks! {
     Busy,
     /// a request was refused because the disk is full
     DiskFullRefused,
-    /// a request was refused because the log failed
-    LogFailedRefused,
     /// a leader lost its office with proposals outstanding
     LeadershipLost,
     /// a full log took entries again
@@ -123,8 +121,6 @@ marks! {
     DiskStepCut,
     /// the power went off in a batch, and a part of it survived
     TornTail,
-    /// the power went off while a segment was being made, or its header was torn
-    SegmentTorn,
     /// the log went on to its next segment in the step in which the power went off
     RotatedInPowerCut,
     /// a segment file was used again
@@ -472,7 +468,6 @@ impl Marks {
             }
             Err(Refusal::Busy) => self.hit(Mark::Busy),
             Err(Refusal::DiskFull) => self.hit(Mark::DiskFullRefused),
-            Err(Refusal::LogFailed) => self.hit(Mark::LogFailedRefused),
             Err(Refusal::LeadershipLost) => self.hit(Mark::LeadershipLost),
             Err(_) => {}
         }

@@ -10,9 +10,14 @@ use quorate::{GroupId, NodeId, OpenError, Options};
 use quorate_wal::testing::CrashDisk;
 
 use crate::clock::Clock;
+use crate::world::End;
 
 /// Where a node has its files.
 pub const DIR: &str = "/node";
+
+/// The directories of its log and of its snapshots in there.
+pub(crate) const LOG_DIR: &str = "wal";
+pub(crate) const SNAPSHOT_DIR: &str = "snap";
 
 /// A node of the world.
 pub struct NodeSlot<M: StateMachine> {
@@ -34,6 +39,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub is_abandoned: bool,
     /// It stands still in the middle of its next step.
     pub(crate) is_to_pause: bool,
+    /// It ends in its next step of the log, in this way, and is started again then.
+    pub(crate) is_to_end: Option<(End, u64)>,
     /// Its log failed, and it will be started again.
     pub(crate) is_replacing: bool,
     pub(crate) timers: Timers,
@@ -117,6 +124,7 @@ impl<M: StateMachine> NodeSlot<M> {
             paused_until_ns: 0,
             is_abandoned: false,
             is_to_pause: false,
+            is_to_end: None,
             is_replacing: false,
             timers: Timers::default(),
             disk_state: DiskState::default(),
@@ -160,6 +168,7 @@ impl<M: StateMachine> NodeSlot<M> {
         self.timers = Timers::default();
         self.paused_until_ns = 0;
         self.is_to_pause = false;
+        self.is_to_end = None;
         self.is_replacing = false;
         self.outbox = Arc::default();
     }

@@ -25,7 +25,7 @@ pub use quorate_kv::{
     SessionId, StateMachine,
 };
 pub use quorate_raft::{
-    Body, Config, Entry, EntryKind, HardState, Message, Observation, PeerState, PeerStatus,
+    Body, Config, Entry, EntryKind, HardState, Message, Observation, PeerState, PeerStatus, Round,
     SnapshotMeta, Violation,
 };
 pub use quorate_wal::{Disk, Drove, Due, Log, LogError, LogStatus, Prepared};

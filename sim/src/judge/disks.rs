@@ -17,7 +17,7 @@ use quorate_wal::{GroupInspection, GroupState, Inspection, Log, SegmentState, Sn
 
 use super::books::{Books, Place};
 use super::{Judge, Step};
-use crate::node::{DIR, NodeSlot, Sent};
+use crate::node::{DIR, LOG_DIR, NodeSlot, SNAPSHOT_DIR, Sent};
 use crate::seed::{Rng, Stream};
 use crate::world::Look;
 
@@ -278,7 +278,7 @@ pub fn check_floor(
 
 /// Looks into the log on a copy of a disk. No disk of a run rots, so nothing may be missing.
 pub fn recovered(node: NodeId, copy: &CrashDisk) -> Result<Inspection, String> {
-    let inspection = inspect(copy, &Path::new(DIR).join(LOG))
+    let inspection = inspect(copy, &Path::new(DIR).join(LOG_DIR))
         .map_err(|error| format!("invariant 16, a log recovers: that of {node}: {error}"))?;
     match inspection.damage.first() {
         None => Ok(inspection),
@@ -310,7 +310,7 @@ pub fn check_files(
             ));
         }
     }
-    let snapshots = Snapshots::open(Arc::new(copy.clone()), &Path::new(DIR).join(SNAPSHOTS));
+    let snapshots = Snapshots::open(Arc::new(copy.clone()), &Path::new(DIR).join(SNAPSHOT_DIR));
     for group in &inspection.groups {
         let Some(file) = &group.snapshot else {
             continue;
@@ -380,7 +380,7 @@ pub fn check_twice(
     let open = |copy: &CrashDisk| {
         let opened = Log::open(
             Arc::new(copy.clone()),
-            &Path::new(DIR).join(LOG),
+            &Path::new(DIR).join(LOG_DIR),
             options.clone(),
         );
         let (log, recovered) =
@@ -406,10 +406,6 @@ pub fn check_twice(
         "invariant 16, to recover twice is to recover once: {node} has {first:?}, and then {second:?}"
     ))
 }
-
-/// The directories of the log and of the snapshots in that of the node.
-const LOG: &str = "wal";
-const SNAPSHOTS: &str = "snap";
 
 fn term_of<M: StateMachine>(look: &Look<'_, M>, at: Place, index: LogIndex) -> Option<Term> {
     look.books.replica(at).term_at(index)

@@ -66,7 +66,10 @@ impl Promises {
                 let durable = self.failed.get(&at).copied().unwrap_or(stand.durable);
                 // What was promised to an earlier leader may have been cut since, in the same pass.
                 let is_present = message.term == stand.term;
-                if is_present && match_index > durable {
+                // What a snapshot covers that came in after the promise was durable, and was dropped for it: until the
+                // snapshot is durable as well, the disk still has it.
+                let is_dropped = stand.snapshot > durable && match_index < stand.snapshot;
+                if is_present && match_index > durable && !is_dropped {
                     let rule = if self.broken.contains(&at.node) {
                         "invariant 18, a log that failed acknowledges nothing"
                     } else {

@@ -110,7 +110,9 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn log_step(&mut self, node: usize) -> Result<(), String> {
-        if !self.is_due(node, Event::Log, |timers| &mut timers.log_at_ns) {
+        if !self.is_due(node, Event::Log, |timers| &mut timers.log_at_ns)
+            || self.end_in_step(node)?
+        {
             return Ok(());
         }
         // A failure shows in the status of the log, and to the shard.
@@ -119,7 +121,9 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn prepare_step(&mut self, node: usize) -> Result<(), String> {
-        if !self.is_due(node, Event::Prepare, |timers| &mut timers.prepare_at_ns) {
+        if !self.is_due(node, Event::Prepare, |timers| &mut timers.prepare_at_ns)
+            || self.end_in_step(node)?
+        {
             return Ok(());
         }
         let _failed = self.process(node).map(SimNode::prepare_step);
