@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use quorate::simulation::{Body, Command, Deed, Entry, Message, Outcome, SessionId, Stand};
-use quorate::transport::{
-    Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
-};
+use quorate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use crate::judge::{Books, Event, Place};

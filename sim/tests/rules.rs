@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate::simulation::{Body, Command, Deed, Entry, EntryKind, Message, Outcome, Round, SessionId, Stand};
-use quorate::transport::{
-    Consistency, Reply, ReplyBody, Request, RequestBody, RequestId,
+use quorate::simulation::{
+    Body, Command, Deed, Entry, EntryKind, Message, Outcome, Round, SessionId, Stand,
 };
+use quorate::transport::{Consistency, Reply, ReplyBody, Request, RequestBody, RequestId};
 use quorate::{Bytes, GroupId, LogIndex, NodeId, Role, Term};
 use quorate_sim::clock::Clock;
 use quorate_sim::config::Config;
@@ -92,7 +92,9 @@ impl<R: Rule> Script<R> {
     }
 
     fn wrote(&mut self, node: u64, entries: &[(u64, u64)]) -> Result<(), String> {
-        let entries = entries.iter().map(|&(index, term)| entry(index, term, b"x"));
+        let entries = entries
+            .iter()
+            .map(|&(index, term)| entry(index, term, b"x"));
         self.did(node, &Deed::Wrote(entries.collect()))
     }
 
@@ -113,7 +115,8 @@ impl<R: Rule> Script<R> {
         let granted = |granted| Body::VoteReply { granted };
         self.sent(voter, node, term, Body::PreVoteReply { granted: true })
             .expect("it is willing");
-        self.sent(voter, node, term, granted(true)).expect("it votes");
+        self.sent(voter, node, term, granted(true))
+            .expect("it votes");
     }
 }
 
@@ -200,7 +203,10 @@ fn a_term_that_nobody_was_asked_about_is_found() {
     let mut script = Script::new(Elections::default());
     let mut candidate = stand(Role::Candidate, 1, 0);
     candidate.vote = Some(NodeId(1));
-    says(script.moved(1, candidate), "invariant 14, no term without a majority");
+    says(
+        script.moved(1, candidate),
+        "invariant 14, no term without a majority",
+    );
 }
 
 #[test]
@@ -275,13 +281,19 @@ fn a_leader_that_lacks_what_is_committed_is_found() {
 #[test]
 fn cutting_what_is_committed_is_found() {
     let mut script = one_committed(Logs::default());
-    says(script.wrote(1, &[(1, 2)]), "invariant 10, what is committed");
+    says(
+        script.wrote(1, &[(1, 2)]),
+        "invariant 10, what is committed",
+    );
     // Also where the replica itself does not know.
     script.wrote(2, &[(2, 1)]).expect("the second entry");
     script.wrote(3, &[(2, 1)]).expect("the second entry");
     let knows = with(stand(Role::Follower, 1, 2), 2, 2, 0);
     script.moved(2, knows).expect("it is committed");
-    says(script.wrote(3, &[(2, 2)]), "invariant 10, what is committed");
+    says(
+        script.wrote(3, &[(2, 2)]),
+        "invariant 10, what is committed",
+    );
     let install = Deed::Installed {
         index: LogIndex(1),
         term: Term(1),
@@ -296,7 +308,10 @@ fn a_log_that_comes_back_with_what_nobody_wrote_is_found() {
     script.end(1);
     let stand = with(stand(Role::Follower, 1, 2), 2, 1, 0);
     let more = script.open(1, stand, &[0, 1, 1]);
-    says(more, "invariant 16, nothing comes back that was not written");
+    says(
+        more,
+        "invariant 16, nothing comes back that was not written",
+    );
     let gap = script.open(1, stand, &[0, 1]);
     says(gap, "invariant 16, no gaps");
     let aside = Stand {
@@ -311,29 +326,51 @@ fn a_log_that_comes_back_with_what_nobody_wrote_is_found() {
 fn replicas_that_apply_something_else_are_found() {
     let mut script = one_committed(Commits::default());
     let outcome = || Outcome::Applied(Bytes::from_static(b"1"));
-    script.did(1, &applied(entry(1, 1, b"x"), outcome())).expect("the first");
+    script
+        .did(1, &applied(entry(1, 1, b"x"), outcome()))
+        .expect("the first");
     for (deed, what) in [
-        (applied(entry(1, 1, b"y"), outcome()), "invariant 4, state machine safety"),
-        (applied(entry(1, 2, b"x"), outcome()), "invariant 4, state machine safety"),
-        (applied(entry(1, 1, b"x"), Outcome::SessionExpired), "invariant 4, state machine safety"),
-        (applied(entry(2, 1, b"x"), outcome()), "invariant 4, state machine safety"),
+        (
+            applied(entry(1, 1, b"y"), outcome()),
+            "invariant 4, state machine safety",
+        ),
+        (
+            applied(entry(1, 2, b"x"), outcome()),
+            "invariant 4, state machine safety",
+        ),
+        (
+            applied(entry(1, 1, b"x"), Outcome::SessionExpired),
+            "invariant 4, state machine safety",
+        ),
+        (
+            applied(entry(2, 1, b"x"), outcome()),
+            "invariant 4, state machine safety",
+        ),
     ] {
         let mut script = one_committed(Commits::default());
-        script.did(1, &applied(entry(1, 1, b"x"), outcome())).expect("the first");
+        script
+            .did(1, &applied(entry(1, 1, b"x"), outcome()))
+            .expect("the first");
         says(script.did(2, &deed), what);
     }
     script.wrote(2, &[(2, 1)]).expect("the second");
     script.wrote(3, &[(2, 2)]).expect("another second");
     let knows = with(stand(Role::Follower, 2, 2), 2, 2, 0);
     script.moved(2, knows).expect("it is committed");
-    says(script.moved(3, knows), "invariant 4, one entry at each index");
+    says(
+        script.moved(3, knows),
+        "invariant 4, one entry at each index",
+    );
 }
 
 #[test]
 fn commits_that_go_back_or_are_counted_wrongly_are_found() {
     let mut script = one_committed(Commits::default());
     let behind = with(stand(Role::Follower, 1, 1), 1, 0, 0);
-    says(script.moved(1, behind), "invariant 5, commit never goes back");
+    says(
+        script.moved(1, behind),
+        "invariant 5, commit never goes back",
+    );
     let ahead = with(stand(Role::Follower, 1, 1), 1, 1, 2);
     says(script.moved(2, ahead), "invariant 5, applied <= commit");
     // Raft figure 8: an entry of an earlier term on a majority.
@@ -360,7 +397,9 @@ fn commits_that_go_back_or_are_counted_wrongly_are_found() {
 fn promises_of_what_is_not_durable_are_found() {
     let mut script = Script::new(Promises::default());
     script.wrote(2, &[(1, 1), (2, 1)]).expect("a log");
-    script.moved(2, with(stand(Role::Follower, 1, 2), 1, 0, 0)).expect("half is durable");
+    script
+        .moved(2, with(stand(Role::Follower, 1, 2), 1, 0, 0))
+        .expect("half is durable");
     script.sent(2, 1, 1, accepted(1)).expect("that half");
     let early = script.sent(2, 1, 1, accepted(2));
     says(early, "invariant 7, durable before acknowledged");
@@ -369,21 +408,40 @@ fn promises_of_what_is_not_durable_are_found() {
         peer: NodeId(2),
         index: LogIndex(index),
     };
-    script.moved(1, stand(Role::Leader, 1, 2)).expect("it leads");
+    script
+        .moved(1, stand(Role::Leader, 1, 2))
+        .expect("it leads");
     script.tell(&believed(1)).expect("that was promised");
-    says(script.tell(&believed(2)), "invariant 9, a match is what was promised");
-    script.moved(1, stand(Role::Leader, 2, 2)).expect("it leads later");
-    says(script.tell(&believed(1)), "invariant 9, a match is what was promised");
+    says(
+        script.tell(&believed(2)),
+        "invariant 9, a match is what was promised",
+    );
+    script
+        .moved(1, stand(Role::Leader, 2, 2))
+        .expect("it leads later");
+    says(
+        script.tell(&believed(1)),
+        "invariant 9, a match is what was promised",
+    );
 }
 
 #[test]
 fn a_log_that_failed_and_still_promises_is_found() {
     let mut script = Script::new(Promises::default());
-    script.moved(2, with(stand(Role::Follower, 1, 2), 1, 0, 0)).expect("one is durable");
-    script.tell(&Event::LogFailed { node: NodeId(2) }).expect("it fails");
+    script
+        .moved(2, with(stand(Role::Follower, 1, 2), 1, 0, 0))
+        .expect("one is durable");
+    script
+        .tell(&Event::LogFailed { node: NodeId(2) })
+        .expect("it fails");
     // It says that more became durable since.
-    script.moved(2, with(stand(Role::Follower, 1, 2), 2, 0, 0)).expect("so it says");
-    says(script.sent(2, 1, 1, accepted(2)), "invariant 18, a log that failed");
+    script
+        .moved(2, with(stand(Role::Follower, 1, 2), 2, 0, 0))
+        .expect("so it says");
+    says(
+        script.sent(2, 1, 1, accepted(2)),
+        "invariant 18, a log that failed",
+    );
     let vote = script.sent(2, 1, 1, Body::VoteReply { granted: true });
     says(vote, "invariant 18, a log that failed");
 }
@@ -392,7 +450,9 @@ fn a_log_that_failed_and_still_promises_is_found() {
 fn an_answer_before_a_majority_has_it_is_found() {
     let mut script = Script::new(Promises::default());
     script.wrote(1, &[(1, 1)]).expect("an entry");
-    script.moved(1, with(stand(Role::Leader, 1, 1), 1, 1, 1)).expect("on one disk");
+    script
+        .moved(1, with(stand(Role::Leader, 1, 1), 1, 1, 1))
+        .expect("on one disk");
     let id = RequestId(1);
     let told = Deed::Acknowledged {
         id,
@@ -522,7 +582,11 @@ fn commands_that_take_effect_twice_or_out_of_turn_are_found() {
         (command(1), done(b"b"), "answered twice in different ways"),
         (command(3), done(b"a"), "out of turn"),
         (command(2), Outcome::AlreadyAcknowledged, "no repetition"),
-        (command(2), Outcome::OutOfOrder { expected: 9 }, "the wrong turn"),
+        (
+            command(2),
+            Outcome::OutOfOrder { expected: 9 },
+            "the wrong turn",
+        ),
         (
             CommandOf::other_session(),
             done(b"a"),
@@ -534,16 +598,24 @@ fn commands_that_take_effect_twice_or_out_of_turn_are_found() {
         let registered = Outcome::Registered(SessionId(1));
         let first = in_session(1, Command::register(3), registered);
         script.did(1, &first).expect("a session");
-        script.did(1, &in_session(2, command(1), done(b"a"))).expect("its first");
-        script.did(1, &in_session(3, command(1), done(b"a"))).expect("and again");
+        script
+            .did(1, &in_session(2, command(1), done(b"a")))
+            .expect("its first");
+        script
+            .did(1, &in_session(3, command(1), done(b"a")))
+            .expect("and again");
         let result = script.did(1, &in_session(4, data, outcome));
         let said = result.expect_err(what);
         assert!(said.starts_with("invariant 15, exactly once"), "{said}");
     }
     let mut script = Script::new(SessionRule::default());
     let registered = Outcome::Registered(SessionId(1));
-    script.did(1, &in_session(1, Command::register(3), registered)).expect("a session");
-    script.did(1, &in_session(2, command(1), Outcome::SessionExpired)).expect("gone");
+    script
+        .did(1, &in_session(1, Command::register(3), registered))
+        .expect("a session");
+    script
+        .did(1, &in_session(2, command(1), Outcome::SessionExpired))
+        .expect("gone");
     let back = script.did(1, &in_session(3, command(1), done(b"a")));
     says(back, "invariant 15, exactly once");
 }
@@ -602,7 +674,10 @@ fn a_disk_that_lies_is_found_when_something_is_promised() {
     let mut world = watched(3, Rates::all());
     lie(&world);
     world.start_clerks();
-    says(world.run_until(20_000_000_000), "invariant 7, durable before acknowledged");
+    says(
+        world.run_until(20_000_000_000),
+        "invariant 7, durable before acknowledged",
+    );
 }
 
 #[test]
@@ -615,7 +690,10 @@ fn disks_that_lie_are_found_when_a_client_is_answered() {
     let mut world = watched(3, rates);
     lie(&world);
     world.start_clerks();
-    says(world.run_until(20_000_000_000), "invariant 8, on a majority of disks");
+    says(
+        world.run_until(20_000_000_000),
+        "invariant 8, on a majority of disks",
+    );
 }
 
 #[test]
@@ -670,13 +748,22 @@ fn what_is_wrong_with_a_recovered_log_is_found() {
 
     let mut lost = group.clone();
     lost.lost = vec![(2, 2)];
-    says(check_group(&books, at(1), &lost), "invariant 16, a log has no gaps");
+    says(
+        check_group(&books, at(1), &lost),
+        "invariant 16, a log has no gaps",
+    );
     let mut gap = group.clone();
     gap.first_index = 2;
-    says(check_group(&books, at(1), &gap), "invariant 16, a log has no gaps");
+    says(
+        check_group(&books, at(1), &gap),
+        "invariant 16, a log has no gaps",
+    );
     let mut ahead = group.clone();
     ahead.state.commit = 9;
-    says(check_group(&books, at(1), &ahead), "invariant 16, a log has no gaps");
+    says(
+        check_group(&books, at(1), &ahead),
+        "invariant 16, a log has no gaps",
+    );
 
     let mut other = inspection.clone();
     other.groups[0].last_index = 2;
@@ -697,14 +784,20 @@ fn what_is_wrong_with_a_recovered_log_is_found() {
     let mut doubled = inspection.clone();
     let first = doubled.segments[0].clone();
     doubled.segments.push(first);
-    says(check_files(node, &disk, &doubled), "invariant 19, segments follow");
+    says(
+        check_files(node, &disk, &doubled),
+        "invariant 19, segments follow",
+    );
     let floor = GroupState {
         term: 2,
         vote: 0,
         commit: 0,
     };
     let back = stand(Role::Follower, 1, 3);
-    says(check_floor(at(1), floor, &back), "invariant 5, what was durable stays");
+    says(
+        check_floor(at(1), floor, &back),
+        "invariant 5, what was durable stays",
+    );
 }
 
 #[test]

@@ -220,8 +220,7 @@ impl Books {
             }
             Event::Sent { at, message } => {
                 if let Body::AppendAccepted { match_index, .. } = message.body {
-                    self.replica_mut(at)
-                        .note_promise(message.term, match_index);
+                    self.replica_mut(at).note_promise(message.term, match_index);
                 }
             }
             Event::Matched { .. }

@@ -39,9 +39,11 @@ impl Bounds {
             jobs_max: JOBS_MAX * pairs,
             append_bytes_max: options.append_bytes_max.max(entry_bytes),
             inflight_messages_max: options.inflight_messages_max,
-            inflight_bytes_max: options.inflight_bytes_max + options.append_bytes_max.max(entry_bytes),
+            inflight_bytes_max: options.inflight_bytes_max
+                + options.append_bytes_max.max(entry_bytes),
             // What the node refuses to go beyond, and what is under way then: see `docs/operating.md`.
-            log_bytes_max: (busy_bytes + 3 * segment_bytes + LIVE_BYTES_MAX) * 2 + 4 * segment_bytes,
+            log_bytes_max: (busy_bytes + 3 * segment_bytes + LIVE_BYTES_MAX) * 2
+                + 4 * segment_bytes,
         }
     }
 
@@ -59,10 +61,18 @@ impl Bounds {
     /// Checks what a leader has on its way to one peer.
     pub fn check_inflight(&self, bytes: usize, messages: usize) -> Result<(), String> {
         if messages > self.inflight_messages_max {
-            return over("appends are owed an answer", messages, self.inflight_messages_max);
+            return over(
+                "appends are owed an answer",
+                messages,
+                self.inflight_messages_max,
+            );
         }
         if bytes > self.inflight_bytes_max {
-            return over("bytes of appends are owed an answer", bytes, self.inflight_bytes_max);
+            return over(
+                "bytes of appends are owed an answer",
+                bytes,
+                self.inflight_bytes_max,
+            );
         }
         Ok(())
     }
@@ -72,7 +82,10 @@ impl Bounds {
         let Body::Append { entries, .. } = body else {
             return Ok(());
         };
-        let bytes: usize = entries.iter().map(quorate::simulation::Entry::weight_bytes).sum();
+        let bytes: usize = entries
+            .iter()
+            .map(quorate::simulation::Entry::weight_bytes)
+            .sum();
         if entries.len() > 1 && bytes > self.append_bytes_max {
             return over("bytes are in one append", bytes, self.append_bytes_max);
         }
@@ -82,7 +95,11 @@ impl Bounds {
     /// Checks how much of the disk a log takes.
     pub fn check_log(&self, bytes: u64) -> Result<(), String> {
         if bytes > self.log_bytes_max {
-            return over("bytes are taken by the log", bytes as usize, self.log_bytes_max as usize);
+            return over(
+                "bytes are taken by the log",
+                bytes as usize,
+                self.log_bytes_max as usize,
+            );
         }
         Ok(())
     }
@@ -133,5 +150,7 @@ fn sends_entries(deed: &quorate::simulation::Deed) -> bool {
 }
 
 fn over(what: &str, found: usize, bound: usize) -> Result<(), String> {
-    Err(format!("invariant 19, bounds: {found} {what}, and at most {bound} may"))
+    Err(format!(
+        "invariant 19, bounds: {found} {what}, and at most {bound} may"
+    ))
 }

@@ -156,7 +156,10 @@ fn check_counted(books: &Books, at: Place, before: &Stand, now: &Stand) -> Resul
         } else {
             replica.stand.durable
         };
-        durable >= now.commit && replica.term_at(now.commit).is_none_or(|had| Some(had) == term)
+        durable >= now.commit
+            && replica
+                .term_at(now.commit)
+                .is_none_or(|had| Some(had) == term)
     });
     let holders = holders.count();
     if holders < books.quorum() {
@@ -169,12 +172,7 @@ fn check_counted(books: &Books, at: Place, before: &Stand, now: &Stand) -> Resul
 }
 
 /// What a replica knows to be committed is what others know to be.
-fn check_committed(
-    books: &Books,
-    at: Place,
-    before: LogIndex,
-    now: &Stand,
-) -> Result<(), String> {
+fn check_committed(books: &Books, at: Place, before: LogIndex, now: &Stand) -> Result<(), String> {
     let (group, replica) = (books.group(at.group), books.replica(at));
     let last = now.commit.min(group.last_committed());
     for index in (before.0 + 1..=last.0).map(LogIndex) {

@@ -139,7 +139,10 @@ impl Disks {
         let wrong = |detail: String| {
             Err(format!(
                 "invariant 7, durable before acknowledged: {} of group {} sends {} in {}, and {detail} would be left on its disk",
-                at.node, at.group.0, crate::trace::name_of(&message.body), message.term
+                at.node,
+                at.group.0,
+                crate::trace::name_of(&message.body),
+                message.term
             ))
         };
         let Some(found) = found else {
@@ -150,14 +153,17 @@ impl Disks {
             Body::AppendAccepted { match_index, .. } => {
                 // A promise to an earlier leader may be about what was cut in the same pass.
                 let is_present = look.books.replica(at).stand.term == message.term;
-                let has_it = !is_present || holds(found, match_index, term_of(look, at, match_index));
+                let has_it =
+                    !is_present || holds(found, match_index, term_of(look, at, match_index));
                 if has_it && state.term >= message.term.0 {
                     return Ok(());
                 }
                 let terms = &found.terms;
                 wrong(format!(
                     "({}, {terms:?}) in {}, instead of ({match_index}, {:?})",
-                    found.last_index, state.term, term_of(look, at, match_index)
+                    found.last_index,
+                    state.term,
+                    term_of(look, at, match_index)
                 ))
             }
             Body::Vote { .. } | Body::VoteReply { .. } => {
@@ -289,11 +295,7 @@ pub fn recovered(node: NodeId, copy: &CrashDisk) -> Result<Inspection, String> {
 }
 
 /// The segments follow each other, one of them is written to, and the snapshots that are named are whole.
-pub fn check_files(
-    node: NodeId,
-    copy: &CrashDisk,
-    inspection: &Inspection,
-) -> Result<(), String> {
+pub fn check_files(node: NodeId, copy: &CrashDisk, inspection: &Inspection) -> Result<(), String> {
     let in_service = inspection.segments.iter().filter(|segment| {
         matches!(
             segment.state,
@@ -341,21 +343,38 @@ pub fn check_group(books: &Books, at: Place, found: &GroupInspection) -> Result<
     };
     let snapshot = found.snapshot.as_ref().map_or(0, |file| file.index);
     if found.first_index > snapshot + 1 {
-        return wrong(format!("begins at {} behind a snapshot of {snapshot}", found.first_index));
+        return wrong(format!(
+            "begins at {} behind a snapshot of {snapshot}",
+            found.first_index
+        ));
     }
     if !found.lost.is_empty() {
         return wrong(format!("lacks {:?}", found.lost));
     }
-    let ascends = found.terms.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+    let ascends = found
+        .terms
+        .windows(2)
+        .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
     let is_empty = found.first_index > found.last_index;
-    let begins = found.terms.first().is_none_or(|run| run.0 == found.first_index);
+    let begins = found
+        .terms
+        .first()
+        .is_none_or(|run| run.0 == found.first_index);
     if !ascends || !begins || is_empty != found.terms.is_empty() {
-        return wrong(format!("has the terms {:?} from {}", found.terms, found.first_index));
+        return wrong(format!(
+            "has the terms {:?} from {}",
+            found.terms, found.first_index
+        ));
     }
     if found.state.commit > found.last_index.max(snapshot) {
-        return wrong(format!("says that {} is committed of {}", found.state.commit, found.last_index));
+        return wrong(format!(
+            "says that {} is committed of {}",
+            found.state.commit, found.last_index
+        ));
     }
-    let committed = books.group(at.group).committed(LogIndex(found.state.commit));
+    let committed = books
+        .group(at.group)
+        .committed(LogIndex(found.state.commit));
     let term = term_in(found, found.state.commit);
     match (committed, term) {
         (Some(committed), Some(term)) if committed.term != term => Err(format!(
@@ -383,8 +402,8 @@ pub fn check_twice(
             &Path::new(DIR).join(LOG_DIR),
             options.clone(),
         );
-        let (log, recovered) =
-            opened.map_err(|error| format!("invariant 16, a log recovers: that of {node}: {error}"))?;
+        let (log, recovered) = opened
+            .map_err(|error| format!("invariant 16, a log recovers: that of {node}: {error}"))?;
         log.close();
         Ok::<_, String>(recovered.groups)
     };
@@ -413,7 +432,10 @@ fn term_of<M: StateMachine>(look: &Look<'_, M>, at: Place, index: LogIndex) -> O
 
 /// Whether a log, or the snapshot in front of it, has an entry.
 fn holds(found: &GroupInspection, index: LogIndex, term: Option<Term>) -> bool {
-    let is_covered = found.snapshot.as_ref().is_some_and(|file| file.index >= index.0);
+    let is_covered = found
+        .snapshot
+        .as_ref()
+        .is_some_and(|file| file.index >= index.0);
     let found = term_in(found, index.0);
     is_covered || (found.is_some() && (term.is_none() || found == term))
 }

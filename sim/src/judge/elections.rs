@@ -135,7 +135,9 @@ impl Elections {
     /// is cut off stays in its term, and disturbs nobody when it comes back.
     fn check_term(&self, books: &Books, at: Place, now: &Stand) -> Result<(), String> {
         let began = now.vote == Some(at.node);
-        let is_asked = self.asked.contains(&(at.group, now.term.previous(), at.node));
+        let is_asked = self
+            .asked
+            .contains(&(at.group, now.term.previous(), at.node));
         if !began || is_asked {
             return Ok(());
         }

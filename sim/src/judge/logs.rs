@@ -59,12 +59,7 @@ impl Rule for Logs {
 }
 
 impl Logs {
-    fn check_written(
-        &mut self,
-        books: &Books,
-        at: Place,
-        entries: &[Entry],
-    ) -> Result<(), String> {
+    fn check_written(&mut self, books: &Books, at: Place, entries: &[Entry]) -> Result<(), String> {
         let Some(first) = entries.first() else {
             return Ok(());
         };
@@ -129,7 +124,10 @@ impl Logs {
             let had = replica.stand.durable;
             return wrong(
                 "what was synced is there",
-                format!("comes back with a log up to {}, and had {had} on its disk", stand.last),
+                format!(
+                    "comes back with a log up to {}, and had {had} on its disk",
+                    stand.last
+                ),
             );
         }
         if terms.len() as u64 != stand.last.0 + 1 - stand.first.previous().0 {
@@ -249,7 +247,11 @@ fn check_complete(books: &Books, at: Place, now: &Stand) -> Result<(), String> {
     }
     Err(format!(
         "invariant 3, leader completeness: {} is elected in group {} in {} and lacks ({last}, {}); its log ends at {}",
-        at.node, at.group.0, now.term, committed.term, replica.last()
+        at.node,
+        at.group.0,
+        now.term,
+        committed.term,
+        replica.last()
     ))
 }
 

@@ -4,6 +4,7 @@ use quorate::simulation::{LogStatus, Observation, SimNode, Stand, StateMachine};
 use quorate::transport::{Frame, SnapshotAckStatus};
 use quorate::{GroupId, LogIndex, Role, Term};
 
+use super::Step;
 use super::books::{Books, Event, Place, Rule};
 use super::commits::Commits;
 use super::elections::Elections;
@@ -13,7 +14,6 @@ use super::promises::Promises;
 use super::reads::Reads;
 use super::sessions::SessionRule;
 use super::snapshots::SnapshotRule;
-use super::Step;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::marks::{Mark, Marks};

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use quorate::simulation::{Command, Deed, Entry, EntryKind, Image, Outcome, SessionId, StateMachine};
+use quorate::simulation::{
+    Command, Deed, Entry, EntryKind, Image, Outcome, SessionId, StateMachine,
+};
 use quorate::{GroupId, LogIndex};
 
 use super::logs::bytes_hash;
@@ -162,7 +164,9 @@ impl<M: StateMachine> Played<M> {
         if expected == *answer {
             return Ok(());
         }
-        Err(format!("was answered with {answer:?} instead of {expected:?}"))
+        Err(format!(
+            "was answered with {answer:?} instead of {expected:?}"
+        ))
     }
 }
 

@@ -33,7 +33,10 @@ impl Rule for SnapshotRule {
                 if now.snapshot >= before.snapshot {
                     return Ok(());
                 }
-                wrong(at, &format!("goes back from {} to {}", before.snapshot, now.snapshot))
+                wrong(
+                    at,
+                    &format!("goes back from {} to {}", before.snapshot, now.snapshot),
+                )
             }
             _ => Ok(()),
         }
@@ -60,7 +63,10 @@ fn check_saved(
     first_index: LogIndex,
 ) -> Result<(), String> {
     if first_index > index.next() {
-        return wrong(at, &format!("cuts its log at {first_index} behind a snapshot of {index}"));
+        return wrong(
+            at,
+            &format!("cuts its log at {first_index} behind a snapshot of {index}"),
+        );
     }
     check_covered(books, at, index, term)
 }

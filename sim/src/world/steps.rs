@@ -73,12 +73,7 @@ impl<W: Workload> World<W> {
     }
 
     /// A frame arrives. A node that is dead loses it.
-    pub(super) fn arrive(
-        &mut self,
-        from: usize,
-        to: usize,
-        packet: Packet,
-    ) -> Result<(), String> {
+    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) -> Result<(), String> {
         let number = packet.number();
         let Some(frame) = self.network.open(packet) else {
             self.note(Who::Node(to), "broken", number, || {
