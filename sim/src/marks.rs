@@ -445,10 +445,10 @@ impl Marks {
     fn replied(&mut self, books: &Books, node: NodeId, clerk: usize, reply: &Reply) {
         match &reply.result {
             Ok(ReplyBody::Outcome(_)) => {
-                let _none = self.take_answer(node, reply.id);
+                let _no_read = self.take_answer(node, reply.id);
             }
             Ok(ReplyBody::Answer(_) | ReplyBody::ReadIndex(_)) => {
-                let by_lease = self.take_answer(node, reply.id).flatten();
+                let by_lease = self.take_answer(node, reply.id);
                 let called = self.reads.get(&(clerk, reply.id)).copied();
                 let Some((group, term, wants_lease)) = called else {
                     return;
@@ -472,12 +472,12 @@ impl Marks {
     }
 
     /// Clerks number their requests alike: the answers of a node leave in the order in which it gave them.
-    fn take_answer(&mut self, node: NodeId, id: RequestId) -> Option<Option<bool>> {
+    fn take_answer(&mut self, node: NodeId, id: RequestId) -> Option<bool> {
         let answers = self.answers.get_mut(&(node, id))?;
         let first = answers.remove(0);
         if answers.is_empty() {
             self.answers.remove(&(node, id));
         }
-        Some(first)
+        first
     }
 }
