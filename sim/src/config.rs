@@ -35,6 +35,8 @@ pub struct Config {
     pub think_ns: u64,
     /// How long a sync takes, on average.
     pub sync_ns: u64,
+    /// Whether leaders are asked to hand their office over now and then.
+    pub has_transfers: bool,
 }
 
 impl Config {
@@ -58,6 +60,7 @@ impl Config {
             trouble_ns: rng.between(4, 12) * 1_000 * MS,
             think_ns: rng.between(10, 200) * MS,
             sync_ns: rng.pick(&[30_000, 200_000, 200_000, MS, 5 * MS]),
+            has_transfers: rng.permille(200),
         }
     }
 
@@ -66,6 +69,7 @@ impl Config {
         let mut config = Self::draw(seed);
         config.nodes = 3;
         config.groups = 1;
+        config.has_transfers = false;
         config.trouble_ns = 18_500 * MS;
         config
     }

@@ -12,7 +12,7 @@
 //! - [`phases`]: boot; trouble; a random quorum must make progress while the rest is dead; all are healed and must agree;
 //!   the power of all goes off, and every acknowledged write is read again.
 //! - [`workload`]: what clerks call, on which machine, and which answers are right.
-//! - [`judge`]: what must hold after every step, and of the whole history.
+//! - [`judge`]: what must hold after every step, and of the whole history. [`marks`]: rare things that happened.
 //!
 //! # Judges of histories
 //!
@@ -27,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod faults;
 pub mod judge;
+pub mod marks;
 pub mod network;
 pub mod node;
 pub mod phases;

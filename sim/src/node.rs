@@ -4,12 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate::simulation::{SimNode, SimSetup, StateMachine};
+use quorate::simulation::{Deed, SimNode, SimSetup, StateMachine};
 use quorate::transport::{ClerkInbox, Frame, Reply, ReplySink, Transport};
-use quorate::{NodeId, OpenError, Options};
+use quorate::{GroupId, NodeId, OpenError, Options};
 use quorate_wal::testing::CrashDisk;
 
 use crate::clock::Clock;
+use crate::world::End;
+
+/// Where a node has its files.
+pub const DIR: &str = "/node";
+
+/// The directories of its log and of its snapshots in there.
+pub(crate) const LOG_DIR: &str = "wal";
+pub(crate) const SNAPSHOT_DIR: &str = "snap";
 
 /// A node of the world.
 pub struct NodeSlot<M: StateMachine> {
@@ -21,6 +29,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub clock: Clock,
     /// The process, while it runs.
     pub process: Option<SimNode<M>>,
+    /// What its replicas did in the last step, in order for each group.
+    pub deeds: Vec<(GroupId, Deed)>,
     /// How often it was started. What was scheduled in an earlier life means nothing any more.
     pub life: u32,
     /// Until then it stands still.
@@ -29,6 +39,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub is_abandoned: bool,
     /// It stands still in the middle of its next step.
     pub(crate) is_to_pause: bool,
+    /// It ends in its next step of the log, in this way, and is started again then.
+    pub(crate) is_to_end: Option<(End, u64)>,
     /// Its log failed, and it will be started again.
     pub(crate) is_replacing: bool,
     pub(crate) timers: Timers,
@@ -107,10 +119,12 @@ impl<M: StateMachine> NodeSlot<M> {
             disk: CrashDisk::new(),
             clock,
             process: None,
+            deeds: Vec::new(),
             life: 0,
             paused_until_ns: 0,
             is_abandoned: false,
             is_to_pause: false,
+            is_to_end: None,
             is_replacing: false,
             timers: Timers::default(),
             disk_state: DiskState::default(),
@@ -129,7 +143,7 @@ impl<M: StateMachine> NodeSlot<M> {
     ) -> Result<(), OpenError> {
         assert!(self.process.is_none(), "one process at a time");
         let setup = SimSetup {
-            dir: Path::new("/node").to_path_buf(),
+            dir: Path::new(DIR).to_path_buf(),
             disk: Arc::new(self.disk.clone()),
             node: self.id,
             members: (1..=nodes as u64).map(NodeId).collect(),
@@ -150,9 +164,11 @@ impl<M: StateMachine> NodeSlot<M> {
     /// Ends the process, from one moment to the next. What becomes of its disk is said beforehand.
     pub(crate) fn kill(&mut self) {
         self.process = None;
+        self.deeds.clear();
         self.timers = Timers::default();
         self.paused_until_ns = 0;
         self.is_to_pause = false;
+        self.is_to_end = None;
         self.is_replacing = false;
         self.outbox = Arc::default();
     }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use quorate::simulation::ReplicaView;
 
 use crate::config::Config;
+use crate::marks::MarkCounts;
 use crate::seed::{Rng, Stream};
 use crate::trace::Who;
 use crate::workload::Workload;
@@ -29,6 +30,8 @@ pub struct Report {
     pub calls: u64,
     /// Virtual time that passed.
     pub virtual_ns: u64,
+    /// What rare things happened.
+    pub marks: MarkCounts,
     /// What went wrong, if anything did.
     pub failure: Option<Failure>,
     /// What happened, one line a step, if it was asked for.
@@ -60,6 +63,7 @@ pub fn run<W: Workload>(seed: u64, config: Config, keeps_text: bool) -> Report {
         steps: world.trace.steps(),
         calls: world.workload.calls(),
         virtual_ns: at_ns,
+        marks: world.marks().counts().clone(),
         failure: what.map(|what| Failure { at_ns, what }),
         lines: world.trace.lines().to_vec(),
     }

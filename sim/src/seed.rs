@@ -22,6 +22,10 @@ pub enum Stream {
     Workload,
     /// Which faults strike, when and whom.
     Faults,
+    /// Where judges look more closely.
+    Judges,
+    /// When leaders are asked to hand their office over.
+    Transfers,
 }
 
 /// A stream of choices (`SplitMix64`).

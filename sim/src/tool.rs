@@ -8,6 +8,7 @@ use clap::Parser;
 use parking_lot::Mutex;
 
 use crate::config::Config;
+use crate::marks::{MARKS, MarkCounts};
 use crate::phases::{Report, run};
 use crate::workload::KvWorkload;
 
@@ -27,6 +28,9 @@ struct Arguments {
     /// Plays plain clusters of three for about twenty virtual seconds, to measure how fast runs are.
     #[arg(long)]
     plain: bool,
+    /// Prints how often rare things happened.
+    #[arg(long)]
+    marks: bool,
     /// How many threads; as many as there are cores, unless told.
     #[arg(long)]
     threads: Option<usize>,
@@ -71,6 +75,7 @@ fn play_many(arguments: &Arguments) -> ExitCode {
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(Vec::new());
     let virtual_ms = AtomicU64::new(0);
+    let marks = Mutex::new(MarkCounts::default());
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -82,6 +87,7 @@ fn play_many(arguments: &Arguments) -> ExitCode {
                     }
                     let report = play(arguments, arguments.start.wrapping_add(number), false);
                     virtual_ms.fetch_add(report.virtual_ns / 1_000_000, Ordering::Relaxed);
+                    *marks.lock() += &report.marks;
                     if report.failure.is_some() {
                         failed.lock().push(report);
                     }
@@ -99,6 +105,9 @@ fn play_many(arguments: &Arguments) -> ExitCode {
         virtual_ms.into_inner() / 1_000,
         began.elapsed().as_secs_f64()
     );
+    if arguments.marks {
+        print_marks(&marks.into_inner());
+    }
     let mut failed = failed.into_inner();
     failed.sort_by_key(|report| report.seed);
     verdict(&failed)
@@ -110,6 +119,12 @@ const PROGRESS_SEEDS: u64 = 50;
 fn progress(done: u64, seeds: u64, failed: usize, began: Instant) {
     let per_s = done as f64 / began.elapsed().as_secs_f64();
     eprint!("\r{done} of {seeds} seeds, {failed} failed, {per_s:.0} seeds/s ");
+}
+
+fn print_marks(counts: &MarkCounts) {
+    for mark in MARKS {
+        println!("{:>10}  {}", counts.of(mark), mark.meaning());
+    }
 }
 
 fn verdict(reports: &[Report]) -> ExitCode {

@@ -19,7 +19,8 @@ use quorate::{GroupId, Role};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::judge::{Judge, Ledger, Step};
+use crate::judge::{Books, Bounds, Disks, Judge, Observer, Rates, Replay, Step};
+use crate::marks::{Mark, Marks};
 use crate::network::{Endpoint, Network, Packet};
 use crate::node::NodeSlot;
 use crate::seed::{Rng, Stream};
@@ -36,6 +37,10 @@ pub struct Look<'a, M: StateMachine> {
     pub now_ns: u64,
     /// The nodes, by their place.
     pub nodes: &'a [NodeSlot<M>],
+    /// The shape of the run.
+    pub config: &'a Config,
+    /// What was seen so far.
+    pub books: &'a Books,
 }
 
 /// Nodes, clerks and what is between them.
@@ -60,11 +65,13 @@ pub struct World<W: Workload> {
     events: Vec<Option<Event>>,
     free: Vec<usize>,
     scheduled: u64,
+    observer: Observer,
     judges: Vec<Box<dyn Judge<W::Machine>>>,
     schedule_rng: Rng,
     disk_rng: Rng,
     clock_rng: Rng,
     fault_rng: Rng,
+    transfer_rng: Rng,
     /// Whether faults strike.
     has_trouble: bool,
 }
@@ -105,6 +112,8 @@ enum Event {
     ClerkTick(usize),
     /// A clerk has thought and makes a call.
     ClerkCall(usize),
+    /// A leader is asked to hand its office over.
+    Transfer,
     /// A fault strikes.
     Trouble,
     /// A fault ends.
@@ -184,11 +193,17 @@ impl<W: Workload> World<W> {
             events: Vec::new(),
             free: Vec::new(),
             scheduled: 0,
-            judges: vec![Box::<Ledger>::default()],
+            observer: Observer::new(&config),
+            judges: vec![
+                Box::new(Disks::new(seed, Rates::default())),
+                Box::<Replay<W::Machine>>::default(),
+                Box::new(Bounds::new(&config)),
+            ],
             schedule_rng: Rng::of(seed, Stream::Schedule),
             disk_rng: Rng::of(seed, Stream::Disk),
             clock_rng,
             fault_rng: Rng::of(seed, Stream::Faults).fork(),
+            transfer_rng: Rng::of(seed, Stream::Transfers),
             has_trouble: false,
             nodes,
             config,
@@ -198,6 +213,11 @@ impl<W: Workload> World<W> {
     /// Adds a judge of every step.
     pub fn add_judge(&mut self, judge: Box<dyn Judge<W::Machine>>) {
         self.judges.push(judge);
+    }
+
+    /// What rare things happened.
+    pub fn marks(&self) -> &Marks {
+        self.observer.marks()
     }
 
     /// Lets the next event happen. `false`: there is none before `until_ns`, and that is the time now.
@@ -221,12 +241,13 @@ impl<W: Workload> World<W> {
             Event::Prepare(node) => self.prepare_step(node)?,
             Event::Cover(node) => self.cover_step(node)?,
             Event::Job(node) => self.job_step(node)?,
-            Event::Arrive { from, to, packet } => self.arrive(from, to, packet),
+            Event::Arrive { from, to, packet } => self.arrive(from, to, packet)?,
             Event::Ask { clerk, to, request } => self.ask(clerk, to, request),
             Event::Answer { clerk, from, reply } => self.answer(clerk, from, reply)?,
             Event::Disconnect { clerk, from } => self.disconnect(clerk, from)?,
             Event::ClerkTick(clerk) => self.clerk_tick(clerk)?,
             Event::ClerkCall(clerk) => self.clerk_call(clerk)?,
+            Event::Transfer => self.transfer(),
             Event::Trouble => self.trouble()?,
             Event::Relief(relief) => self.relieve(relief),
             Event::Restart(node) => self.restart(node)?,
@@ -288,15 +309,22 @@ impl<W: Workload> World<W> {
         });
     }
 
+    fn mark(&mut self, mark: Mark) {
+        self.observer.marks_mut().hit(mark);
+    }
+
     fn note(&mut self, who: Who, what: &'static str, number: u64, detail: impl FnOnce() -> String) {
         self.trace.note(self.now_ns, who, what, number, detail);
     }
 
     /// Shows a step to the judges.
     fn judge(&mut self, step: Step<'_>) -> Result<(), String> {
+        self.observer.observe(self.now_ns, &self.nodes, step)?;
         let look = Look {
             now_ns: self.now_ns,
             nodes: &self.nodes,
+            config: &self.config,
+            books: self.observer.books(),
         };
         for judge in &mut self.judges {
             judge.after(&look, step)?;

@@ -179,7 +179,8 @@ fn a_machine_that_panics_is_found() {
 #[test]
 fn a_machine_that_is_not_the_same_everywhere_is_found() {
     let what = failure_of::<DIFFERS>();
-    assert!(what.contains("hold something else"), "{what}");
+    let is_named = ["invariant 4", "invariant 15"];
+    assert!(is_named.iter().any(|name| what.starts_with(name)), "{what}");
 }
 
 #[test]

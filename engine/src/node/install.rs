@@ -18,6 +18,8 @@ use super::replica::Replica;
 use super::shard::submit_job;
 use super::storage::{config_to_bytes, snapshot_meta};
 use super::writes::{After, Writes};
+#[cfg(feature = "simulation")]
+use crate::simulation::Deed;
 use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer};
 
 /// How often an outgoing transfer is tried again without progress before it is given up.
@@ -168,6 +170,12 @@ impl<M: StateMachine> Replica<M> {
         batch.set_snapshot(self.group, file.clone());
         batch.compact(self.group, first_index.0);
         self.name(file, writes, slot);
+        #[cfg(feature = "simulation")]
+        self.deeds.push(Deed::Saved {
+            index: meta.index,
+            term: meta.term,
+            first_index,
+        });
         self.raft.on_snapshot_saved(meta.clone(), first_index);
         self.log_bytes = 0;
         self.log_entries = 0;
@@ -460,6 +468,12 @@ impl<M: StateMachine> Replica<M> {
         let Some(received) = received else {
             unreachable!("the core installs only the snapshot that it was just handed");
         };
+        #[cfg(feature = "simulation")]
+        self.deeds.push(Deed::Installed {
+            index: meta.index,
+            term: meta.term,
+            keeps_suffix: keep_suffix,
+        });
         let mut file = received.file;
         file.context = config_to_bytes(&meta.config);
         let keep_from = keep_suffix.then_some(meta.index.0 + 1);

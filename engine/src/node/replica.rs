@@ -24,6 +24,8 @@ use super::published::Published;
 use super::shard::Outbox;
 use super::storage::{GroupLog, add_persist, lost_reason, to_state};
 use super::writes::{After, Writes};
+#[cfg(feature = "simulation")]
+use crate::simulation::Deed;
 use crate::transport::{Consistency, Refusal, ReplyBody, Request, RequestBody};
 
 /// What a replica needs to know of the node's options.
@@ -68,6 +70,9 @@ pub(crate) struct Replica<M: StateMachine> {
     /// An entry that was found to have rotted on disk, and about which nothing was done yet.
     rotten: Option<LogIndex>,
     taken: Option<Output>,
+    /// What it did since the last pass began, for whoever watches.
+    #[cfg(feature = "simulation")]
+    pub(super) deeds: Vec<Deed>,
 }
 
 struct Proposal {
@@ -133,6 +138,8 @@ impl<M: StateMachine> Replica<M> {
             lost: None,
             rotten: None,
             taken: None,
+            #[cfg(feature = "simulation")]
+            deeds: Vec::new(),
         }
     }
 
@@ -203,6 +210,15 @@ impl<M: StateMachine> Replica<M> {
             RequestBody::ReadIndex => self.read(now_ns, &outlet, ReadWants::Index),
             RequestBody::Query { consistency, query } => {
                 if self.may_answer_now(consistency, now_ns) {
+                    #[cfg(feature = "simulation")]
+                    if consistency == Consistency::Lease {
+                        let index = self.published.applied();
+                        self.deeds.push(Deed::Read {
+                            id: outlet.id,
+                            index,
+                            by_lease: true,
+                        });
+                    }
                     let view = self.published.load().view;
                     outlet.answer(ports, Ok(ReplyBody::Answer(M::query(&view, &query))));
                     return;
@@ -331,6 +347,10 @@ impl<M: StateMachine> Replica<M> {
                 } else {
                     self.lazy_state = None;
                 }
+                #[cfg(feature = "simulation")]
+                if !persist.entries.is_empty() {
+                    self.deeds.push(Deed::Wrote(persist.entries.clone()));
+                }
                 add_persist(writes, self.group, persist);
                 writes.after.push(After::Persisted {
                     slot,
@@ -394,6 +414,11 @@ impl<M: StateMachine> Replica<M> {
             }
             self.applied = index;
             self.applied_term = term;
+            #[cfg(feature = "simulation")]
+            self.deeds.push(Deed::Applied {
+                entry: entry.clone(),
+                outcome: outcome.clone(),
+            });
             while self
                 .proposals
                 .front()
@@ -403,6 +428,13 @@ impl<M: StateMachine> Replica<M> {
                     break;
                 };
                 let is_this_one = first.index == entry.index && first.term == entry.term;
+                #[cfg(feature = "simulation")]
+                if is_this_one {
+                    self.deeds.push(Deed::Acknowledged {
+                        id: first.outlet.id,
+                        index,
+                    });
+                }
                 let result = if is_this_one {
                     Ok(ReplyBody::Outcome(outcome.clone()))
                 } else {
@@ -461,11 +493,17 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn answer_read(&self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
+    fn answer_read(&mut self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
         assert!(
             self.published.applied() >= index,
             "a read is answered from a view that includes its index"
         );
+        #[cfg(feature = "simulation")]
+        self.deeds.push(Deed::Read {
+            id: waiter.outlet.id,
+            index,
+            by_lease: false,
+        });
         let body = match waiter.wants {
             ReadWants::Index => ReplyBody::ReadIndex(index),
             ReadWants::Answer(query) => {

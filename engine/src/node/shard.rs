@@ -284,6 +284,17 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
+    /// What the replicas did since this was last asked.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn take_deeds(&mut self) -> Vec<(GroupId, crate::simulation::Deed)> {
+        let mut taken = Vec::new();
+        for replica in &mut self.replicas {
+            let group = replica.group;
+            taken.extend(replica.deeds.drain(..).map(|deed| (group, deed)));
+        }
+        taken
+    }
+
     /// The replica of a group.
     #[cfg(feature = "simulation")]
     pub(crate) fn replica(&self, group: GroupId) -> Option<&Replica<M>> {

@@ -45,7 +45,7 @@ impl LogReader for GroupLog<'_> {
                 }
                 LogReadError::new(error.to_string())
             })?;
-        stored
+        let mut entries = stored
             .into_iter()
             .map(|entry| {
                 let kind = EntryKind::from_byte(entry.kind).ok_or_else(|| {
@@ -61,8 +61,21 @@ impl LogReader for GroupLog<'_> {
                     data: bytes::Bytes::copy_from_slice(&entry.payload),
                 })
             })
-            .collect()
+            .collect::<Result<Vec<_>, _>>()?;
+        // The log counts payloads alone; windows also count what carrying an entry takes.
+        entries.truncate(fitting(&entries, bytes_max).max(1));
+        Ok(entries)
     }
+}
+
+/// How many of the entries fit, from the first on.
+fn fitting(entries: &[Entry], bytes_max: usize) -> usize {
+    let mut bytes = 0_usize;
+    let fits = entries.iter().take_while(|entry| {
+        bytes += entry.weight_bytes();
+        bytes <= bytes_max
+    });
+    fits.count()
 }
 
 /// Adds what a core wants persisted to a batch, or to several if it is large. Any of them may be the last that becomes
@@ -248,6 +261,20 @@ pub(crate) fn config_from_bytes(bytes: &[u8]) -> Result<Config, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_from_the_log_fit_into_a_window_with_what_carrying_them_takes() {
+        let entry = |index| Entry {
+            index: LogIndex(index),
+            term: Term(1),
+            kind: EntryKind::Command,
+            data: bytes::Bytes::from_static(&[0; 68]),
+        };
+        let entries: Vec<_> = (1..=5).map(entry).collect();
+        assert_eq!(fitting(&entries, 299), 2);
+        assert_eq!(fitting(&entries, 300), 3);
+        assert_eq!(fitting(&entries, usize::MAX), 5);
+    }
 
     #[test]
     fn what_was_lost_in_front_of_the_snapshot_is_left_out() {

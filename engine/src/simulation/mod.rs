@@ -10,20 +10,23 @@
 //! See [`SimNode`] for an example.
 
 mod client;
+mod deed;
 mod node;
 mod queue;
 mod view;
 
 pub use client::{CallId, ClientSend, SimClient};
+pub use deed::Deed;
 pub use node::{SimNode, SimSetup};
-pub use view::ReplicaView;
+pub use view::{ReplicaView, Stand};
 
 pub use quorate_kv::{
-    Answer, CommandBuffer, Image, Map, MapImage, Outcome, Query, RestoreError, SessionId,
-    StateMachine,
+    Answer, Command, CommandBuffer, Image, Map, MapImage, Outcome, Position, Query, RestoreError,
+    SessionId, StateMachine,
 };
 pub use quorate_raft::{
-    Body, Config, Entry, EntryKind, HardState, Message, Observation, SnapshotMeta, Violation,
+    Body, Config, Entry, EntryKind, HardState, Message, Observation, PeerState, PeerStatus, Round,
+    SnapshotMeta, Violation,
 };
 pub use quorate_wal::{Disk, Drove, Due, Log, LogError, LogStatus, Prepared};
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use quorate_kv::StateMachine;
 use quorate_raft::{
-    Entry, LogIndex, LogReadError, LogReader, NodeId, Observation, Role, Term, Violation,
+    Entry, LogIndex, LogReadError, LogReader, NodeId, Observation, PeerStatus, Role, Term,
+    Violation,
 };
 use quorate_wal::{DirLock, Disk, Drove, Due, GroupId, Log, LogError, Prepared};
 
+use super::deed::Deed;
 use super::queue::{EventQueue, JobQueue};
-use super::view::{self, ReplicaView};
+use super::view::{self, ReplicaView, Stand};
 use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
@@ -205,6 +207,8 @@ impl<M: StateMachine> SimNode<M> {
     /// One pass of the worker: takes what is on the queue, fires what is due, and sends, writes, applies and answers all
     /// that this led to.
     pub fn pass(&mut self, now_ns: u64) {
+        // Nobody asked what the last one did: what is kept is bounded by what one pass does.
+        drop(self.shard.take_deeds());
         for _ in 0..EVENTS_PER_PASS_MAX {
             let Some(event) = self.events.pop() else {
                 break;
@@ -215,6 +219,11 @@ impl<M: StateMachine> SimNode<M> {
             self.shard.tick(now_ns);
         }
         self.shard.flush(now_ns);
+    }
+
+    /// What the replicas did in the last pass, in order for each group. Each deed is told once.
+    pub fn take_deeds(&mut self) -> Vec<(GroupId, Deed)> {
+        self.shard.take_deeds()
     }
 
     /// Whether a pass has something to do before [`deadline_ns`](Self::deadline_ns).
@@ -274,6 +283,36 @@ impl<M: StateMachine> SimNode<M> {
     /// If there is no such group; the same holds of all other looks.
     pub fn view(&self, group: GroupId) -> ReplicaView {
         ReplicaView::of(group, self.replica(group))
+    }
+
+    /// How a replica stands, in numbers; cheaper than [`view`](Self::view).
+    pub fn stand(&self, group: GroupId) -> Stand {
+        Stand::of(self.replica(group))
+    }
+
+    /// What a leader knows of its peers; nothing in other roles.
+    pub fn peers(&self, group: GroupId) -> impl Iterator<Item = PeerStatus> + '_ {
+        self.replica(group).raft().peers()
+    }
+
+    /// Entries, and bytes of them, that a replica holds in memory.
+    pub fn cached(&self, group: GroupId) -> (usize, usize) {
+        self.replica(group).raft().cached()
+    }
+
+    /// Bytes, and appends, that a peer owes a leader an answer to.
+    pub fn inflight(&self, group: GroupId, peer: NodeId) -> Option<(usize, usize)> {
+        self.replica(group).raft().inflight(peer)
+    }
+
+    /// How many events wait for the next pass.
+    pub fn events(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The machine of a group, without its sessions.
+    pub fn machine(&self, group: GroupId) -> &M {
+        self.replica(group).sessions().machine()
     }
 
     /// What a replica is, and in which term; cheaper than [`view`](Self::view).

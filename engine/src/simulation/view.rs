@@ -67,6 +67,58 @@ impl ReplicaView {
     }
 }
 
+/// How a replica stands between two steps, in numbers alone: cheap enough to be compared after each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stand {
+    /// What it is.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whom it voted for in its term.
+    pub vote: Option<NodeId>,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Everything up to here is committed, as far as it knows.
+    pub commit: LogIndex,
+    /// Everything up to here is applied.
+    pub applied: LogIndex,
+    /// The first entry in its log; one behind the last if there is none.
+    pub first: LogIndex,
+    /// The last entry in its log.
+    pub last: LogIndex,
+    /// Entries up to here are on its disk, as far as it was told.
+    pub durable: LogIndex,
+    /// What its latest snapshot covers.
+    pub snapshot: LogIndex,
+    /// Until when it may answer reads without asking anybody, on its own clock.
+    pub lease_until_ns: Option<u64>,
+    /// It has lost entries and takes no part until a snapshot covers them.
+    pub is_aside: bool,
+    /// Messages that a correct peer never sends, so far.
+    pub violations: u64,
+}
+
+impl Stand {
+    pub(super) fn of<M: StateMachine>(replica: &Replica<M>) -> Self {
+        let raft = replica.raft();
+        Self {
+            role: raft.role(),
+            term: raft.term(),
+            vote: raft.hard_state().vote,
+            leader: raft.leader(),
+            commit: raft.commit(),
+            applied: replica.applied(),
+            first: raft.first_index(),
+            last: raft.last_index(),
+            durable: raft.durable_index(),
+            snapshot: raft.snapshot().index,
+            lease_until_ns: raft.lease_until_ns(),
+            is_aside: raft.is_aside(),
+            violations: raft.counters().violations,
+        }
+    }
+}
+
 /// Checks what must hold of a replica at all times, and between two looks at it.
 pub(super) fn check<M: StateMachine>(
     before: Option<&Observation>,

@@ -8,6 +8,7 @@ use quorate::{Bytes, Error, NodeId};
 
 use super::{Event, World, link_to_clerk};
 use crate::config::Config;
+use crate::judge::Step;
 use crate::seed::Rng;
 use crate::trace::Who;
 use crate::workload::{Call, CallKind, Ticket, Workload};
@@ -167,6 +168,10 @@ impl<W: Workload> World<W> {
                 unreachable!("a clerk is part of no node");
             };
             let node = to.0 as usize - 1;
+            self.judge(Step::Asks {
+                clerk,
+                request: &request,
+            })?;
             let (node_end, clerk_end) = link_to_clerk(node, clerk);
             let frame = Frame::Request(request);
             let route = self.network.send(self.now_ns, clerk_end, node_end, frame);

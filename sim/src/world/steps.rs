@@ -9,6 +9,7 @@ use quorate::transport::{Frame, Origin};
 
 use super::{Event, World, link_to_clerk};
 use crate::judge::Step;
+use crate::marks::Mark;
 use crate::network::{Endpoint, Packet};
 use crate::node::Sent;
 use crate::trace::Who;
@@ -51,6 +52,7 @@ impl<W: Workload> World<W> {
             if !is_faulty {
                 return Err(format!("node {} cannot be opened: {error}", node + 1));
             }
+            self.mark(Mark::Unopened);
             // What was wrong with the disk is over when somebody looks into it.
             self.mend_disk(node);
             self.schedule(now_ns + FAILED_NS, Event::Restart(node));
@@ -71,20 +73,22 @@ impl<W: Workload> World<W> {
     }
 
     /// A frame arrives. A node that is dead loses it.
-    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) {
+    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) -> Result<(), String> {
         let number = packet.number();
         let Some(frame) = self.network.open(packet) else {
             self.note(Who::Node(to), "broken", number, || {
                 format!("from n{}", from + 1)
             });
-            return;
+            self.mark(Mark::FrameBroken);
+            return Ok(());
         };
         let origin = Origin::Node(self.nodes[from].id);
         let Some(process) = &self.nodes[to].process else {
-            return;
+            return Ok(());
         };
         process.deliver(origin, frame);
         self.wake(to);
+        self.judge(Step::Hears { node: to, from })
     }
 
     pub(super) fn pass(&mut self, node: usize) -> Result<(), String> {
@@ -101,7 +105,9 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn log_step(&mut self, node: usize) -> Result<(), String> {
-        if !self.is_due(node, Event::Log, |timers| &mut timers.log_at_ns) {
+        if !self.is_due(node, Event::Log, |timers| &mut timers.log_at_ns)
+            || self.end_in_step(node)?
+        {
             return Ok(());
         }
         // A failure shows in the status of the log, and to the shard.
@@ -110,7 +116,9 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn prepare_step(&mut self, node: usize) -> Result<(), String> {
-        if !self.is_due(node, Event::Prepare, |timers| &mut timers.prepare_at_ns) {
+        if !self.is_due(node, Event::Prepare, |timers| &mut timers.prepare_at_ns)
+            || self.end_in_step(node)?
+        {
             return Ok(());
         }
         let _failed = self.process(node).map(SimNode::prepare_step);
@@ -181,8 +189,12 @@ impl<W: Workload> World<W> {
 
     /// After a step of a node: sends what it sent, schedules what it needs, and has it judged.
     pub(super) fn after_step(&mut self, node: usize, what: &'static str) -> Result<(), String> {
-        self.send_all(node, what)?;
+        let slot = &mut self.nodes[node];
+        let process = slot.process.as_mut();
+        slot.deeds = process.map(SimNode::take_deeds).unwrap_or_default();
+        // What it did is known before what it says is judged.
         self.judge(Step::Moved { node })?;
+        self.send_all(node, what)?;
         self.schedule_steps(node);
         Ok(())
     }
@@ -246,6 +258,9 @@ impl<W: Workload> World<W> {
         let (has_work, deadline_ns) = (process.has_work(), process.deadline_ns());
         let (due, jobs) = (process.due(), process.jobs());
         let status = process.log().status();
+        let id = self.nodes[node].id;
+        let marks = self.observer.marks_mut();
+        marks.note_full(id, status == LogStatus::Full);
         if has_work {
             self.wake(node);
         } else {

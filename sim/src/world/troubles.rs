@@ -1,12 +1,17 @@
 //! Faults that strike at moments, and their ends.
 
+use std::path::Path;
+
 use quorate::simulation::SimNode;
-use quorate_wal::testing::{DiskError, Effect, Fault, OpKind, Survivors};
+use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind, Survivors};
+use quorate_wal::{LogStats, inspect};
 
 use super::{Event, Relief, World};
 use crate::faults::FaultClass;
 use crate::judge::Step;
+use crate::marks::Mark;
 use crate::network::Endpoint;
+use crate::node::{DIR, LOG_DIR};
 use crate::trace::Who;
 use crate::workload::Workload;
 
@@ -16,6 +21,9 @@ const MS: u64 = 1_000_000;
 const PAUSE_MIN_NS: u64 = 10 * MS;
 const PAUSE_MEAN_NS: u64 = 400 * MS;
 const PAUSE_MAX_NS: u64 = 30_000 * MS;
+
+/// The mean time between two transfers.
+const TRANSFER_GAP_NS: u64 = 1_500 * MS;
 
 /// How long a fault lasts on average.
 const LAST_NS: u64 = 800 * MS;
@@ -35,6 +43,9 @@ impl<W: Workload> World<W> {
         self.has_trouble = true;
         self.network.trouble();
         self.schedule_trouble();
+        if self.config.has_transfers {
+            self.schedule_transfer();
+        }
     }
 
     /// No fault strikes any more. Those that have struck last until [`heal`](Self::heal).
@@ -48,6 +59,7 @@ impl<W: Workload> World<W> {
         self.network.calm();
         for node in 0..self.nodes.len() {
             self.mend_disk(node);
+            self.nodes[node].is_to_end = None;
             if self.nodes[node].paused_until_ns > self.now_ns {
                 self.nodes[node].paused_until_ns = self.now_ns;
                 self.wake_all_steps(node);
@@ -76,21 +88,35 @@ impl<W: Workload> World<W> {
     /// Ends a process, possibly in the middle of a step of its log.
     pub fn kill(&mut self, node: usize, end: End) -> Result<(), String> {
         let in_step = self.disk_rng.permille(300);
+        self.kill_in(node, end, in_step)
+    }
+
+    fn kill_in(&mut self, node: usize, end: End, in_step: bool) -> Result<(), String> {
         let changes = self.disk_rng.below(6);
         let survivors = self.draw_survivors();
         let slot = &mut self.nodes[node];
         let Some(process) = &slot.process else {
             return Ok(());
         };
+        let before = process.log().stats();
+        let mut segments = before.segments;
         if in_step {
             slot.disk.stop_after(changes);
             step_into_the_end(process, changes);
+            segments = process.log().stats().segments;
         }
         match end {
             End::Process => slot.disk.process_crash(),
             End::Power => slot.disk.power_cut(&survivors),
         }
         slot.kill();
+        let mut marks = crash_marks(&slot.disk, &before);
+        marks.extend(in_step.then_some(Mark::DiskStepCut));
+        let is_rotated = end == End::Power && segments > before.segments;
+        marks.extend(is_rotated.then_some(Mark::RotatedInPowerCut));
+        for mark in marks {
+            self.mark(mark);
+        }
         self.note(Who::Node(node), "killed", changes, || {
             format!("{end:?}, in a step: {in_step}, of what was not synced: {survivors:?}")
         });
@@ -127,6 +153,28 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
+    /// Asks a leader to hand its office to whom it likes best, as an operator does before stopping a node.
+    pub(super) fn transfer(&mut self) {
+        if !self.has_trouble {
+            return;
+        }
+        let group = self.transfer_rng.below(u64::from(self.config.groups));
+        let group = quorate::GroupId(group);
+        if let Some(node) = self.leader(group) {
+            self.note(Who::Node(node), "transfer", group.0, String::new);
+            if let Some(process) = &self.nodes[node].process {
+                process.transfer(group, None);
+            }
+            self.wake(node);
+        }
+        self.schedule_transfer();
+    }
+
+    fn schedule_transfer(&mut self) {
+        let gap_ns = self.transfer_rng.wait(TRANSFER_GAP_NS);
+        self.schedule(self.now_ns + 1 + gap_ns, Event::Transfer);
+    }
+
     pub(super) fn relieve(&mut self, relief: Relief) {
         match relief {
             Relief::Network => self.network.mend(),
@@ -154,7 +202,10 @@ impl<W: Workload> World<W> {
         }
         let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(PAUSE_MEAN_NS);
         let pause_ns = pause_ns.min(PAUSE_MAX_NS);
-        self.nodes[node].paused_until_ns = self.now_ns + pause_ns;
+        let until_ns = self.now_ns + pause_ns;
+        self.nodes[node].paused_until_ns = until_ns;
+        let id = self.nodes[node].id;
+        self.observer.marks_mut().note_pause(id, until_ns);
         self.note(Who::Node(node), "pauses", pause_ns, || {
             format!("for {} ms", pause_ns / MS)
         });
@@ -242,10 +293,26 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
+    /// Ends a process and has it started again; half of the time in the next step of its log that has something to do, since
+    /// a moment that is drawn rarely falls into one.
     fn crash(&mut self, node: usize, end: End, until_ns: u64) -> Result<(), String> {
+        if self.disk_rng.permille(500) && self.nodes[node].process.is_some() {
+            self.nodes[node].is_to_end = Some((end, until_ns));
+            return Ok(());
+        }
         self.kill(node, end)?;
         self.schedule(until_ns, Event::Restart(node));
         Ok(())
+    }
+
+    /// Ends a process that was to end in this step of its log. Whether it did.
+    pub(super) fn end_in_step(&mut self, node: usize) -> Result<bool, String> {
+        let Some((end, until_ns)) = self.nodes[node].is_to_end.take() else {
+            return Ok(false);
+        };
+        self.kill_in(node, end, true)?;
+        self.schedule(until_ns.max(self.now_ns), Event::Restart(node));
+        Ok(true)
     }
 
     /// A leader of some group half of the time, since that is where most is going on.
@@ -262,7 +329,7 @@ impl<W: Workload> World<W> {
     fn draw_survivors(&mut self) -> Survivors {
         let seed = self.disk_rng.draw();
         let percent = self.disk_rng.between(0, 100) as u8;
-        let torn_percent = self.disk_rng.pick(&[0, 20, 60]);
+        let torn_percent = self.disk_rng.pick(&[0, 50, 95]);
         match self.disk_rng.below(5) {
             0 => Survivors::None,
             1 => Survivors::All,
@@ -274,6 +341,18 @@ impl<W: Workload> World<W> {
             },
         }
     }
+}
+
+/// What a log and its disk show when a process ended.
+fn crash_marks(disk: &CrashDisk, stats: &LogStats) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    marks.extend((stats.recycled > 0).then_some(Mark::SegmentReused));
+    marks.extend((stats.moved_bytes > 0).then_some(Mark::EntriesMoved));
+    // A log that cannot be looked into is for the judges, when it is opened.
+    if let Ok(inspection) = inspect(disk, &Path::new(DIR).join(LOG_DIR)) {
+        marks.extend((inspection.torn_tail_bytes > 0).then_some(Mark::TornTail));
+    }
+    marks
 }
 
 /// Takes what steps the log and the jobs have to take, on a disk that ends in the middle of them.

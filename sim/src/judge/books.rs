@@ -1,0 +1,374 @@
+//! What the observer of a run has written down, and the plain events in which it tells the rules what happened.
+//!
+//! Invariants:
+//! - The books outlive every process: what a node forgets in a crash stands here.
+//! - A rule sees an event before the books take it in, so that it can compare.
+//! - Nothing here comes from a node's own account of its past: only from what it was seen to do.
+
+use quorate::simulation::{Body, Deed, Message, Stand};
+use quorate::transport::{Reply, Request};
+use quorate::{GroupId, LogIndex, NodeId, Role, Term};
+
+use crate::clock::Clock;
+
+/// A replica: a group on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The node.
+    pub node: NodeId,
+    /// The group.
+    pub group: GroupId,
+}
+
+/// What the observer saw.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A process was started, with this replica in it.
+    Opened {
+        /// Which replica.
+        at: Place,
+        /// How it stands.
+        stand: &'a Stand,
+        /// The terms of its log, from the entry before the first one on.
+        terms: &'a [Term],
+    },
+    /// A process ended.
+    Ended {
+        /// The node.
+        node: NodeId,
+    },
+    /// A replica did something.
+    Did {
+        /// Which replica.
+        at: Place,
+        /// What.
+        deed: &'a Deed,
+    },
+    /// A replica stands in another way than before, or leads.
+    Moved {
+        /// Which replica.
+        at: Place,
+        /// How it stood.
+        before: &'a Stand,
+        /// How it stands.
+        now: &'a Stand,
+        /// The clock of its node.
+        clock: &'a Clock,
+    },
+    /// A leader was seen to believe that a peer has everything up to here.
+    Matched {
+        /// The leader.
+        at: Place,
+        /// The peer.
+        peer: NodeId,
+        /// What it is believed to have on its disk.
+        index: LogIndex,
+    },
+    /// A message leaves a replica.
+    Sent {
+        /// Which replica.
+        at: Place,
+        /// The message.
+        message: &'a Message,
+    },
+    /// An answer leaves a node for a clerk.
+    Replied {
+        /// The node.
+        node: NodeId,
+        /// The place of the clerk.
+        clerk: usize,
+        /// The answer.
+        reply: &'a Reply,
+    },
+    /// A clerk sends a request, for the first time or again.
+    Asked {
+        /// The place of the clerk.
+        clerk: usize,
+        /// The request.
+        request: &'a Request,
+    },
+    /// A node was handed a frame of another one.
+    Heard {
+        /// Who was handed it.
+        node: NodeId,
+        /// Who sent it.
+        from: NodeId,
+        /// What the clock of the receiver showed.
+        shown_ns: u64,
+    },
+    /// A write or a sync of a node's log failed.
+    LogFailed {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// Something that must hold, told event by event.
+pub trait Rule {
+    /// An error ends the run as failed, and says which invariant does not hold.
+    fn judge(&mut self, books: &Books, event: &Event<'_>) -> Result<(), String>;
+}
+
+/// What was seen of a run so far.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// Virtual time.
+    pub now_ns: u64,
+    /// How many nodes there are; all of them vote in every group.
+    pub nodes: usize,
+    groups: Vec<GroupBook>,
+}
+
+/// What was seen of a group.
+#[derive(Clone, Debug)]
+pub struct GroupBook {
+    /// By the place of the node.
+    replicas: Vec<ReplicaBook>,
+    /// What stands at each index for good, from index 1 on.
+    committed: Vec<Committed>,
+}
+
+/// What was seen of a replica, over all its lives.
+#[derive(Clone, Debug)]
+pub struct ReplicaBook {
+    /// How it stood when it was last seen.
+    pub stand: Stand,
+    /// Whether its process runs.
+    pub is_alive: bool,
+    /// The terms of its log by index; what stands before `known_from` is not known.
+    terms: Vec<Term>,
+    known_from: LogIndex,
+    /// The latest promise about its log that left it.
+    pub promise: Option<Promise>,
+}
+
+/// "Everything up to `index` is on my disk and equals yours", said to the leader of a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The leader's term.
+    pub term: Term,
+    /// The last entry promised.
+    pub index: LogIndex,
+    /// That entry's term.
+    pub entry_term: Term,
+}
+
+/// An entry that is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its term.
+    pub term: Term,
+    /// The term of the replica that was first seen to know: it was committed in this term or before.
+    pub by_term: Term,
+}
+
+impl Books {
+    /// Empty books.
+    pub fn new(nodes: usize, groups: u32) -> Self {
+        let group = GroupBook {
+            replicas: vec![ReplicaBook::default(); nodes],
+            committed: Vec::new(),
+        };
+        Self {
+            now_ns: 0,
+            nodes,
+            groups: vec![group; groups as usize],
+        }
+    }
+
+    /// How many nodes are a majority.
+    pub fn quorum(&self) -> usize {
+        self.nodes / 2 + 1
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.groups.len() as u64).map(GroupId)
+    }
+
+    /// A group.
+    pub fn group(&self, group: GroupId) -> &GroupBook {
+        &self.groups[group.0 as usize]
+    }
+
+    /// A replica.
+    pub fn replica(&self, at: Place) -> &ReplicaBook {
+        &self.group(at.group).replicas[at.node.0 as usize - 1]
+    }
+
+    /// Takes an event in.
+    pub fn note(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Opened { at, stand, terms } => {
+                let replica = self.replica_mut(at);
+                replica.open(stand, terms);
+                self.note_commit(at, LogIndex::ZERO, stand);
+            }
+            Event::Ended { node } => {
+                for group in &mut self.groups {
+                    group.replicas[node.0 as usize - 1].is_alive = false;
+                }
+            }
+            Event::Did { at, deed } => self.replica_mut(at).note(deed),
+            Event::Moved {
+                at, before, now, ..
+            } => {
+                self.replica_mut(at).stand = *now;
+                if now.commit > before.commit {
+                    self.note_commit(at, before.commit, now);
+                }
+            }
+            Event::Sent { at, message } => {
+                if let Body::AppendAccepted { match_index, .. } = message.body {
+                    self.replica_mut(at).note_promise(message.term, match_index);
+                }
+            }
+            Event::Matched { .. }
+            | Event::Replied { .. }
+            | Event::Asked { .. }
+            | Event::Heard { .. }
+            | Event::LogFailed { .. } => {}
+        }
+    }
+
+    /// What a replica knows to be committed is committed.
+    fn note_commit(&mut self, at: Place, before: LogIndex, now: &Stand) {
+        let group = &mut self.groups[at.group.0 as usize];
+        let replica = &group.replicas[at.node.0 as usize - 1];
+        let next = (group.committed.len() as u64 + 1).max(before.0 + 1);
+        for index in next..=now.commit.0 {
+            let Some(term) = replica.term_at(LogIndex(index)) else {
+                break;
+            };
+            if group.committed.len() as u64 + 1 != index {
+                break;
+            }
+            group.committed.push(Committed {
+                term,
+                by_term: now.term,
+            });
+        }
+    }
+
+    fn replica_mut(&mut self, at: Place) -> &mut ReplicaBook {
+        &mut self.groups[at.group.0 as usize].replicas[at.node.0 as usize - 1]
+    }
+}
+
+impl GroupBook {
+    /// The replicas, by the place of their node.
+    pub fn replicas(&self) -> &[ReplicaBook] {
+        &self.replicas
+    }
+
+    /// The last entry that is committed.
+    pub fn last_committed(&self) -> LogIndex {
+        LogIndex(self.committed.len() as u64)
+    }
+
+    /// What is committed at an index.
+    pub fn committed(&self, index: LogIndex) -> Option<Committed> {
+        let place = usize::try_from(index.0.checked_sub(1)?).ok()?;
+        self.committed.get(place).copied()
+    }
+
+    /// The last entry that was seen to be committed in a term before this one.
+    pub fn last_committed_before(&self, term: Term) -> LogIndex {
+        let later = self.committed.iter().rev();
+        let later = later.take_while(|committed| committed.by_term >= term);
+        LogIndex((self.committed.len() - later.count()) as u64)
+    }
+
+    /// How many disks hold an entry, as far as their replicas were told.
+    pub fn holders(&self, index: LogIndex, term: Term) -> usize {
+        let holds = |replica: &&ReplicaBook| {
+            replica.stand.durable >= index
+                && replica.term_at(index).is_none_or(|found| found == term)
+        };
+        self.replicas.iter().filter(holds).count()
+    }
+}
+
+impl Default for ReplicaBook {
+    fn default() -> Self {
+        Self {
+            stand: Stand::default(),
+            is_alive: false,
+            terms: vec![Term::ZERO],
+            known_from: LogIndex::ZERO,
+            promise: None,
+        }
+    }
+}
+
+impl ReplicaBook {
+    /// The term of an entry of its log.
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index < self.known_from {
+            return None;
+        }
+        self.terms.get(usize::try_from(index.0).ok()?).copied()
+    }
+
+    /// The last entry of its log.
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.terms.len() as u64 - 1)
+    }
+
+    /// Whether it leads.
+    pub fn leads(&self) -> bool {
+        self.is_alive && self.stand.role == Role::Leader
+    }
+
+    fn open(&mut self, stand: &Stand, terms: &[Term]) {
+        self.is_alive = true;
+        self.stand = *stand;
+        self.restart(stand.first.previous());
+        self.terms.pop();
+        self.terms.extend_from_slice(terms);
+    }
+
+    fn note(&mut self, deed: &Deed) {
+        match deed {
+            Deed::Wrote(entries) => {
+                let Some(first) = entries.first() else {
+                    return;
+                };
+                self.terms.resize(first.index.0 as usize, Term::ZERO);
+                self.terms.extend(entries.iter().map(|entry| entry.term));
+            }
+            Deed::Installed {
+                index,
+                term,
+                keeps_suffix,
+            } => {
+                if !*keeps_suffix {
+                    self.restart(*index);
+                }
+                self.known_from = self.known_from.max(*index);
+                self.terms[index.0 as usize] = *term;
+            }
+            Deed::Saved { .. }
+            | Deed::Applied { .. }
+            | Deed::Acknowledged { .. }
+            | Deed::Read { .. } => {}
+        }
+    }
+
+    fn note_promise(&mut self, term: Term, index: LogIndex) {
+        let has_more = |had: Promise| had.term == term && had.index >= index;
+        if !self.promise.is_some_and(has_more) {
+            self.promise = Some(Promise {
+                term,
+                index,
+                entry_term: self.term_at(index).unwrap_or_default(),
+            });
+        }
+    }
+
+    /// A log that ends with the entry before its first one.
+    fn restart(&mut self, anchor: LogIndex) {
+        self.known_from = anchor;
+        self.terms.resize(anchor.0 as usize + 1, Term::ZERO);
+    }
+}

@@ -1,0 +1,156 @@
+//! What a node may keep waiting, send at once and take of its disk. Invariant 19 of `docs/testing.md`, and the bounds that
+//! every queue has.
+
+use quorate::simulation::{Body, StateMachine};
+use quorate::transport::Frame;
+
+use super::{Judge, Step};
+use crate::config::Config;
+use crate::node::Sent;
+use crate::world::Look;
+
+/// Events that are never refused, for each group: its jobs that ended, and that the log moved.
+const OWN_EVENTS_MAX: usize = 8;
+
+/// Jobs of a group and a peer at most: a save, a transfer each way with all of its chunks twice, files to delete.
+const JOBS_MAX: usize = 64;
+
+/// Queues, windows, messages and disks stay within their bounds.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    events_max: usize,
+    jobs_max: usize,
+    append_bytes_max: usize,
+    inflight_messages_max: usize,
+    inflight_bytes_max: usize,
+    log_bytes_max: u64,
+}
+
+impl Bounds {
+    /// The bounds of a run.
+    pub fn new(config: &Config) -> Self {
+        let options = &config.options;
+        let entry_bytes = options.log.entry_bytes_max as usize;
+        let pairs = config.groups as usize * config.nodes;
+        let segment_bytes = options.log.segment_bytes_max;
+        let busy_bytes = options.snapshot_log_bytes * u64::from(config.groups.min(4));
+        Self {
+            events_max: options.queue_max + OWN_EVENTS_MAX * config.groups as usize,
+            jobs_max: JOBS_MAX * pairs,
+            append_bytes_max: options.append_bytes_max.max(entry_bytes),
+            inflight_messages_max: options.inflight_messages_max,
+            inflight_bytes_max: options.inflight_bytes_max
+                + options.append_bytes_max.max(entry_bytes),
+            // What the node refuses to go beyond, and what is under way then: see `docs/operating.md`.
+            log_bytes_max: (busy_bytes + 3 * segment_bytes + LIVE_BYTES_MAX) * 2
+                + 4 * segment_bytes,
+        }
+    }
+
+    /// Checks how much waits on a node.
+    pub fn check_queues(&self, events: usize, jobs: usize) -> Result<(), String> {
+        if events > self.events_max {
+            return over("events wait", events, self.events_max);
+        }
+        if jobs > self.jobs_max {
+            return over("jobs wait", jobs, self.jobs_max);
+        }
+        Ok(())
+    }
+
+    /// Checks what a leader has on its way to one peer.
+    pub fn check_inflight(&self, bytes: usize, messages: usize) -> Result<(), String> {
+        if messages > self.inflight_messages_max {
+            return over(
+                "appends are owed an answer",
+                messages,
+                self.inflight_messages_max,
+            );
+        }
+        if bytes > self.inflight_bytes_max {
+            return over(
+                "bytes of appends are owed an answer",
+                bytes,
+                self.inflight_bytes_max,
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks one message.
+    pub fn check_message(&self, body: &Body) -> Result<(), String> {
+        let Body::Append { entries, .. } = body else {
+            return Ok(());
+        };
+        let bytes: usize = entries
+            .iter()
+            .map(quorate::simulation::Entry::weight_bytes)
+            .sum();
+        if entries.len() > 1 && bytes > self.append_bytes_max {
+            return over("bytes are in one append", bytes, self.append_bytes_max);
+        }
+        Ok(())
+    }
+
+    /// Checks how much of the disk a log takes.
+    pub fn check_log(&self, bytes: u64) -> Result<(), String> {
+        if bytes > self.log_bytes_max {
+            return over(
+                "bytes are taken by the log",
+                bytes as usize,
+                self.log_bytes_max as usize,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// More than the state of any run takes: its snapshots are shorter than this, all groups together.
+const LIVE_BYTES_MAX: u64 = 1 << 20;
+
+impl<M: StateMachine> Judge<M> for Bounds {
+    fn after(&mut self, look: &Look<'_, M>, step: Step<'_>) -> Result<(), String> {
+        let (node, checked) = match step {
+            Step::Moved { node } => (node, self.check_node(look, node)),
+            Step::Sends {
+                node,
+                sent: Sent::Frame(_, Frame::Raft(messages)),
+            } => {
+                let mut bodies = messages.iter().map(|it| &it.message.body);
+                (node, bodies.try_for_each(|body| self.check_message(body)))
+            }
+            _ => return Ok(()),
+        };
+        checked.map_err(|detail| format!("{detail}, of {}", look.nodes[node].id))
+    }
+}
+
+impl Bounds {
+    fn check_node<M: StateMachine>(&self, look: &Look<'_, M>, node: usize) -> Result<(), String> {
+        let slot = &look.nodes[node];
+        let Some(process) = &slot.process else {
+            return Ok(());
+        };
+        self.check_queues(process.events(), process.jobs())?;
+        self.check_log(process.log().disk_bytes())?;
+        for (group, _) in slot.deeds.iter().filter(|(_, deed)| sends_entries(deed)) {
+            for peer in look.nodes.iter().map(|slot| slot.id) {
+                if let Some((bytes, messages)) = process.inflight(*group, peer) {
+                    self.check_inflight(bytes, messages)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a leader that did this sent something.
+fn sends_entries(deed: &quorate::simulation::Deed) -> bool {
+    matches!(deed, quorate::simulation::Deed::Wrote(_))
+}
+
+fn over(what: &str, found: usize, bound: usize) -> Result<(), String> {
+    Err(format!(
+        "invariant 19, bounds: {found} {what}, and at most {bound} may"
+    ))
+}
