@@ -1,5 +1,6 @@
 //! Faults that strike at moments, and their ends.
 
+use quorate::GroupId;
 use quorate::simulation::SimNode;
 use quorate_wal::testing::{DiskError, Effect, Fault, OpKind, Survivors};
 
@@ -19,6 +20,9 @@ const PAUSE_MAX_NS: u64 = 30_000 * MS;
 
 /// How long a fault lasts on average.
 const LAST_NS: u64 = 800 * MS;
+
+/// How often an operator hands leadership over, or asks for an election, beside a fault.
+const HANDOVER_PERMILLE: u32 = 200;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +127,9 @@ impl<W: Workload> World<W> {
             let class = self.fault_rng.pick(&events);
             self.strike(class)?;
         }
+        if self.fault_rng.permille(HANDOVER_PERMILLE) {
+            self.hand_over();
+        }
         self.schedule_trouble();
         Ok(())
     }
@@ -193,7 +200,12 @@ impl<W: Workload> World<W> {
                 self.schedule(end_ns, Event::Relief(Relief::Network));
             }
             FaultClass::Isolate => {
-                self.network.isolate(node);
+                if self.fault_rng.permille(500) {
+                    self.network.isolate(node);
+                } else {
+                    // Clerks that reach a leader of the past are the ones that could read from it.
+                    self.network.isolate_from_nodes(node);
+                }
                 self.schedule(end_ns, Event::Relief(Relief::Network));
             }
             FaultClass::Bridge => {
@@ -242,6 +254,25 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
+    /// The leader of a group hands over to whom it chooses, or another node asks for an election.
+    fn hand_over(&mut self) {
+        let group = GroupId(self.fault_rng.below(u64::from(self.config.groups)));
+        let any = self.fault_rng.index(self.nodes.len());
+        let leader = self.leader(group).unwrap_or(any);
+        let asks = self.fault_rng.permille(300);
+        let node = if asks { any } else { leader };
+        let Some(process) = &self.nodes[node].process else {
+            return;
+        };
+        if asks {
+            process.campaign(group);
+        } else {
+            process.transfer(group, None);
+        }
+        self.note(Who::Node(node), "handover", u64::from(asks), String::new);
+        self.wake(node);
+    }
+
     fn crash(&mut self, node: usize, end: End, until_ns: u64) -> Result<(), String> {
         self.kill(node, end)?;
         self.schedule(until_ns, Event::Restart(node));
@@ -253,7 +284,7 @@ impl<W: Workload> World<W> {
         let group = self.fault_rng.below(u64::from(self.config.groups));
         let any = self.fault_rng.index(self.nodes.len());
         if self.fault_rng.permille(500) {
-            self.leader(quorate::GroupId(group)).unwrap_or(any)
+            self.leader(GroupId(group)).unwrap_or(any)
         } else {
             any
         }
