@@ -15,7 +15,7 @@ const MS: u64 = 1_000_000;
 
 /// A process that stands still does so for this long at least, and thirty seconds at most.
 const PAUSE_MIN_NS: u64 = 10 * MS;
-const PAUSE_MEAN_NS: u64 = 400 * MS;
+const PAUSE_MEANS_NS: [u64; 3] = [100 * MS, 600 * MS, 2_000 * MS];
 const PAUSE_MAX_NS: u64 = 30_000 * MS;
 
 /// How long a fault lasts on average.
@@ -159,7 +159,8 @@ impl<W: Workload> World<W> {
         if !std::mem::take(&mut self.nodes[node].is_to_pause) {
             return 0;
         }
-        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(PAUSE_MEAN_NS);
+        let mean_ns = self.fault_rng.pick(&PAUSE_MEANS_NS);
+        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(mean_ns);
         let pause_ns = pause_ns.min(PAUSE_MAX_NS);
         self.nodes[node].paused_until_ns = self.now_ns + pause_ns;
         self.note(Who::Node(node), "pauses", pause_ns, || {
