@@ -15,13 +15,13 @@ macro_rules! mutants {
 mutants! {
     /// What is written counts as durable before it is synced (NATS 2.12.1, etcd #8144).
     ACKNOWLEDGES_UNSYNCED;
-    /// A read is answered before its index is applied (NuRaft #288, etcd #13464).
+    /// A read is answered before its index is applied (`NuRaft` #288, etcd #13464).
     READS_BEFORE_APPLIED;
     /// A lease, once held, is not looked at again when it is used (jraft PR 34, yugabyte #16).
     LEASE_NEVER_ENDS;
     /// Whoever waits at an index is answered by the entry of another leader (redpanda #3003).
     ANSWERS_BY_INDEX_ALONE;
-    /// A proposal of unknown fate is reported as without effect (NuRaft #298).
+    /// A proposal of unknown fate is reported as without effect (`NuRaft` #298).
     UNKNOWN_IS_REFUSED;
     /// A snapshot that is older than what was committed is installed (hashicorp/raft #212, etcd #7470).
     INSTALLS_OLD_SNAPSHOTS;

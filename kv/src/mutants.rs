@@ -13,7 +13,7 @@ macro_rules! mutants {
 }
 
 mutants! {
-    /// Snapshots do not hold the sessions (atomix #1101, TiKV #4716).
+    /// Snapshots do not hold the sessions (atomix #1101, `TiKV` #4716).
     SNAPSHOT_WITHOUT_SESSIONS;
     /// Snapshots do not hold the answers that are kept, so that what is sent again takes effect again (atomix #341).
     SNAPSHOT_WITHOUT_ANSWERS;
@@ -21,7 +21,7 @@ mutants! {
     EXPIRED_SESSION_EXECUTES;
     /// What is sent again takes effect again (thesis 6.3).
     RETRY_EXECUTES;
-    /// Which session expires depends on when the replica was restored (copycat #232, RaftKeeper #58).
+    /// Which session expires depends on when the replica was restored (copycat #232, `RaftKeeper` #58).
     EXPIRY_DEPENDS_ON_REPLICA;
     /// Answers are freed up to what was applied, not up to what the client has (thesis 6.3).
     FREES_UNACKNOWLEDGED_ANSWERS;

@@ -13,9 +13,9 @@ macro_rules! mutants {
 }
 
 mutants! {
-    /// A leader commits entries of earlier terms by counting who has them (Raft, figure 8; LogCabin #44).
+    /// A leader commits entries of earlier terms by counting who has them (Raft, figure 8; `LogCabin` #44).
     COMMITS_OLD_TERMS;
-    /// A vote leaves before it is durable (NuRaft #185, camunda #1068).
+    /// A vote leaves before it is durable (`NuRaft` #185, camunda #1068).
     VOTES_BEFORE_DURABLE;
     /// A vote is forgotten when a leader or candidate steps down within its term (CCF PR 8094).
     FORGETS_VOTE_IN_TERM;
@@ -41,7 +41,7 @@ mutants! {
     OLD_ANSWERS_CONFIRM_READS;
     /// A leader confirms reads without asking anybody (d-engine #381).
     CONFIRMS_READS_ALONE;
-    /// A read is answered before its index is applied (NuRaft #288, etcd #13464).
+    /// A read is answered before its index is applied (`NuRaft` #288, etcd #13464).
     READS_BEFORE_APPLIED;
     /// A lease counts from when the answer came, not from when the question left (jraft PR 34).
     LEASE_FROM_ANSWER;
