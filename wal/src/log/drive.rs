@@ -261,13 +261,13 @@ impl Log {
         staging.clear();
         staging.shrink_to(STAGING_BYTES_KEPT);
         writer.staging = staging;
-        let written = written.map_err(|error| {
+        if mutants::GOES_ON_AFTER_FAILURE
+            && let Err(error) = &written
+        {
             let reason = error.to_string();
-            if mutants::GOES_ON_AFTER_FAILURE {
-                return LogError::Failed { reason };
-            }
-            self.fail(reason)
-        })?;
+            return Err(LogError::Failed { reason });
+        }
+        let written = written.map_err(|error| self.fail(error.to_string()))?;
         Ok(self.publish(writer, work, &written))
     }
 
