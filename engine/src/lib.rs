@@ -33,6 +33,7 @@ mod db;
 mod error;
 mod files;
 mod identity;
+mod mutants;
 mod node;
 mod opening;
 mod options;

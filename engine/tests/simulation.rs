@@ -8,10 +8,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use quorate::simulation::{
-    Answer, Body, ClientSend, CommandBuffer, Map, SimClient, SimNode, SimSetup,
+    Answer, Body, ClientSend, CommandBuffer, Map, Query, SimClient, SimNode, SimSetup,
 };
-use quorate::transport::{ClerkInbox, Frame, Origin, Reply, ReplySink, Transport};
-use quorate::{GroupId, LogIndex, NodeId, Options, Role};
+use quorate::transport::{
+    ClerkInbox, Frame, Origin, Reply, ReplySink, Request, RequestBody, RequestId, Transport,
+};
+use quorate::{Consistency, GroupId, LogIndex, NodeId, Options, Role};
 use quorate_wal::testing::{CrashDisk, Survivors};
 
 const GROUP: GroupId = GroupId(0);
@@ -450,4 +452,33 @@ fn a_batch_says_nothing_is_committed_that_only_the_next_one_holds() {
     let now_ns = bench.now_ns;
     bench.members[lagging].open(now_ns);
     bench.until("it has all", |bench| bench.get(lagging, "k19").is_some());
+}
+
+#[test]
+fn a_leader_that_stood_still_does_not_answer_from_a_lease_that_is_over() {
+    let mut bench = Bench::new(options());
+    bench.until("an election", |bench| bench.leader().is_some());
+    bench.put("a", "1");
+    let now_ns = bench.now_ns;
+    let place = bench.leader().expect("it leads");
+    let leader = &mut bench.members[place];
+    let mut answers_at = |now_ns: u64, number: u64| {
+        let request = Request {
+            id: RequestId(number),
+            group: GROUP,
+            body: RequestBody::Query {
+                consistency: Consistency::Lease,
+                query: Query::get(b"a"),
+            },
+        };
+        let node = leader.node.as_mut().expect("it runs");
+        let sink = Arc::clone(&leader.outbox) as Arc<dyn ReplySink>;
+        node.deliver(Origin::Clerk(sink), Frame::Request(request));
+        node.pass(now_ns);
+        let replies = std::mem::take(&mut *leader.outbox.replies.lock());
+        replies.iter().any(|reply| reply.result.is_ok())
+    };
+    assert!(answers_at(now_ns, 1), "its lease holds");
+    // The first thing that it sees afterwards is the question; nobody has told it that others may lead by now.
+    assert!(!answers_at(now_ns + 10_000 * MS, 2), "its lease is over");
 }

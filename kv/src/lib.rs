@@ -37,6 +37,7 @@ mod digest;
 mod frames;
 mod machine;
 mod map;
+mod mutants;
 mod outcome;
 mod sessions;
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use crate::ids::{LogIndex, PersistSeq, Term};
 use crate::message::{Body, Message};
+use crate::mutants;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Durability {
@@ -112,6 +113,9 @@ impl Durability {
     /// The entries behind `index` are about to be overwritten or dropped.
     pub(crate) fn cut(&mut self, index: LogIndex) {
         self.index = self.index.min(index);
+        if mutants::OLD_WRITE_COUNTS_NEW_ENTRIES {
+            return;
+        }
         for write in &mut self.writes {
             write.last = write.last.min(index);
         }

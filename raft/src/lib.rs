@@ -22,6 +22,7 @@ mod ids;
 mod invariants;
 mod log;
 mod message;
+mod mutants;
 mod options;
 mod output;
 mod progress;

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use crate::error::LogReadError;
 use crate::ids::{LogIndex, Term};
 use crate::message::Entry;
+use crate::mutants;
 use crate::output::LogReader;
 use crate::terms::TermRuns;
 
@@ -59,6 +60,9 @@ impl Log {
     /// Whether a log that ends with `(last_index, last_term)` is at least as complete as this one
     /// (section 5.4.1): terms first, lengths second.
     pub(crate) fn is_covered_by(&self, last_index: LogIndex, last_term: Term) -> bool {
+        if mutants::COMPARES_LENGTH_FIRST {
+            return (last_index, last_term) >= (self.last(), self.last_term());
+        }
         (last_term, last_index) >= (self.last_term(), self.last())
     }
 

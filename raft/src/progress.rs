@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use crate::ids::{LogIndex, NodeId, Round};
 use crate::log::release_idle;
+use crate::mutants;
 use crate::options::Options;
 
 /// Heartbeats without an answer to what was sent, at most, before it is sent again. Each vain
@@ -192,7 +193,10 @@ impl Progress {
                 return false;
             }
         }
-        let next = agree.next().min(prev_index).max(self.match_index.next());
+        let mut next = agree.next().min(prev_index).max(self.match_index.next());
+        if mutants::IGNORES_CONFLICT_HINT {
+            next = prev_index.next();
+        }
         self.probe(next);
         self.retry_heartbeats = 1;
         true
@@ -202,7 +206,7 @@ impl Progress {
     /// Returns whether something may be sent that could not before.
     pub(crate) fn heartbeat_answered(&mut self, now_ns: u64, options: &Options) -> bool {
         let is_owing = match self.state {
-            PeerState::Probe => self.is_paused,
+            PeerState::Probe => self.is_paused && !mutants::PAUSED_PEER_NEVER_RESUMES,
             PeerState::Replicate => !self.inflight.is_empty(),
             PeerState::Snapshot => false,
         };
@@ -243,7 +247,8 @@ impl Progress {
     /// The transfer of a snapshot ended.
     pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64) {
         self.is_snapshot_asked = false;
-        if self.state != PeerState::Snapshot {
+        let is_stuck = mutants::FAILED_SNAPSHOT_NEVER_RETRIED && !was_sent;
+        if self.state != PeerState::Snapshot || is_stuck {
             return;
         }
         let next = if was_sent {

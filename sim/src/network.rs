@@ -168,6 +168,15 @@ impl Network {
         }
     }
 
+    /// Cuts a node off from all other nodes, both ways; clerks still reach it.
+    pub fn isolate_from_nodes(&mut self, node: usize) {
+        for other in 0..self.nodes {
+            let (node, other) = (Endpoint::Node(node), Endpoint::Node(other));
+            self.set_cut(node, other, true);
+            self.set_cut(other, node, true);
+        }
+    }
+
     /// Two halves that share one node: who is in no half with the other does not reach it.
     pub fn bridge(&mut self, halves: &[(bool, bool)]) {
         for from in 0..self.nodes {

@@ -65,6 +65,7 @@ mod manifest;
     reason = "a map is unsafe; the file says what makes this one sound"
 )]
 mod map;
+mod mutants;
 mod options;
 mod record;
 mod segment;

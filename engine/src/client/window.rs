@@ -25,6 +25,7 @@ use self::reads::Read;
 pub(crate) use self::reads::ReadWants;
 
 use crate::error::{Error, Obstacle};
+use crate::mutants;
 use crate::options::{Options, nanos};
 use crate::pending::{Answer, Completer};
 use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
@@ -445,7 +446,7 @@ impl Window {
                 self.give_up(place, Error::Incompatible);
             }
             Err(refusal) => {
-                if !matches!(refusal, Refusal::LeadershipLost) {
+                if !matches!(refusal, Refusal::LeadershipLost) || mutants::UNKNOWN_IS_REFUSED {
                     self.copy_refused(place);
                 }
                 if let Refusal::TooLarge { limit_bytes } = refusal {
@@ -516,6 +517,9 @@ impl Window {
     /// Sends again from a write on that its leader refused for now. Those before it were taken: sent again, they would only
     /// fill the log of a leader that has too much to do already.
     fn rewind_to(&mut self, place: Option<usize>) {
+        if mutants::RESENDS_WHOLE_WINDOW {
+            self.rewind();
+        }
         self.sent = self.sent.min(place.unwrap_or(self.sent));
     }
 

@@ -18,6 +18,7 @@ use super::replica::Replica;
 use super::shard::submit_job;
 use super::storage::{config_to_bytes, snapshot_meta};
 use super::writes::{After, Writes};
+use crate::mutants;
 #[cfg(feature = "simulation")]
 use crate::simulation::Deed;
 use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer};
@@ -161,7 +162,9 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.trouble = None;
         self.snapshots.failed_at_log_bytes = 0;
         file.context = config_to_bytes(&meta.config);
-        let first_index = if lets_go {
+        let first_index = if mutants::CUTS_BEYOND_SNAPSHOT {
+            self.applied.next()
+        } else if lets_go {
             meta.index.next()
         } else {
             self.first_index_behind(meta.index)
@@ -383,7 +386,7 @@ impl<M: StateMachine> Replica<M> {
         let transfer = chunk.transfer;
         let is_known = self.snapshots.incoming == Some((from, transfer));
         let is_stale = transfer.term < self.raft.term();
-        let is_covered = chunk.meta.index <= self.raft.commit();
+        let is_covered = chunk.meta.index <= self.raft.commit() && !mutants::INSTALLS_OLD_SNAPSHOTS;
         if is_stale
             || is_covered
             || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some()))
@@ -393,7 +396,7 @@ impl<M: StateMachine> Replica<M> {
                 status: SnapshotAckStatus::Refused,
             };
             ports.transport.send(from, Frame::SnapshotAck(ack));
-            if is_covered && !is_stale {
+            if is_covered && !is_stale && !mutants::REFUSES_SNAPSHOT_SILENTLY {
                 // The leader does not know how much is here: it would send the snapshot again for ever.
                 self.step(now_ns, self.arrival(from, transfer, chunk.meta));
             }
@@ -402,7 +405,10 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.incoming = Some((from, transfer));
         // Never the transfer's own number: it may come twice before the first one is taken in, and the copy that is not wanted
         // is deleted by its name.
-        let id = self.snapshots.take_id();
+        let mut id = self.snapshots.take_id();
+        if mutants::SNAPSHOT_COPIES_SHARE_A_FILE {
+            id = transfer.attempt;
+        }
         submit_job(ports, Job::Receive { from, chunk, id });
     }
 

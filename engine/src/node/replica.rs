@@ -24,6 +24,7 @@ use super::published::Published;
 use super::shard::Outbox;
 use super::storage::{GroupLog, add_persist, lost_reason, to_state};
 use super::writes::{After, Writes};
+use crate::mutants;
 #[cfg(feature = "simulation")]
 use crate::simulation::Deed;
 use crate::transport::{Consistency, Refusal, ReplyBody, Request, RequestBody};
@@ -237,7 +238,7 @@ impl<M: StateMachine> Replica<M> {
             Consistency::Lease => self
                 .raft
                 .lease_until_ns()
-                .is_some_and(|until_ns| now_ns < until_ns),
+                .is_some_and(|until_ns| now_ns < until_ns || mutants::LEASE_NEVER_ENDS),
             Consistency::Linearizable => false,
         }
     }
@@ -427,7 +428,8 @@ impl<M: StateMachine> Replica<M> {
                 let Some(first) = self.proposals.pop_front() else {
                     break;
                 };
-                let is_this_one = first.index == entry.index && first.term == entry.term;
+                let is_this_one = first.index == entry.index
+                    && (first.term == entry.term || mutants::ANSWERS_BY_INDEX_ALONE);
                 #[cfg(feature = "simulation")]
                 if is_this_one {
                     self.deeds.push(Deed::Acknowledged {
@@ -455,7 +457,7 @@ impl<M: StateMachine> Replica<M> {
         let term = soft.term;
         let mut kept = VecDeque::new();
         for proposal in self.proposals.drain(..) {
-            if leads && proposal.term == term {
+            if (leads && proposal.term == term) || mutants::ANSWERS_BY_INDEX_ALONE {
                 kept.push_back(proposal);
             } else {
                 proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
@@ -470,7 +472,7 @@ impl<M: StateMachine> Replica<M> {
             let Some(waiter) = self.reads.remove(&ready.token) else {
                 continue;
             };
-            if ready.index <= applied {
+            if ready.index <= applied || mutants::READS_BEFORE_APPLIED {
                 self.answer_read(waiter, ready.index, ports);
             } else {
                 self.waiting.insert((ready.index, ready.token), waiter);
@@ -495,7 +497,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn answer_read(&mut self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
         assert!(
-            self.published.applied() >= index,
+            self.published.applied() >= index || mutants::READS_BEFORE_APPLIED,
             "a read is answered from a view that includes its index"
         );
         #[cfg(feature = "simulation")]

@@ -21,6 +21,7 @@ use super::ports::{Job, Ports};
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
 use super::writes::{After, Closed, Writes};
+use crate::mutants;
 use crate::transport::{Frame, GroupMessage, Origin, Refusal};
 
 /// Commands in the output of one replica that a pass goes on to finish before others get their turn.
@@ -357,6 +358,9 @@ impl<M: StateMachine> Shard<M> {
         if has_submitted {
             self.ports.log.nudge();
         }
+        if mutants::ACKNOWLEDGES_UNSYNCED {
+            self.release(now_ns, Lsn(u64::MAX));
+        }
     }
 
     fn log_moved(&mut self, now_ns: u64) {
@@ -372,7 +376,12 @@ impl<M: StateMachine> Shard<M> {
                 return;
             }
         };
-        let durable = self.ports.log.durable();
+        self.release(now_ns, self.ports.log.durable());
+        self.submit(now_ns);
+    }
+
+    /// Does what waited for everything up to an lsn to be durable.
+    fn release(&mut self, now_ns: u64, durable: Lsn) {
         while self.unacked.front().is_some_and(|(lsn, _)| *lsn <= durable) {
             let Some((_, after)) = self.unacked.pop_front() else {
                 break;
@@ -389,7 +398,6 @@ impl<M: StateMachine> Shard<M> {
                 }
             }
         }
-        self.submit(now_ns);
     }
 
     fn log_failed(&mut self, now_ns: u64, reason: &str) {

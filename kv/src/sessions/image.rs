@@ -24,6 +24,7 @@ use super::{SESSION_WINDOW_MAX, Sessions};
 use crate::codec::{Fields, expect_end, read_array, read_bytes};
 use crate::frames::{FRAME_BYTES_MAX, FrameReader, FrameWriter};
 use crate::machine::{Image, RestoreError, StateMachine};
+use crate::mutants;
 use crate::outcome::SessionId;
 
 const MAGIC: [u8; 4] = *b"QSES";
@@ -152,6 +153,11 @@ fn read_session(source: &mut dyn Read) -> Result<(SessionId, Session), RestoreEr
     let last_use = fields.u64().ok_or(WHAT)?;
     let answers_len = fields.u32().ok_or(WHAT)? as usize;
     let answers = read_bytes(source, answers_len)?;
+    if mutants::SNAPSHOT_WITHOUT_ANSWERS {
+        return Session::from_parts(floor, last_use, floor, Vec::new())
+            .map(|session| (id, session))
+            .ok_or(WHAT);
+    }
     let session = Session::from_parts(last, last_use, floor, answers).ok_or(WHAT)?;
     Ok((id, session))
 }

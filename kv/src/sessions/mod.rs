@@ -17,10 +17,11 @@ use std::io;
 
 use bytes::Bytes;
 
-use self::table::{Session, Table};
+use self::table::{Session, SessionMap, Table};
 use crate::command::{Command, CommandError, Position};
 use crate::digest::Digest;
 use crate::machine::{Image, RestoreError, StateMachine};
+use crate::mutants;
 use crate::outcome::{Outcome, SessionId};
 
 pub use self::image::SessionsImage;
@@ -98,7 +99,11 @@ impl<M: StateMachine> Sessions<M> {
     pub fn image(&self) -> SessionsImage<M> {
         SessionsImage::new(
             self.last_index,
-            self.table.sessions().clone(),
+            if mutants::SNAPSHOT_WITHOUT_SESSIONS {
+                SessionMap::new()
+            } else {
+                self.table.sessions().clone()
+            },
             self.machine.image(),
         )
     }
@@ -169,12 +174,21 @@ impl<M: StateMachine> Sessions<M> {
     ) -> Outcome {
         assert!(position.floor < position.sequence);
         let Some(session) = self.table.touch(position.session, index) else {
+            if mutants::EXPIRED_SESSION_EXECUTES {
+                return Outcome::Applied(effect(&mut self.machine));
+            }
             return Outcome::SessionExpired;
         };
         let sequence = position.sequence;
         // A correct client never has answers to commands that did not arrive; the floor of any
         // other one must not free what it may ask for.
         session.acknowledge(position.floor.min(session.last()));
+        if mutants::FREES_UNACKNOWLEDGED_ANSWERS {
+            session.acknowledge(session.last());
+        }
+        if sequence <= session.last() && mutants::RETRY_EXECUTES {
+            return Outcome::Applied(effect(&mut self.machine));
+        }
         if sequence <= session.last() {
             return match session.answer(sequence) {
                 Some(answer) => Outcome::Applied(answer),

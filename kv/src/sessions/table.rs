@@ -22,6 +22,7 @@ use imbl::OrdMap;
 
 use super::window::Window;
 use crate::machine::RestoreError;
+use crate::mutants;
 use crate::outcome::SessionId;
 
 /// Sessions by id.
@@ -172,7 +173,7 @@ impl Table {
                 continue;
             };
             assert!(used <= session.last_use);
-            if used == session.last_use {
+            if used == session.last_use || mutants::EXPIRY_DEPENDS_ON_REPLICA {
                 self.sessions.remove(&id);
                 return;
             }

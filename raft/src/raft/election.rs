@@ -11,6 +11,7 @@
 use super::{NUMBER_MAX, Raft, Standing};
 use crate::ids::{LogIndex, NodeId, PersistSeq, Term};
 use crate::message::Body;
+use crate::mutants;
 use crate::quorum::Tally;
 
 /// The answers to one candidacy.
@@ -46,6 +47,8 @@ impl Raft {
             self.term = term;
             self.vote = None;
             self.durability.forget_held();
+        } else if mutants::FORGETS_VOTE_IN_TERM {
+            self.vote = None;
         }
         let was = std::mem::replace(&mut self.standing, Standing::Follower);
         if let Standing::Leader(mut lead) = was {
@@ -61,7 +64,7 @@ impl Raft {
         if !self.may_campaign() || matches!(self.standing, Standing::Leader(_)) {
             return;
         }
-        if transfer || self.quorum.is_only(self.id) {
+        if transfer || self.quorum.is_only(self.id) || mutants::SKIPS_PRE_VOTE {
             self.become_candidate(transfer);
             return;
         }
@@ -158,7 +161,7 @@ impl Raft {
         }
         // Not even the term is taken over: a node cut off for a while must not depose a leader that
         // a quorum hears (thesis 4.2.3).
-        if !transfer && self.hears_leader() {
+        if !transfer && self.hears_leader() && !mutants::VOTES_WHILE_HEARING_LEADER {
             return;
         }
         if term > self.term {
@@ -169,7 +172,12 @@ impl Raft {
         if may_grant && self.log.is_covered_by(last_index, last_term) {
             self.vote = Some(from);
             self.draw_election_deadline();
-            self.promise(from, Body::VoteReply { granted: true });
+            let reply = Body::VoteReply { granted: true };
+            if mutants::VOTES_BEFORE_DURABLE {
+                self.send(from, self.term, reply);
+            } else {
+                self.promise(from, reply);
+            }
         } else {
             self.send(from, self.term, Body::VoteReply { granted: false });
         }

@@ -9,6 +9,7 @@
 use super::{Install, Raft, Standing};
 use crate::ids::{LogIndex, NodeId, Round, Term};
 use crate::message::{Body, Entry, SnapshotMeta};
+use crate::mutants;
 use crate::quorum::Quorum;
 
 /// An append, taken apart.
@@ -121,7 +122,11 @@ impl Raft {
         self.take_entries(append);
         // Only as far as this message proves the logs equal: what lies behind may be a leftover
         // of an old leader.
-        self.commit_to(commit.min(last));
+        self.commit_to(commit.min(if mutants::COMMITS_BEYOND_MATCH {
+            self.log.last()
+        } else {
+            last
+        }));
         self.accept(from, last, round);
     }
 
@@ -152,6 +157,11 @@ impl Raft {
     /// Appends what is new and replaces what contradicts. A shorter append that comes late
     /// leaves a longer matching log alone.
     fn take_entries(&mut self, append: Append) {
+        if mutants::STALE_APPEND_CUTS && self.log.last() > append.last().max(self.commit) {
+            let kept = append.last().max(self.commit);
+            self.log.truncate(kept.next());
+            self.durability.cut(kept);
+        }
         let mut fresh = 0;
         for entry in &append.entries {
             match self.log.term_at(entry.index) {
@@ -253,7 +263,7 @@ impl Raft {
         if meta.index < self.lost_until || (self.is_aside() && meta.index <= self.commit) {
             return;
         }
-        if meta.index <= self.commit {
+        if meta.index <= self.commit && !mutants::INSTALLS_OLD_SNAPSHOTS {
             self.accept(from, self.commit, Round::ZERO);
             return;
         }
@@ -262,7 +272,8 @@ impl Raft {
         let matches = self.log.term_at(meta.index) == Some(meta.term);
         // What follows the snapshot may be kept on disk only if the disk has the very entries
         // that lead up to it; else it is cleared, and what memory still has is written again.
-        let keeps_suffix_on_disk = matches && self.log.handed() >= meta.index;
+        let keeps_suffix_on_disk = (matches && self.log.handed() >= meta.index)
+            || (mutants::SNAPSHOT_KEEPS_CONFLICTS && self.log.handed() > meta.index);
         if matches {
             self.log.compact(meta.index);
         } else {

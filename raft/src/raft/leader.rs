@@ -11,6 +11,7 @@ use super::{NUMBER_MAX, Raft, Standing};
 use crate::error::TransferError;
 use crate::ids::{LogIndex, NodeId, Round, Term};
 use crate::message::{Body, Entry, EntryKind};
+use crate::mutants;
 use crate::progress::Progress;
 use crate::reads::Reads;
 use crate::rounds::RoundClock;
@@ -70,7 +71,7 @@ impl Leadership {
     }
 
     pub(super) fn may_lease(&self) -> bool {
-        self.transfer.is_none() && !self.is_lease_lost
+        mutants::LEASE_SURVIVES_TRANSFER || (self.transfer.is_none() && !self.is_lease_lost)
     }
 
     /// What a peer has of some number; the leader itself has `own`.
@@ -130,7 +131,8 @@ impl Raft {
             return;
         }
         // An answer to an earlier term says nothing about this one.
-        if term < self.term || !matches!(self.standing, Standing::Leader(_)) {
+        let is_old = term < self.term && !mutants::COUNTS_OLD_ANSWERS;
+        if is_old || !matches!(self.standing, Standing::Leader(_)) {
             return;
         }
         match *body {
@@ -231,7 +233,14 @@ impl Raft {
             self.counters.violations += 1;
             return false;
         }
-        let sent_ns = lead.rounds.sent_ns(round).unwrap_or(0);
+        let mut round = round;
+        if mutants::OLD_ANSWERS_CONFIRM_READS {
+            round = lead.rounds.newest();
+        }
+        let mut sent_ns = lead.rounds.sent_ns(round).unwrap_or(0);
+        if mutants::LEASE_FROM_ANSWER && sent_ns > 0 {
+            sent_ns = now_ns;
+        }
         let Some(peer) = lead.peer_mut(from) else {
             return false;
         };
@@ -271,12 +280,16 @@ impl Raft {
         let Standing::Leader(lead) = &mut self.standing else {
             return;
         };
-        let own = self.durability.index().0;
+        let own = if mutants::COUNTS_ITSELF_EARLY {
+            self.log.last().0
+        } else {
+            self.durability.index().0
+        };
         let reached = LogIndex(
             self.quorum
                 .reached(|node| lead.value_of(node, own, |peer| peer.match_index.0)),
         );
-        if reached <= self.commit || reached < lead.term_start {
+        if reached <= self.commit || (reached < lead.term_start && !mutants::COMMITS_OLD_TERMS) {
             return;
         }
         assert!(
@@ -316,9 +329,12 @@ impl Raft {
             return;
         };
         if now_ns >= lead.quorum_check_due_ns {
-            let heard_ns = self
+            let mut heard_ns = self
                 .quorum
                 .reached(|node| lead.value_of(node, now_ns, |peer| peer.heard_ns));
+            if mutants::LEADS_WITHOUT_QUORUM {
+                heard_ns = now_ns;
+            }
             let due_ns = heard_ns.saturating_add(self.options.election_timeout_ns);
             if now_ns >= due_ns {
                 // CheckQuorum: clients should look for the leader that the others may have by now.
@@ -355,7 +371,10 @@ impl Raft {
         for peer in &mut lead.peers {
             // No further than what the follower is known to hold: its log behind that may not be
             // this one.
-            let commit = self.commit.min(peer.match_index);
+            let mut commit = self.commit.min(peer.match_index);
+            if mutants::HEARTBEAT_COMMITS_UNMATCHED {
+                commit = self.commit;
+            }
             peer.commit_told = peer.commit_told.max(commit);
             let body = Body::Heartbeat { commit, round };
             self.outbox.push(crate::Message {

@@ -9,6 +9,7 @@
 use super::{Install, Raft, Standing};
 use crate::error::LogReadError;
 use crate::message::{Body, Entry, Message};
+use crate::mutants;
 use crate::output::{LogReader, Output, Persist, Soft};
 use crate::progress::PeerState;
 
@@ -70,7 +71,8 @@ impl Raft {
     /// Whether the commit index is known to include all that was ever acknowledged: only once an
     /// entry of this term is committed (thesis 6.4, step 1). Until then reads wait.
     fn may_confirm_reads(&self) -> bool {
-        matches!(&self.standing, Standing::Leader(lead) if self.commit >= lead.term_start)
+        matches!(&self.standing, Standing::Leader(lead)
+            if self.commit >= lead.term_start || mutants::READS_BEFORE_OWN_COMMIT)
     }
 
     /// All reads asked since the last output share one round.
@@ -84,7 +86,7 @@ impl Raft {
             return;
         }
         let round = self.begin_round();
-        let is_alone = self.quorum.is_only(self.id);
+        let is_alone = self.quorum.is_only(self.id) || mutants::CONFIRMS_READS_ALONE;
         let Standing::Leader(lead) = &mut self.standing else {
             return;
         };
@@ -269,7 +271,7 @@ impl Raft {
         let ready = self
             .reads_ready
             .iter()
-            .take_while(|read| read.index <= self.applied)
+            .take_while(|read| read.index <= self.applied || mutants::READS_BEFORE_APPLIED)
             .count();
         output.reads.extend(self.reads_ready.drain(..ready));
         output.reads_failed = std::mem::take(&mut self.reads_failed);

@@ -8,6 +8,7 @@ use crate::error::RestoreError;
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::Log;
 use crate::message::{Config, HardState, SnapshotMeta};
+use crate::mutants;
 use crate::options::Options;
 use crate::output::Soft;
 use crate::quorum::Quorum;
@@ -77,14 +78,20 @@ impl Raft {
             can_lead: true,
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
-            vote: hard_state.vote,
+            vote: hard_state
+                .vote
+                .filter(|_| !mutants::FORGETS_VOTE_AT_RESTART),
             standing: Standing::Follower,
             leader: None,
             election_deadline_ns: 0,
             leader_heard_until_ns: now_ns.saturating_add(bound_ns),
             durability: Durability::new(terms.last(), hard_state.term),
             log: Log::new(terms),
-            applied: snapshot.index,
+            applied: if mutants::SKIPS_REPLAY {
+                commit
+            } else {
+                snapshot.index
+            },
             snapshot,
             commit,
             hard_handed: hard_state,

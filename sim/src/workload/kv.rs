@@ -15,6 +15,10 @@ use crate::seed::Rng;
 const MIXED_KEYS: u64 = 4;
 const APPEND_KEYS: u64 = 3;
 
+/// How many of the values that are put are long, and how long. With what stands around it one still is an entry.
+const LONG_PERMILLE: u32 = 60;
+const LONG_BYTES: (u64, u64) = (500, 3_500);
+
 /// What a key of appends begins with.
 const APPEND_PREFIX: &[u8] = b"append/";
 
@@ -126,7 +130,10 @@ fn any_operation(rng: &mut Rng, clerk: u64, number: u64, clerks: u64) -> Op {
     }
     let key = mixed_key(rng.below(MIXED_KEYS));
     match rng.below(8) {
-        0 | 1 => Op::Put { key, value: token },
+        0 | 1 => Op::Put {
+            key,
+            value: any_value(rng, token),
+        },
         2 => Op::Append { key, suffix: token },
         3 => Op::Delete { key },
         4 => Op::CompareAndSwap {
@@ -142,6 +149,17 @@ fn any_operation(rng: &mut Rng, clerk: u64, number: u64, clerks: u64) -> Op {
         },
         _ => Op::Get { key },
     }
+}
+
+/// A token, or now and then a value so long that what comes at once is more than the log takes in one batch.
+fn any_value(rng: &mut Rng, token: Bytes) -> Bytes {
+    if !rng.permille(LONG_PERMILLE) {
+        return token;
+    }
+    let len = rng.between(LONG_BYTES.0, LONG_BYTES.1) as usize;
+    let mut value = token.to_vec();
+    value.resize(len, b'.');
+    value.into()
 }
 
 fn token(clerk: u64, number: u64) -> Bytes {

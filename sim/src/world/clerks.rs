@@ -19,6 +19,10 @@ const TICK_NS: u64 = 10_000_000;
 /// Calls that a clerk makes at once at most.
 const BURST_MAX: u64 = 4;
 
+/// How often a clerk thinks longer than usual, and how much: it comes back to a leader that may be one no more.
+const LONG_THOUGHT_PERMILLE: u32 = 100;
+const LONG_THOUGHT_TIMES: u64 = 10;
+
 pub(super) struct Clerk {
     client: SimClient,
     rng: Rng,
@@ -226,7 +230,13 @@ impl<W: Workload> World<W> {
     }
 
     fn think(&mut self, clerk: usize) {
-        let wait_ns = self.clerks[clerk].rng.wait(self.config.think_ns);
+        let rng = &mut self.clerks[clerk].rng;
+        let times = if rng.permille(LONG_THOUGHT_PERMILLE) {
+            LONG_THOUGHT_TIMES
+        } else {
+            1
+        };
+        let wait_ns = rng.wait(self.config.think_ns * times);
         self.schedule(self.now_ns + wait_ns, Event::ClerkCall(clerk));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use quorate::GroupId;
 use quorate::simulation::SimNode;
 use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind, Survivors};
 use quorate_wal::{LogStats, inspect};
@@ -19,7 +20,7 @@ const MS: u64 = 1_000_000;
 
 /// A process that stands still does so for this long at least, and thirty seconds at most.
 const PAUSE_MIN_NS: u64 = 10 * MS;
-const PAUSE_MEAN_NS: u64 = 400 * MS;
+const PAUSE_MEANS_NS: [u64; 3] = [100 * MS, 600 * MS, 2_000 * MS];
 const PAUSE_MAX_NS: u64 = 30_000 * MS;
 
 /// The mean time between two transfers.
@@ -27,6 +28,9 @@ const TRANSFER_GAP_NS: u64 = 1_500 * MS;
 
 /// How long a fault lasts on average.
 const LAST_NS: u64 = 800 * MS;
+
+/// How often an operator hands leadership over, or asks for an election, beside a fault.
+const HANDOVER_PERMILLE: u32 = 200;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +153,9 @@ impl<W: Workload> World<W> {
             let class = self.fault_rng.pick(&events);
             self.strike(class)?;
         }
+        if self.fault_rng.permille(HANDOVER_PERMILLE) {
+            self.hand_over();
+        }
         self.schedule_trouble();
         Ok(())
     }
@@ -200,7 +207,8 @@ impl<W: Workload> World<W> {
         if !std::mem::take(&mut self.nodes[node].is_to_pause) {
             return 0;
         }
-        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(PAUSE_MEAN_NS);
+        let mean_ns = self.fault_rng.pick(&PAUSE_MEANS_NS);
+        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(mean_ns);
         let pause_ns = pause_ns.min(PAUSE_MAX_NS);
         let until_ns = self.now_ns + pause_ns;
         self.nodes[node].paused_until_ns = until_ns;
@@ -244,7 +252,12 @@ impl<W: Workload> World<W> {
                 self.schedule(end_ns, Event::Relief(Relief::Network));
             }
             FaultClass::Isolate => {
-                self.network.isolate(node);
+                if self.fault_rng.permille(500) {
+                    self.network.isolate(node);
+                } else {
+                    // Clerks that reach a leader of the past are the ones that could read from it.
+                    self.network.isolate_from_nodes(node);
+                }
                 self.schedule(end_ns, Event::Relief(Relief::Network));
             }
             FaultClass::Bridge => {
@@ -293,6 +306,25 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
+    /// The leader of a group hands over to whom it chooses, or another node asks for an election.
+    fn hand_over(&mut self) {
+        let group = GroupId(self.fault_rng.below(u64::from(self.config.groups)));
+        let any = self.fault_rng.index(self.nodes.len());
+        let leader = self.leader(group).unwrap_or(any);
+        let asks = self.fault_rng.permille(300);
+        let node = if asks { any } else { leader };
+        let Some(process) = &self.nodes[node].process else {
+            return;
+        };
+        if asks {
+            process.campaign(group);
+        } else {
+            process.transfer(group, None);
+        }
+        self.note(Who::Node(node), "handover", u64::from(asks), String::new);
+        self.wake(node);
+    }
+
     /// Ends a process and has it started again; half of the time in the next step of its log that has something to do, since
     /// a moment that is drawn rarely falls into one.
     fn crash(&mut self, node: usize, end: End, until_ns: u64) -> Result<(), String> {
@@ -320,7 +352,7 @@ impl<W: Workload> World<W> {
         let group = self.fault_rng.below(u64::from(self.config.groups));
         let any = self.fault_rng.index(self.nodes.len());
         if self.fault_rng.permille(500) {
-            self.leader(quorate::GroupId(group)).unwrap_or(any)
+            self.leader(GroupId(group)).unwrap_or(any)
         } else {
             any
         }

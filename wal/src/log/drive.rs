@@ -24,6 +24,7 @@ use crate::format::{
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Place, Stage};
 use crate::locations::SegmentSlot;
+use crate::mutants;
 use crate::options::Durability;
 use crate::segment::{Sealed, Segment};
 
@@ -260,6 +261,12 @@ impl Log {
         staging.clear();
         staging.shrink_to(STAGING_BYTES_KEPT);
         writer.staging = staging;
+        if mutants::GOES_ON_AFTER_FAILURE
+            && let Err(error) = &written
+        {
+            let reason = error.to_string();
+            return Err(LogError::Failed { reason });
+        }
         let written = written.map_err(|error| self.fail(error.to_string()))?;
         Ok(self.publish(writer, work, &written))
     }
@@ -308,7 +315,9 @@ impl Log {
             taken.extend(queue.pop());
         }
         drop(queue);
-        self.drop_stale_moves(&mut taken);
+        if !mutants::MOVES_OVER_NEWER_ENTRIES {
+            self.drop_stale_moves(&mut taken);
+        }
         Ok(taken)
     }
 
@@ -385,9 +394,13 @@ impl Log {
         let offset = tail.at.end - head as u64;
         assert!(offset + bytes <= segment.bytes);
         segment.file.write_at(offset, &slices)?;
-        if self.options.durability == Durability::PowerLoss {
+        if self.options.durability == Durability::PowerLoss && !mutants::SKIPS_SYNC {
             let sync_begin = Instant::now();
-            segment.file.sync_data()?;
+            let mut synced = segment.file.sync_data();
+            if mutants::RETRIES_FAILED_SYNC && synced.is_err() {
+                synced = segment.file.sync_data();
+            }
+            synced?;
             let sync_ns = sync_begin.elapsed().as_nanos() as u64;
             self.counters.last_sync_ns.store(sync_ns, Ordering::Relaxed);
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);

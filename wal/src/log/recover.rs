@@ -28,6 +28,7 @@ use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
 use crate::locations::PiecePlace;
 use crate::manifest::{Found, Manifest, ManifestFiles};
+use crate::mutants;
 use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
 
@@ -435,7 +436,7 @@ pub(crate) fn read_candidate(
         source,
     };
     let file = disk.open(&path).map_err(|error| failed("open", error))?;
-    if in_tail {
+    if in_tail && !mutants::RECOVERS_FROM_CACHE {
         file.sync_data().map_err(|error| failed("sync", error))?;
         file.drop_cache()
             .map_err(|error| failed("drop the cache of", error))?;

@@ -10,6 +10,7 @@ use crate::format::{BLOCK_BYTES, BatchHeader, SegmentHeader, chain};
 use crate::ids::{Lsn, SegmentId};
 use crate::index::{Fault, Index, Place, Stage};
 use crate::locations::SegmentSlot;
+use crate::mutants;
 use crate::segment::{Sealed, Segment};
 
 use super::drive::Tail;
@@ -193,7 +194,7 @@ impl Replay {
     fn accept(&mut self, reading: &mut Reading<'_>, batch: &Batch) -> Result<(), OpenError> {
         let header = &batch.header;
         let next = reading.offset + header.batch_bytes();
-        if !reading.is_sealed() {
+        if !reading.is_sealed() && !mutants::BELIEVES_TORN_TAIL {
             let bad = reading.scanner.bad_payloads(batch)?;
             if !bad.is_empty() {
                 let proves = |later: &BatchHeader| later.durable_lsn >= header.lsn;

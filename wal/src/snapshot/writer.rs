@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::batch::SnapshotRef;
 use crate::disk::{Disk, DiskFile};
 use crate::error::SnapshotError;
+use crate::mutants;
 
 use super::format::{
     ALIGN_BYTES, CHUNK_BYTES, Footer, Frame, Identity, footer_offset, frame_offset,
@@ -111,10 +112,12 @@ impl SnapshotWriter {
         let end =
             footer_offset(bytes).expect("content that was written has a size that a file can have");
         self.write_at(end, &[&footer.encode(self.identity)])?;
-        self.sync()?;
-        // What is in the cache proves nothing about the disk.
-        let dropped = self.file.drop_cache();
-        dropped.map_err(|error| failed("drop the cache of", &self.path, error))?;
+        if !mutants::NAMES_UNSYNCED_SNAPSHOT {
+            self.sync()?;
+            // What is in the cache proves nothing about the disk.
+            let dropped = self.file.drop_cache();
+            dropped.map_err(|error| failed("drop the cache of", &self.path, error))?;
+        }
         let (disk, path) = (self.disk.as_ref(), self.path.clone());
         SnapshotReader::open(disk, path, self.identity, bytes, crc)?.verify(&mut self.rest)?;
         self.publish()?;

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::decode::{DecodeError, decode_body};
 use super::{HEADER_BYTES, HEADER_CHECKED_BYTES, kind};
+use crate::mutants;
 use crate::transport::Frame;
 
 /// What a connection begins with. Small, for a node may have a thousand clerks that say little.
@@ -136,7 +137,8 @@ impl FrameBuffer {
         let mut crc = crc32fast::Hasher::new();
         crc.update(&header[..HEADER_CHECKED_BYTES]);
         crc.update(body);
-        if crc.finalize() != u32::from_le_bytes([c0, c1, c2, c3]) {
+        let is_sound = crc.finalize() == u32::from_le_bytes([c0, c1, c2, c3]);
+        if !is_sound && !mutants::BELIEVES_FLIPPED_BITS {
             return Err(FrameError::Crc);
         }
         if reserved != [0; 3] {

@@ -1,0 +1,41 @@
+//! Known bugs of this crate, for the simulator to find; `sim/mutants.sh` builds one in at a time.
+//!
+//! Each is a constant, false unless the feature `mutants` is on and the variable `QUORATE_MUTANT_` with
+//! the name was set when the crate was compiled: nothing of them is left in an ordinary build. Each
+//! says where the bug was seen before; a name that is used nowhere is a warning.
+
+macro_rules! mutants {
+    ($($(#[$source:meta])* $name:ident;)*) => {$(
+        $(#[$source])*
+        pub(crate) const $name: bool = cfg!(feature = "mutants")
+            && option_env!(concat!("QUORATE_MUTANT_", stringify!($name))).is_some();
+    )*};
+}
+
+mutants! {
+    /// What is written counts as durable before it is synced (NATS 2.12.1, etcd #8144).
+    ACKNOWLEDGES_UNSYNCED;
+    /// A read is answered before its index is applied (`NuRaft` #288, etcd #13464).
+    READS_BEFORE_APPLIED;
+    /// A lease, once held, is not looked at again when it is used (jraft PR 34, yugabyte #16).
+    LEASE_NEVER_ENDS;
+    /// Whoever waits at an index is answered by the entry of another leader (redpanda #3003).
+    ANSWERS_BY_INDEX_ALONE;
+    /// A proposal of unknown fate is reported as without effect (`NuRaft` #298).
+    UNKNOWN_IS_REFUSED;
+    /// A snapshot that is older than what was committed is installed (hashicorp/raft #212, etcd #7470).
+    INSTALLS_OLD_SNAPSHOTS;
+    /// The log is cut by more than the snapshot that is named (hashicorp/raft #85, RATIS-2507).
+    CUTS_BEYOND_SNAPSHOT;
+    /// A received snapshot is named by its transfer: a copy that is not wanted takes its file away (found
+    /// by the simulator in seed 325).
+    SNAPSHOT_COPIES_SHARE_A_FILE;
+    /// A follower that has all of a snapshot refuses it and says no more (found by the simulator in seed 513).
+    REFUSES_SNAPSHOT_SILENTLY;
+    /// The first of several batches says that all of them is committed (found by the simulator).
+    FIRST_BATCH_COMMITS_ALL;
+    /// A busy leader is sent all of the window again (found by the simulator in seed 281).
+    RESENDS_WHOLE_WINDOW;
+    /// A frame is believed whatever its CRC says (Amazon S3 in 2008: a flipped bit in what servers told each other).
+    BELIEVES_FLIPPED_BITS;
+}

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Builds known bugs into the code, one at a time, and expects the simulator to find each.
+#
+#     sim/mutants.sh                all of them
+#     sim/mutants.sh 'LEASE|VOTE'   those whose name matches this
+#     sim/mutants.sh --ci           a few that are found quickly, for every change
+#
+# The bugs are listed in `mutants.rs` of `raft`, `wal`, `kv` and `engine`, each with where it was seen before.
+# Seeds are played from 1 on until one fails that passes without the bug, SEEDS_MAX at most (5,000 unless told).
+# Prints a table; exits with 1 if a bug survives, with 2 if there is none of that name.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+seeds_max=${SEEDS_MAX:-5000}
+binary=${CARGO_TARGET_DIR:-target}/mutants/quorate-sim
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+survivors=0
+
+# A run that takes longer than this does not end.
+run_seconds_max=20
+
+# Found within some dozen seeds, in each of the four crates.
+in_ci='^(ACKNOWLEDGES_UNSYNCED|BELIEVES_FLIPPED_BITS|READS_BEFORE_OWN_COMMIT|RETRY_EXECUTES|SKIPS_SYNC)$'
+
+# What chance finds too rarely, a scripted test finds: the package, its tests, and which of them.
+declare -A scripted=(
+    [COMMITS_BEYOND_MATCH]="quorate-raft protocol replication::a_follower_commits_only_what_this_message_verified"
+    [CONFIRMS_READS_ALONE]="quorate-raft protocol reads::no_read_is_answered_before_a_quorum_confirmed_it"
+    [FIRST_BATCH_COMMITS_ALL]="quorate simulation a_batch_says_nothing_is_committed_that_only_the_next_one_holds"
+    [LEASE_NEVER_ENDS]="quorate simulation a_leader_that_stood_still_does_not_answer_from_a_lease_that_is_over"
+    [OLD_ANSWERS_CONFIRM_READS]="quorate-raft protocol reads::an_old_reply_never_confirms_a_new_read"
+    [READS_BEFORE_APPLIED]="quorate-raft protocol reads::a_read_comes_out_only_with_the_entries_that_it_has_to_see"
+    [REFUSES_SNAPSHOT_SILENTLY]="quorate simulation a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent"
+    [RESENDS_WHOLE_WINDOW]="quorate lib client::tests::a_busy_leader_is_sent_again_only_what_it_refused"
+    [VOTES_WHILE_HEARING_LEADER]="quorate-raft protocol elections::who_hears_a_leader_votes_for_nobody_else"
+)
+
+names() {
+    grep -hoP '^    \K[A-Z][A-Z_]+(?=;$)' {raft,wal,kv,engine}/src/mutants.rs | sort -u
+}
+
+build() {
+    env "$@" cargo build -q --profile mutants -p quorate-sim --features mutants
+}
+
+# Plays seeds of a binary; prints the failures, the lowest seed first. Status 124: some run does not end.
+play() {
+    local sim=$1 first=$2 count=$3
+    timeout $((run_seconds_max + count)) "$sim" --start "$first" --seeds "$count" 2>/dev/null |
+        sed -nE 's/^seed ([0-9]+)[^ ]* failed at [^:]*: (.*)$/\1 \2/p'
+}
+
+# Plays seeds from one on until one fails; prints it and what failed.
+find_failure() {
+    local first=$1 count=16 found status
+    while ((first <= seeds_max)); do
+        count=$((count > seeds_max - first + 1 ? seeds_max - first + 1 : count))
+        status=0
+        found=$(play "$binary" "$first" "$count") || status=$?
+        if ((status == 124 && count == 1)); then
+            echo "$first a run that does not end"
+            return
+        elif ((status == 124)); then
+            # One by one.
+            count=1
+            continue
+        elif [[ -n $found ]]; then
+            head -n 1 <<<"$found"
+            return
+        fi
+        first=$((first + count))
+        count=$((count == 1 ? 1 : count < 256 ? count * 2 : count))
+    done
+}
+
+# Whether the test that is made for a bug fails with it, and runs at all.
+is_scripted() {
+    local package tests filter target
+    [[ -n ${scripted[$1]:-} ]] || return 1
+    read -r package tests filter <<<"${scripted[$1]}"
+    target=(--test "$tests")
+    [[ $tests == lib ]] && target=(--lib)
+    env "QUORATE_MUTANT_$1=1" cargo test -q -p "$package" --features mutants "${target[@]}" -- --exact "$filter" \
+        >"$scratch/tests" 2>&1 && return 1
+    grep -q "^test result: FAILED. 0 passed; 1 failed" "$scratch/tests"
+}
+
+mutant() {
+    local name=$1 began=$SECONDS found seed what
+    build "QUORATE_MUTANT_$name=1"
+    local built=$SECONDS
+    found=$(find_failure 1)
+    # What fails without the bug as well says nothing of it.
+    while [[ -n $found && -n $(play "$scratch/sound" "${found%% *}" 1) ]]; do
+        found=$(find_failure $((${found%% *} + 1)))
+    done
+    if [[ -z $found ]] && is_scripted "$name"; then
+        seed="> $seeds_max" what="the test \`${scripted[$name]##* }\`"
+    elif [[ -z $found ]]; then
+        seed="-" what="SURVIVED $seeds_max seeds"
+        survivors=$((survivors + 1))
+    else
+        seed=${found%% *} what=${found#* }
+    fi
+    printf '| `%s` | %s | %s | %s | %s |\n' "$name" "$seed" "$((SECONDS - built))" "$((built - began))" "${what:0:160}"
+}
+
+if [[ ${1:-} == --ci ]]; then
+    only=$in_ci
+else
+    only=${1:-.}
+fi
+chosen=$(names | grep -E -- "$only") || {
+    echo "no bug is called $only; there are:" >&2
+    names >&2
+    exit 2
+}
+build
+cp "$binary" "$scratch/sound"
+echo '| bug | seeds | seconds | seconds to build | found by |'
+echo '| --- | --- | --- | --- | --- |'
+for name in $chosen; do
+    mutant "$name"
+done
+((survivors == 0)) || { echo "$survivors bugs were not found" >&2; exit 1; }
