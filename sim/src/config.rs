@@ -64,6 +64,20 @@ impl Config {
         }
     }
 
+    /// A cluster without faults, for scripts: nodes and clerks with these options, one group, and clocks that are true. Disk,
+    /// network and encoding are as the seed draws them.
+    pub fn calm(seed: u64, nodes: usize, clerks: usize, options: Options) -> Self {
+        let mut config = Self::draw(seed);
+        config.nodes = nodes;
+        config.groups = 1;
+        config.clerks = clerks;
+        config.options = options;
+        config.plan = SwarmPlan::none();
+        config.has_lease_reads = false;
+        config.rates_permille = (TRUE_RATE, TRUE_RATE);
+        config
+    }
+
     /// A plain cluster of three for twenty seconds, for measuring how fast runs are.
     pub fn plain(seed: u64) -> Self {
         let mut config = Self::draw(seed);

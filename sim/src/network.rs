@@ -11,6 +11,10 @@ use quorate::transport::codec::{Arrived, FrameBuffer, encode_frame};
 use crate::faults::{FaultClass, SwarmPlan};
 use crate::seed::{Rng, Stream};
 
+mod scripted;
+
+pub use scripted::{Unreliability, is_asking};
+
 const MS: u64 = 1_000_000;
 
 /// How long a frame takes at least, and on average on top of that, where nothing is wrong.
@@ -62,6 +66,8 @@ struct Quality {
     delay_min_ns: u64,
     delay_mean_ns: u64,
     is_in_order: bool,
+    /// What a script asked for.
+    scripted: Option<Unreliability>,
 }
 
 /// All links.
@@ -101,7 +107,7 @@ impl Network {
         // Drawn whatever becomes of it, so that the cut of one link does not move the others.
         let is_lost = self.rng.permille(self.quality.drop_permille);
         let repeats = self.rng.permille(self.quality.duplicate_permille);
-        let delay_ns = self.delay_ns();
+        let delay_ns = self.delay_ns() + self.scripted_delay_ns(&frame);
         let place = self.place(from, to);
         let link = &mut self.links[place];
         if link.is_cut || is_lost {
@@ -267,6 +273,7 @@ impl Quality {
         delay_min_ns: DELAY_MIN_NS,
         delay_mean_ns: DELAY_NS,
         is_in_order: true,
+        scripted: None,
     };
 
     fn draw(rng: &mut Rng, plan: &SwarmPlan) -> Self {
@@ -287,6 +294,7 @@ impl Quality {
                 DELAY_NS
             },
             is_in_order: !plan.has(FaultClass::Reorder),
+            scripted: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use quorate::{Bytes, Consistency};
 use crate::config::Config;
 use crate::seed::Rng;
 
-pub use kv::KvWorkload;
+pub use kv::{KvWorkload, call_of, response_of};
 
 /// A call of a clerk.
 #[derive(Debug)]

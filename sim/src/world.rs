@@ -7,6 +7,7 @@
 //! - Of each kind of step a node has one scheduled at most.
 
 mod clerks;
+mod scripted;
 mod steps;
 mod troubles;
 
@@ -29,6 +30,7 @@ use crate::workload::Workload;
 
 use clerks::Clerk;
 
+pub use scripted::{Submission, SubmissionState};
 pub use troubles::End;
 
 /// What a judge sees of the world.

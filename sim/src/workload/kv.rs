@@ -76,7 +76,7 @@ impl Workload for KvWorkload {
         now_ns: u64,
     ) -> Result<(), String> {
         let response = match answer {
-            Ok(answer) => response(&answer)?,
+            Ok(answer) => response_of(&answer)?,
             Err(error) if error.is_retryable() => Response::Refused,
             Err(Error::Timeout { .. } | Error::SessionExpired) => Response::Unknown,
             Err(error) => return Err(format!("a call failed with: {error}")),
@@ -174,7 +174,8 @@ fn append_key(number: u64) -> Bytes {
     format!("append/{number}").into()
 }
 
-fn call_of(op: &Op, consistency: Consistency) -> Call {
+/// The call that asks the map for an operation; `consistency` is that of a read.
+pub fn call_of(op: &Op, consistency: Consistency) -> Call {
     let command = match op {
         Op::Put { key, value } => CommandBuffer::put(key, value),
         Op::Append { key, suffix } => CommandBuffer::append(key, suffix),
@@ -195,7 +196,8 @@ fn call_of(op: &Op, consistency: Consistency) -> Call {
     }
 }
 
-fn response(answer: &Bytes) -> Result<Response, String> {
+/// What the map answered. An error: it never answers a call of [`call_of`] so.
+pub fn response_of(answer: &Bytes) -> Result<Response, String> {
     let answer = Answer::decode(answer).map_err(|error| error.to_string())?;
     Ok(match answer {
         Answer::Done => Response::Done,

@@ -105,7 +105,7 @@ impl<W: Workload> World<W> {
         self.after_clerk(clerk)
     }
 
-    fn issue(&mut self, clerk: usize, ticket: Ticket, call: Call) {
+    pub(super) fn issue(&mut self, clerk: usize, ticket: Ticket, call: Call) {
         let now_ns = self.now_ns;
         self.note(Who::Clerk(clerk), "call", ticket.0, || {
             let what = match &call.kind {
@@ -166,7 +166,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Brings what a clerk sends on its way, and takes what it was answered.
-    fn after_clerk(&mut self, clerk: usize) -> Result<(), String> {
+    pub(super) fn after_clerk(&mut self, clerk: usize) -> Result<(), String> {
         for send in self.clerks[clerk].client.take_sends() {
             let ClientSend::Request(to, request) = send else {
                 unreachable!("a clerk is part of no node");
