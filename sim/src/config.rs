@@ -10,6 +10,9 @@ use crate::seed::{Rng, Stream};
 
 const MS: u64 = 1_000_000;
 
+/// Which run a seed means: raised whenever a seed comes to mean another one.
+pub const SCHEME: u32 = 2;
+
 /// The shape of one run.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -76,6 +79,14 @@ impl Config {
         config.has_lease_reads = false;
         config.rates_permille = (TRUE_RATE, TRUE_RATE);
         config
+    }
+
+    /// Switches off all classes of faults but these; what else was drawn stays.
+    pub fn allow_only(&mut self, classes: &[FaultClass]) {
+        self.plan.classes.retain(|class| classes.contains(class));
+        if !self.plan.has(FaultClass::ClockRate) {
+            self.rates_permille = (TRUE_RATE, TRUE_RATE);
+        }
     }
 
     /// A plain cluster of three for twenty seconds, for measuring how fast runs are.

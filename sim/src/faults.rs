@@ -1,6 +1,8 @@
 //! Which faults a run meets: each run draws its own set of classes (a swarm), so that rare combinations come up and no
 //! class hides another.
 
+use std::str::FromStr;
+
 use crate::seed::{Rng, Stream};
 
 /// A kind of trouble.
@@ -82,6 +84,22 @@ impl FaultClass {
                 | Self::Reset
                 | Self::FlipBit
         )
+    }
+}
+
+impl FromStr for FaultClass {
+    type Err = String;
+
+    /// The class of a name, however it is capitalised.
+    fn from_str(name: &str) -> Result<Self, String> {
+        let names = FAULT_CLASSES.map(|class| format!("{class:?}"));
+        let found = names.iter().position(|it| it.eq_ignore_ascii_case(name));
+        found.map(|place| FAULT_CLASSES[place]).ok_or_else(|| {
+            format!(
+                "there is no class of faults named {name:?}; there are {}",
+                names.join(", ")
+            )
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! One node of the world: its disk and clock, which outlive it, and the process, which comes and goes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub paused_until_ns: u64,
     /// It is left dead on purpose.
     pub is_abandoned: bool,
+    /// The places of those whose frames are on its queue.
+    pub(crate) unheard: BTreeSet<usize>,
     /// It stands still in the middle of its next step.
     pub(crate) is_to_pause: bool,
     /// It ends in its next step of the log, in this way, and is started again then.
@@ -123,6 +126,7 @@ impl<M: StateMachine> NodeSlot<M> {
             life: 0,
             paused_until_ns: 0,
             is_abandoned: false,
+            unheard: BTreeSet::new(),
             is_to_pause: false,
             is_to_end: None,
             is_replacing: false,
@@ -167,6 +171,7 @@ impl<M: StateMachine> NodeSlot<M> {
         self.deeds.clear();
         self.timers = Timers::default();
         self.paused_until_ns = 0;
+        self.unheard.clear();
         self.is_to_pause = false;
         self.is_to_end = None;
         self.is_replacing = false;

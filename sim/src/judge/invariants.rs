@@ -38,7 +38,7 @@ pub enum Step<'a> {
         /// What it asks.
         request: &'a Request,
     },
-    /// A frame of another node was put on a node's queue.
+    /// A node took a frame of another one off its queue. A process that stands still hears nothing of what arrives.
     Hears {
         /// The place of who hears.
         node: usize,

@@ -73,22 +73,23 @@ impl<W: Workload> World<W> {
     }
 
     /// A frame arrives. A node that is dead loses it.
-    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) -> Result<(), String> {
+    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) {
         let number = packet.number();
         let Some(frame) = self.network.open(packet) else {
             self.note(Who::Node(to), "broken", number, || {
                 format!("from n{}", from + 1)
             });
             self.mark(Mark::FrameBroken);
-            return Ok(());
+            return;
         };
         let origin = Origin::Node(self.nodes[from].id);
-        let Some(process) = &self.nodes[to].process else {
-            return Ok(());
+        let slot = &mut self.nodes[to];
+        let Some(process) = &slot.process else {
+            return;
         };
         process.deliver(origin, frame);
+        slot.unheard.insert(from);
         self.wake(to);
-        self.judge(Step::Hears { node: to, from })
     }
 
     pub(super) fn pass(&mut self, node: usize) -> Result<(), String> {
@@ -100,6 +101,9 @@ impl<W: Workload> World<W> {
         let shown_ns = slot.clock.at(now_ns);
         if let Some(process) = &mut slot.process {
             process.pass(shown_ns);
+        }
+        for from in std::mem::take(&mut slot.unheard) {
+            self.judge(Step::Hears { node, from })?;
         }
         self.after_step(node, "pass")
     }
