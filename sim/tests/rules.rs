@@ -84,6 +84,7 @@ impl<R: Rule> Script<R> {
             before: &before,
             now: &now,
             clock: &Clock::new(0, 1_000),
+            is_pass: true,
         })
     }
 

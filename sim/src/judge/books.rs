@@ -54,6 +54,8 @@ pub enum Event<'a> {
         now: &'a Stand,
         /// The clock of its node.
         clock: &'a Clock,
+        /// Whether it looked at the time.
+        is_pass: bool,
     },
     /// A leader was seen to believe that a peer has everything up to here.
     Matched {

@@ -111,7 +111,7 @@ const LIVE_BYTES_MAX: u64 = 1 << 20;
 impl<M: StateMachine> Judge<M> for Bounds {
     fn after(&mut self, look: &Look<'_, M>, step: Step<'_>) -> Result<(), String> {
         let (node, checked) = match step {
-            Step::Moved { node } => (node, self.check_node(look, node)),
+            Step::Moved { node, .. } => (node, self.check_node(look, node)),
             Step::Sends {
                 node,
                 sent: Sent::Frame(_, Frame::Raft(messages)),

@@ -23,6 +23,8 @@ pub enum Step<'a> {
     Moved {
         /// The node's place.
         node: usize,
+        /// Whether it was a pass of the worker, in which the protocol looks at the time; the others are steps of the log.
+        is_pass: bool,
     },
     /// A node is about to send something, which nobody has seen yet.
     Sends {

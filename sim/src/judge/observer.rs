@@ -92,7 +92,7 @@ impl Observer {
                 let id = nodes[node].id;
                 self.tell(&Event::Ended { node: id })
             }
-            Step::Moved { node } => self.moved(nodes, node),
+            Step::Moved { node, is_pass } => self.moved(nodes, node, is_pass),
             Step::Sends { node, sent } => self.sent(nodes, node, sent),
             Step::Asks { clerk, request } => self.tell(&Event::Asked { clerk, request }),
             Step::Hears { node, from } => {
@@ -143,12 +143,17 @@ impl Observer {
                 stand: &stand,
                 terms: &terms,
             })?;
-            self.look(process, &slot.clock, at, node)?;
+            self.look(process, &slot.clock, at, false)?;
         }
         Ok(())
     }
 
-    fn moved<M: StateMachine>(&mut self, nodes: &[NodeSlot<M>], node: usize) -> Result<(), String> {
+    fn moved<M: StateMachine>(
+        &mut self,
+        nodes: &[NodeSlot<M>],
+        node: usize,
+        is_pass: bool,
+    ) -> Result<(), String> {
         let slot = &nodes[node];
         let Some(process) = &slot.process else {
             return Ok(());
@@ -169,7 +174,7 @@ impl Observer {
                 node: slot.id,
                 group,
             };
-            self.look(process, &slot.clock, at, node)?;
+            self.look(process, &slot.clock, at, is_pass)?;
         }
         Ok(())
     }
@@ -180,10 +185,10 @@ impl Observer {
         process: &SimNode<M>,
         clock: &Clock,
         at: Place,
-        node: usize,
+        is_pass: bool,
     ) -> Result<(), String> {
         let now = process.stand(at.group);
-        let place = at.group.0 as usize;
+        let (node, place) = (at.node.0 as usize - 1, at.group.0 as usize);
         let before = self.seen[node][place].take();
         let is_same = before.as_ref().is_some_and(|seen| seen.stand == now);
         if is_same && now.role != Role::Leader {
@@ -202,6 +207,7 @@ impl Observer {
             before: &stood,
             now: &now,
             clock,
+            is_pass,
         })?;
         if now.role == Role::Leader {
             self.matches(process, at, &mut matched)?;

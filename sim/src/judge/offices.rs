@@ -120,8 +120,15 @@ impl Rule for Offices {
             } => {
                 self.heard.insert((node, from), shown_ns);
             }
-            Event::Moved { at, now, clock, .. } => {
-                if now.role == Role::Leader {
+            Event::Moved {
+                at,
+                now,
+                clock,
+                is_pass,
+                ..
+            } => {
+                // A leader whose worker stands still cannot notice, and answers nobody.
+                if now.role == Role::Leader && is_pass {
                     self.check_silence(books, at, now, clock.at(books.now_ns))?;
                 }
                 if self.has_leases {

@@ -57,7 +57,7 @@ impl<M: StateMachine> Default for Replay<M> {
 
 impl<M: StateMachine> Judge<M> for Replay<M> {
     fn after(&mut self, look: &Look<'_, M>, step: Step<'_>) -> Result<(), String> {
-        let Step::Moved { node } = step else {
+        let Step::Moved { node, .. } = step else {
             return Ok(());
         };
         let slot = &look.nodes[node];

@@ -197,7 +197,10 @@ impl<W: Workload> World<W> {
         let process = slot.process.as_mut();
         slot.deeds = process.map(SimNode::take_deeds).unwrap_or_default();
         // What it did is known before what it says is judged.
-        self.judge(Step::Moved { node })?;
+        self.judge(Step::Moved {
+            node,
+            is_pass: what == "pass",
+        })?;
         self.send_all(node, what)?;
         self.schedule_steps(node);
         Ok(())

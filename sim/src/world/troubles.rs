@@ -96,7 +96,8 @@ impl<W: Workload> World<W> {
     }
 
     fn kill_in(&mut self, node: usize, end: End, in_step: bool) -> Result<(), String> {
-        let changes = self.disk_rng.below(6);
+        let changes = self.disk_rng.pick(&[0, 1, 1, 1, 2, 5]);
+        let writes_first = self.disk_rng.permille(500);
         let survivors = self.draw_survivors();
         let slot = &mut self.nodes[node];
         let Some(process) = &slot.process else {
@@ -106,7 +107,7 @@ impl<W: Workload> World<W> {
         let mut segments = before.segments;
         if in_step {
             slot.disk.stop_after(changes);
-            step_into_the_end(process, changes);
+            step_into_the_end(process, writes_first);
             segments = process.log().stats().segments;
         }
         match end {
@@ -388,9 +389,12 @@ fn crash_marks(disk: &CrashDisk, stats: &LogStats) -> Vec<Mark> {
 }
 
 /// Takes what steps the log and the jobs have to take, on a disk that ends in the middle of them.
-fn step_into_the_end<M: quorate::simulation::StateMachine>(process: &SimNode<M>, changes: u64) {
+fn step_into_the_end<M: quorate::simulation::StateMachine>(
+    process: &SimNode<M>,
+    writes_first: bool,
+) {
     // The end shows as failures, which nobody lives to see.
-    if changes.is_multiple_of(2) {
+    if writes_first {
         let _ended = process.log_step();
         let _ended = process.prepare_step();
     } else {

@@ -75,7 +75,8 @@ pub(crate) struct Agreement {
 
 impl Judge<Commands> for Agreement {
     fn after(&mut self, look: &Look<'_, Commands>, step: Step<'_>) -> Result<(), String> {
-        let (Step::Opened { node } | Step::Moved { node } | Step::Killed { node }) = step else {
+        let (Step::Opened { node } | Step::Moved { node, .. } | Step::Killed { node }) = step
+        else {
             return Ok(());
         };
         self.compared.resize(look.nodes.len(), 0);
