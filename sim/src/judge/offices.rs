@@ -92,7 +92,8 @@ impl Offices {
                 (end_ns - books.now_ns) / 1_000
             ));
         }
-        let is_holder = held.is_some_and(|(holder, term, _)| holder == at.node && term == now.term);
+        // Whoever steps down gives its lease up, also for a later term.
+        let is_holder = held.is_some_and(|(holder, ..)| holder == at.node);
         match now.lease_until_ns {
             Some(until_ns) if is_elected && books.nodes > 1 => {
                 let is_newer = held.is_none_or(|(_, term, _)| term <= now.term);
