@@ -244,6 +244,18 @@ fn an_election_in_a_lease_is_found() {
 }
 
 #[test]
+fn an_election_after_the_holder_of_a_lease_stepped_down_for_a_later_term_is_none_in_a_lease() {
+    let mut script = Script::new(Offices::new(1_000, true));
+    let mut leads = stand(Role::Leader, 1, 0);
+    leads.lease_until_ns = Some(500);
+    script.moved_at(1, leads, 10).expect("it leads");
+    let steps_down = script.moved_at(1, stand(Role::Follower, 2, 0), 100);
+    steps_down.expect("it heard of a later term");
+    let elected = script.moved_at(2, stand(Role::Leader, 2, 0), 200);
+    elected.expect("nobody answers from the lease any more");
+}
+
+#[test]
 fn logs_that_differ_below_an_entry_that_they_share_are_found() {
     let mut script = Script::new(Logs::default());
     script.wrote(1, &[(1, 1), (2, 2)]).expect("a log");
