@@ -174,7 +174,7 @@ impl<M: StateMachine> Replica<M> {
         batch.compact(self.group, first_index.0);
         self.name(file, writes, slot);
         #[cfg(feature = "simulation")]
-        self.deeds.push(Deed::Saved {
+        self.note(|| Deed::Saved {
             index: meta.index,
             term: meta.term,
             first_index,
@@ -475,7 +475,7 @@ impl<M: StateMachine> Replica<M> {
             unreachable!("the core installs only the snapshot that it was just handed");
         };
         #[cfg(feature = "simulation")]
-        self.deeds.push(Deed::Installed {
+        self.note(|| Deed::Installed {
             index: meta.index,
             term: meta.term,
             keeps_suffix: keep_suffix,

@@ -71,9 +71,9 @@ pub(crate) struct Replica<M: StateMachine> {
     /// An entry that was found to have rotted on disk, and about which nothing was done yet.
     rotten: Option<LogIndex>,
     taken: Option<Output>,
-    /// What it did since the last pass began, for whoever watches.
+    /// What it did since the last pass began, if somebody watches; on threads nobody does.
     #[cfg(feature = "simulation")]
-    pub(super) deeds: Vec<Deed>,
+    pub(super) deeds: Option<Vec<Deed>>,
 }
 
 struct Proposal {
@@ -140,7 +140,7 @@ impl<M: StateMachine> Replica<M> {
             rotten: None,
             taken: None,
             #[cfg(feature = "simulation")]
-            deeds: Vec::new(),
+            deeds: None,
         }
     }
 
@@ -214,7 +214,7 @@ impl<M: StateMachine> Replica<M> {
                     #[cfg(feature = "simulation")]
                     if consistency == Consistency::Lease {
                         let index = self.published.applied();
-                        self.deeds.push(Deed::Read {
+                        self.note(|| Deed::Read {
                             id: outlet.id,
                             index,
                             by_lease: true,
@@ -350,7 +350,10 @@ impl<M: StateMachine> Replica<M> {
                 }
                 #[cfg(feature = "simulation")]
                 if !persist.entries.is_empty() {
-                    self.deeds.push(Deed::Wrote(persist.entries.clone()));
+                    // By its field: the persist is a part of what the replica owns.
+                    if let Some(deeds) = &mut self.deeds {
+                        deeds.push(Deed::Wrote(persist.entries.clone()));
+                    }
                 }
                 add_persist(writes, self.group, persist);
                 writes.after.push(After::Persisted {
@@ -416,7 +419,7 @@ impl<M: StateMachine> Replica<M> {
             self.applied = index;
             self.applied_term = term;
             #[cfg(feature = "simulation")]
-            self.deeds.push(Deed::Applied {
+            self.note(|| Deed::Applied {
                 entry: entry.clone(),
                 outcome: outcome.clone(),
             });
@@ -432,7 +435,7 @@ impl<M: StateMachine> Replica<M> {
                     && (first.term == entry.term || mutants::ANSWERS_BY_INDEX_ALONE);
                 #[cfg(feature = "simulation")]
                 if is_this_one {
-                    self.deeds.push(Deed::Acknowledged {
+                    self.note(|| Deed::Acknowledged {
                         id: first.outlet.id,
                         index,
                     });
@@ -495,13 +498,21 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Tells whoever watches.
+    #[cfg(feature = "simulation")]
+    pub(super) fn note(&mut self, deed: impl FnOnce() -> Deed) {
+        if let Some(deeds) = &mut self.deeds {
+            deeds.push(deed());
+        }
+    }
+
     fn answer_read(&mut self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
         assert!(
             self.published.applied() >= index || mutants::READS_BEFORE_APPLIED,
             "a read is answered from a view that includes its index"
         );
         #[cfg(feature = "simulation")]
-        self.deeds.push(Deed::Read {
+        self.note(|| Deed::Read {
             id: waiter.outlet.id,
             index,
             by_lease: false,

@@ -285,13 +285,22 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// What the replicas did since this was last asked.
+    /// Has the replicas note what they do, for [`take_deeds`](Self::take_deeds), which must be called after each pass.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn watch(&mut self) {
+        for replica in &mut self.replicas {
+            replica.deeds = Some(Vec::new());
+        }
+    }
+
+    /// What the replicas did since this was last asked; nothing if nobody [watches](Self::watch).
     #[cfg(feature = "simulation")]
     pub(crate) fn take_deeds(&mut self) -> Vec<(GroupId, crate::simulation::Deed)> {
         let mut taken = Vec::new();
         for replica in &mut self.replicas {
             let group = replica.group;
-            taken.extend(replica.deeds.drain(..).map(|deed| (group, deed)));
+            let deeds = replica.deeds.iter_mut().flat_map(|deeds| deeds.drain(..));
+            taken.extend(deeds.map(|deed| (group, deed)));
         }
         taken
     }

@@ -46,8 +46,11 @@ impl LogReader for GroupLog<'_> {
                 }
                 LogReadError::new(error.to_string())
             })?;
-        let mut entries = stored
+        // The log counts payloads alone; windows also count what carrying an entry takes.
+        let fits = fitting(stored.iter().map(|entry| entry.payload.len()), bytes_max);
+        stored
             .into_iter()
+            .take(fits.max(1))
             .map(|entry| {
                 let kind = EntryKind::from_byte(entry.kind).ok_or_else(|| {
                     LogReadError::new(format!(
@@ -62,18 +65,15 @@ impl LogReader for GroupLog<'_> {
                     data: bytes::Bytes::copy_from_slice(&entry.payload),
                 })
             })
-            .collect::<Result<Vec<_>, _>>()?;
-        // The log counts payloads alone; windows also count what carrying an entry takes.
-        entries.truncate(fitting(&entries, bytes_max).max(1));
-        Ok(entries)
+            .collect()
     }
 }
 
-/// How many of the entries fit, from the first on.
-fn fitting(entries: &[Entry], bytes_max: usize) -> usize {
+/// How many entries with payloads of these lengths fit, from the first on.
+fn fitting(lens: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
     let mut bytes = 0_usize;
-    let fits = entries.iter().take_while(|entry| {
-        bytes += entry.weight_bytes();
+    let fits = lens.take_while(|len| {
+        bytes += len + Entry::OVERHEAD_BYTES;
         bytes <= bytes_max
     });
     fits.count()
@@ -261,20 +261,39 @@ pub(crate) fn config_from_bytes(bytes: &[u8]) -> Result<Config, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use quorate_wal::{LogOptions, MemoryDisk, WriteBatch};
+
     use super::*;
 
     #[test]
     fn entries_from_the_log_fit_into_a_window_with_what_carrying_them_takes() {
-        let entry = |index| Entry {
-            index: LogIndex(index),
-            term: Term(1),
-            kind: EntryKind::Command,
-            data: bytes::Bytes::from_static(&[0; 68]),
+        let disk = Arc::new(MemoryDisk::new());
+        let (log, _) = Log::open(disk, Path::new("/wal"), LogOptions::default()).expect("a log");
+        let entry = |index| quorate_wal::Entry {
+            index,
+            term: 1,
+            kind: EntryKind::Command as u8,
+            payload: vec![0; 68].into(),
         };
-        let entries: Vec<_> = (1..=5).map(entry).collect();
-        assert_eq!(fitting(&entries, 299), 2);
-        assert_eq!(fitting(&entries, 300), 3);
-        assert_eq!(fitting(&entries, usize::MAX), 5);
+        let mut batch = WriteBatch::new();
+        batch.append(GroupId(1), (1..=5).map(entry).collect());
+        log.submit(batch).expect("it is taken");
+        log.prepare().expect("memory");
+        log.drive().expect("memory");
+        let mut reader = GroupLog::new(&log, GroupId(1));
+        let mut read = |bytes_max| {
+            let entries = reader.entries(LogIndex(1), LogIndex(5), bytes_max);
+            let entries = entries.expect("they are there");
+            let weight: usize = entries.iter().map(Entry::weight_bytes).sum();
+            (entries.len(), weight)
+        };
+        assert_eq!(read(299), (2, 200));
+        assert_eq!(read(300), (3, 300));
+        assert_eq!(read(usize::MAX), (5, 500));
+        assert_eq!(read(1), (1, 100), "one entry goes whatever it weighs");
     }
 
     #[test]

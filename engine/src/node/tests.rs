@@ -266,3 +266,15 @@ fn an_old_snapshot_stays_if_the_batch_that_names_the_new_one_never_becomes_durab
     let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
     assert_eq!(both, [true, true], "on disk the log may name either");
 }
+
+#[cfg(feature = "simulation")]
+#[test]
+fn what_a_replica_does_is_noted_only_where_somebody_watches() {
+    let mut bench = Bench::new();
+    bench.write("a");
+    assert_eq!(bench.shard.take_deeds(), [], "nobody would ever take it");
+    bench.shard.watch();
+    bench.write("b");
+    assert!(!bench.shard.take_deeds().is_empty());
+    assert_eq!(bench.shard.take_deeds(), [], "each deed is told once");
+}

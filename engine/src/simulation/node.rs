@@ -143,11 +143,14 @@ impl<M: StateMachine> SimNode<M> {
         let id = NodeId(setup.identity.node);
         let space = LogSpace::new(opened.base_log_bytes, Arc::default());
         let groups = setup.identity.groups;
+        let told = events.log_flag();
+        let mut shard = Shard::new(id, opened.replicas, ports, space, now_ns, told);
+        shard.watch();
         Ok(Self {
             id,
             groups,
             log: opened.log,
-            shard: Shard::new(id, opened.replicas, ports, space, now_ns, events.log_flag()),
+            shard,
             events,
             inbox,
             transport,
@@ -293,11 +296,6 @@ impl<M: StateMachine> SimNode<M> {
     /// What a leader knows of its peers; nothing in other roles.
     pub fn peers(&self, group: GroupId) -> impl Iterator<Item = PeerStatus> + '_ {
         self.replica(group).raft().peers()
-    }
-
-    /// Entries, and bytes of them, that a replica holds in memory.
-    pub fn cached(&self, group: GroupId) -> (usize, usize) {
-        self.replica(group).raft().cached()
     }
 
     /// Bytes, and appends, that a peer owes a leader an answer to.

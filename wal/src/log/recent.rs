@@ -14,6 +14,9 @@ use crate::batch::{Chunk, WriteBatch};
 use crate::ids::SegmentId;
 use crate::record::{SLOT_BYTES, Slot};
 
+/// A buffer may be so many times as large as what is in it.
+const SLACK_MAX: usize = 4;
+
 /// The newest submissions, oldest first.
 #[derive(Debug)]
 pub(crate) struct Recent {
@@ -60,7 +63,7 @@ impl Recent {
         segment: SegmentId,
         desc_offset: u64,
         payload_offset: u64,
-        batch: WriteBatch,
+        mut batch: WriteBatch,
         emptied: &mut Vec<WriteBatch>,
     ) {
         // Entries that were moved are old, and hold the map of the segment that they came from, which
@@ -69,12 +72,14 @@ impl Recent {
             return;
         }
         let is_packed = matches!(batch.chunks[..], [Chunk::Packed(_)]);
+        tighten(&mut batch.desc);
         let mut bytes = batch.desc.capacity() as u64;
         let mut offset = payload_offset;
         let mut payloads = SmallVec::with_capacity(batch.chunks.len());
         for chunk in batch.chunks {
             let chunk = match chunk {
-                Chunk::Packed(packed) => {
+                Chunk::Packed(mut packed) => {
+                    tighten(&mut packed);
                     bytes += packed.capacity() as u64;
                     Bytes::from(packed)
                 }
@@ -135,6 +140,13 @@ impl Recent {
     }
 }
 
+/// Gives back what a buffer that was filled by many before holds beyond what is in it now: it counts for what is kept.
+fn tighten(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > SLACK_MAX * buffer.len() {
+        buffer.shrink_to_fit();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +197,23 @@ mod tests {
         assert_eq!(recent.find(SegmentId(5), 4160, 9000 * 8), None);
         assert_eq!(recent.find(SegmentId(2), 4160, 9000 * 8), None);
         assert_eq!(recent.find(SegmentId(3), 64, 9000 * 8), None);
+    }
+
+    #[test]
+    fn a_small_submission_in_a_large_buffer_takes_little_of_the_ring() {
+        let mut recent = Recent::new(100_000);
+        let mut emptied = Vec::new();
+        for segment in 1..100 {
+            let large = WriteBatch::from_buffers(
+                Vec::with_capacity(64 << 10),
+                Some(Vec::with_capacity(64 << 10)),
+            );
+            let mut small = batch(1, &[100]);
+            let mut gathered = large;
+            gathered.gather(&mut small);
+            recent.push(SegmentId(segment), 4160, 8192, gathered, &mut emptied);
+        }
+        assert_eq!((recent.kept.len(), emptied.len()), (99, 0));
     }
 
     #[test]
