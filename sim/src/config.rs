@@ -11,7 +11,7 @@ use crate::seed::{Rng, Stream};
 const MS: u64 = 1_000_000;
 
 /// Which run a seed means: raised whenever a seed comes to mean another one.
-pub const SCHEME: u32 = 2;
+pub const SCHEME: u32 = 3;
 
 /// The shape of one run.
 #[derive(Clone, Debug)]
@@ -38,8 +38,6 @@ pub struct Config {
     pub think_ns: u64,
     /// How long a sync takes, on average.
     pub sync_ns: u64,
-    /// Whether leaders are asked to hand their office over now and then.
-    pub has_transfers: bool,
 }
 
 impl Config {
@@ -63,7 +61,6 @@ impl Config {
             trouble_ns: rng.between(4, 12) * 1_000 * MS,
             think_ns: rng.between(10, 200) * MS,
             sync_ns: rng.pick(&[30_000, 200_000, 200_000, MS, 5 * MS]),
-            has_transfers: rng.permille(200),
         }
     }
 
@@ -94,7 +91,6 @@ impl Config {
         let mut config = Self::draw(seed);
         config.nodes = 3;
         config.groups = 1;
-        config.has_transfers = false;
         config.trouble_ns = 18_500 * MS;
         config
     }

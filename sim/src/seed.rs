@@ -24,8 +24,6 @@ pub enum Stream {
     Faults,
     /// Where judges look more closely.
     Judges,
-    /// When leaders are asked to hand their office over.
-    Transfers,
 }
 
 /// A stream of choices (`SplitMix64`).

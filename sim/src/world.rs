@@ -73,7 +73,6 @@ pub struct World<W: Workload> {
     disk_rng: Rng,
     clock_rng: Rng,
     fault_rng: Rng,
-    transfer_rng: Rng,
     /// Whether faults strike.
     has_trouble: bool,
 }
@@ -114,8 +113,6 @@ enum Event {
     ClerkTick(usize),
     /// A clerk has thought and makes a call.
     ClerkCall(usize),
-    /// A leader is asked to hand its office over.
-    Transfer,
     /// A fault strikes.
     Trouble,
     /// A fault ends.
@@ -205,7 +202,6 @@ impl<W: Workload> World<W> {
             disk_rng: Rng::of(seed, Stream::Disk),
             clock_rng,
             fault_rng: Rng::of(seed, Stream::Faults).fork(),
-            transfer_rng: Rng::of(seed, Stream::Transfers),
             has_trouble: false,
             nodes,
             config,
@@ -249,7 +245,6 @@ impl<W: Workload> World<W> {
             Event::Disconnect { clerk, from } => self.disconnect(clerk, from)?,
             Event::ClerkTick(clerk) => self.clerk_tick(clerk)?,
             Event::ClerkCall(clerk) => self.clerk_call(clerk)?,
-            Event::Transfer => self.transfer(),
             Event::Trouble => self.trouble()?,
             Event::Relief(relief) => self.relieve(relief),
             Event::Restart(node) => self.restart(node)?,

@@ -72,7 +72,6 @@ pub struct Disks {
     rates: Rates,
     /// What was found on the disk of a replica: later it may have more, and never less.
     floors: BTreeMap<Place, GroupState>,
-    looks: u64,
 }
 
 impl Disks {
@@ -82,13 +81,7 @@ impl Disks {
             rng: Rng::of(seed, Stream::Judges),
             rates,
             floors: BTreeMap::new(),
-            looks: 0,
         }
-    }
-
-    /// How many copies were recovered.
-    pub fn looks(&self) -> u64 {
-        self.looks
     }
 }
 
@@ -247,7 +240,6 @@ impl Disks {
         look: &Look<'_, M>,
         slot: &NodeSlot<M>,
     ) -> Result<Inspection, String> {
-        self.looks += 1;
         let copy = slot.disk.fork();
         copy.power_cut(&Survivors::None);
         let inspection = recovered(slot.id, &copy)?;

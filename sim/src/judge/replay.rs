@@ -22,7 +22,6 @@ const COMPARED_EVERY: u64 = 32;
 /// on, whatever it answers.
 pub struct Replay<M> {
     groups: BTreeMap<GroupId, Played<M>>,
-    compared_every: u64,
 }
 
 struct Played<M> {
@@ -37,14 +36,8 @@ struct Played<M> {
 impl<M: StateMachine> Replay<M> {
     /// The judge of a run.
     pub fn new() -> Self {
-        Self::every(COMPARED_EVERY)
-    }
-
-    /// One that compares states at one of so many indexes.
-    pub fn every(indexes: u64) -> Self {
         Self {
             groups: BTreeMap::new(),
-            compared_every: indexes,
         }
     }
 }
@@ -94,7 +87,7 @@ impl<M: StateMachine> Replay<M> {
             return Ok(());
         };
         let applied = process.stand(group).applied;
-        let every = self.compared_every;
+        let every = COMPARED_EVERY;
         let Some(played) = self.groups.get_mut(&group) else {
             return Ok(());
         };

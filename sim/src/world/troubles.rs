@@ -23,9 +23,6 @@ const PAUSE_MIN_NS: u64 = 10 * MS;
 const PAUSE_MEANS_NS: [u64; 3] = [100 * MS, 600 * MS, 2_000 * MS];
 const PAUSE_MAX_NS: u64 = 30_000 * MS;
 
-/// The mean time between two transfers.
-const TRANSFER_GAP_NS: u64 = 1_500 * MS;
-
 /// How long a fault lasts on average.
 const LAST_NS: u64 = 800 * MS;
 
@@ -47,9 +44,6 @@ impl<W: Workload> World<W> {
         self.has_trouble = true;
         self.network.trouble();
         self.schedule_trouble();
-        if self.config.has_transfers {
-            self.schedule_transfer();
-        }
     }
 
     /// No fault strikes any more. Those that have struck last until [`heal`](Self::heal).
@@ -159,28 +153,6 @@ impl<W: Workload> World<W> {
         }
         self.schedule_trouble();
         Ok(())
-    }
-
-    /// Asks a leader to hand its office to whom it likes best, as an operator does before stopping a node.
-    pub(super) fn transfer(&mut self) {
-        if !self.has_trouble {
-            return;
-        }
-        let group = self.transfer_rng.below(u64::from(self.config.groups));
-        let group = quorate::GroupId(group);
-        if let Some(node) = self.leader(group) {
-            self.note(Who::Node(node), "transfer", group.0, String::new);
-            if let Some(process) = &self.nodes[node].process {
-                process.transfer(group, None);
-            }
-            self.wake(node);
-        }
-        self.schedule_transfer();
-    }
-
-    fn schedule_transfer(&mut self) {
-        let gap_ns = self.transfer_rng.wait(TRANSFER_GAP_NS);
-        self.schedule(self.now_ns + 1 + gap_ns, Event::Transfer);
     }
 
     pub(super) fn relieve(&mut self, relief: Relief) {

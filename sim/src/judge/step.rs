@@ -1,4 +1,4 @@
-//! What must hold after every step of a run.
+//! What judges of every step are shown, and what a judge is.
 
 use quorate::simulation::StateMachine;
 use quorate::transport::Request;
