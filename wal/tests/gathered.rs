@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
+use quorate_wal::testing::{CrashDisk, Survivors};
 use quorate_wal::*;
 
 const GROUPS: u64 = 3;
@@ -144,4 +145,36 @@ fn what_is_read_outlives_the_buffer_it_was_gathered_in() {
     }
     assert_eq!(read, expected);
     assert_holds(&log, 1);
+}
+
+#[test]
+fn a_segment_that_begins_with_several_names_the_first_of_them() {
+    let disk = CrashDisk::new();
+    let (log, _) = open(&disk);
+    let mut next = 1;
+    let enqueue_pair = |log: &Log, next: &mut u64| {
+        for _ in 0..2 {
+            log.enqueue(&mut appended(1, *next..=*next, 1, 30)).unwrap();
+            *next += 1;
+        }
+    };
+    loop {
+        enqueue_pair(&log, &mut next);
+        if log.drive().unwrap() == Drove::NeedsSegment && log.stats().segments > 0 {
+            break;
+        }
+        settle(&log);
+    }
+    // The header of the next segment survives, and nothing of its first batch.
+    while !log.prepare().unwrap().segment_ready {}
+    let durable = log.durable();
+    disk.stop_after(1);
+    assert!(log.drive().is_err());
+    drop(log);
+    disk.power_cut(&Survivors::Prefix(1));
+    disk.heal();
+    let (log, recovered) = open(&disk);
+    assert_eq!(recovered.report.damage, [], "nothing durable was lost");
+    assert_eq!(log.durable(), durable);
+    assert_eq!(log.bounds(GroupId(1)), Some((1, next - 3)));
 }

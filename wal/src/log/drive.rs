@@ -436,7 +436,7 @@ impl Log {
             prev_end: rotation.before.at.end,
             prev_chain: rotation.before.at.chain,
             recycled: rotation.segment.recycled,
-            first_lsn: first.lsn,
+            first_lsn: first.first_lsn(),
             generation: rotation.generation,
             unsynced: self.options.durability != Durability::PowerLoss,
         }

@@ -299,6 +299,11 @@ impl Queue {
 }
 
 impl Submission {
+    /// The lsn of the first one: those that were gathered followed each other.
+    pub(super) fn first_lsn(&self) -> Lsn {
+        Lsn(self.lsn.0 + 1 - self.count)
+    }
+
     /// Whether a small batch may stand behind this one as a part of it. One without entries stays alone: on a full disk it
     /// may be written where entries may not.
     fn has_room_for(&self, batch: &WriteBatch, options: &LogOptions) -> bool {
