@@ -8,6 +8,7 @@
 //! - A footer is only a shortcut: everything in it can be found again by reading the segment.
 
 use std::io;
+use std::thread;
 
 use crate::codec::{Put, Take, crc_bound};
 use crate::format::BLOCK_BYTES;
@@ -76,6 +77,8 @@ impl Footer {
         let mut spots_bytes = Vec::new();
         for (range, spots) in &mut ranges {
             assert_eq!(range.count, spots.len() as u64);
+            // All of it takes a while, which the log thread must not wait for.
+            thread::yield_now();
             let begin = spots_bytes.len();
             for spot in spots.iter() {
                 spot.put(&mut spots_bytes);

@@ -188,18 +188,6 @@ impl Index {
         self.meta_bytes_max
     }
 
-    /// The groups whose oldest entry is in this segment.
-    pub(crate) fn pinned_by(&self, segment: SegmentId) -> Vec<GroupId> {
-        let Some(&slot) = self.segments.by_id.get(&segment) else {
-            return Vec::new();
-        };
-        self.groups
-            .iter()
-            .filter(|(_, log)| log.locations().first_segment() == Some(slot))
-            .map(|(&group, _)| group)
-            .collect()
-    }
-
     /// Puts consecutive entries of a group, which are in its log, somewhere else.
     pub(crate) fn replace(
         &mut self,
@@ -216,14 +204,6 @@ impl Index {
             segments.drop_live(dropped);
         });
         segments.add_live(segment, count, bytes);
-    }
-
-    /// Bytes of memory that the entries of all groups take in the index.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.groups
-            .values()
-            .map(|log| log.memory_bytes() as u64)
-            .sum()
     }
 
     fn apply_run(

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -299,6 +300,58 @@ fn dead_segments_are_deleted_and_disk_stays_bounded() {
     );
     let read = log.read(GroupId(1), 2991, 3001, usize::MAX).unwrap();
     assert_eq!(read, entries(1, 2991..=3000, 1, 400));
+}
+
+/// The next segment takes its space when a quarter of the one before is used. It was begun at once when
+/// that one was taken into service, so that a busy log took one segment more than it needed, and what was
+/// to be moved was moved while the index of the sealed one was written.
+#[test]
+fn what_can_wait_begins_when_a_quarter_of_a_segment_is_used() {
+    let disk = MemoryDisk::new();
+    let mut options = options();
+    options.segment_bytes_min = SEGMENT_BYTES_MAX;
+    let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options).unwrap();
+    let waiting = |log: &Log| log.disk_bytes() - log.stats().segments * SEGMENT_BYTES_MAX;
+    commit(&log, appended(7, 1..=1, 1, 10));
+    let (mut index, mut rotations) = (0, 0);
+    let mut used_bytes = 0;
+    while rotations < 6 {
+        let before = log.stats();
+        index += 1;
+        let mut batch = appended(1, index..=index, 1, 1000);
+        batch.compact(GroupId(1), index);
+        commit(&log, batch);
+        log.prepare().unwrap();
+        let after = log.stats();
+        used_bytes += after.bytes_written - before.bytes_written;
+        if after.segments > before.segments || after.recycled > before.recycled {
+            (used_bytes, rotations) = (0, rotations + 1);
+        }
+        let is_early = used_bytes > 0 && used_bytes < SEGMENT_BYTES_MAX / 4 - 2 * BLOCK as u64;
+        if rotations > 0 && is_early {
+            assert_eq!(waiting(&log), reserve_bytes(&disk), "{index}: {after:?}");
+            assert_eq!(after.moved_bytes, before.moved_bytes, "{index}");
+        }
+    }
+    assert!(log.stats().moved_bytes > 0);
+}
+
+/// Figures are taken from a few groups at a time.
+#[test]
+fn all_that_pin_the_oldest_segment_are_named_however_many() {
+    let (log, _) = open(&MemoryDisk::new());
+    let groups: Vec<u64> = (1..=1000).collect();
+    let mut batch = WriteBatch::new();
+    for &group in &groups {
+        batch.append(GroupId(group), entries(group, 1..=1, 1, 5));
+    }
+    commit(&log, batch);
+    let stats = log.stats();
+    assert_eq!(stats.entries, 1000);
+    assert_eq!(
+        stats.pinned_by,
+        groups.iter().map(|&id| GroupId(id)).collect::<Vec<_>>()
+    );
 }
 
 #[test]

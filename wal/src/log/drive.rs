@@ -7,20 +7,17 @@
 //!   every segment tells the whole state of all groups.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::ops::Range;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use crate::batch::{COPY_BYTES_MAX, Move, Op, WriteBatch};
+use crate::batch::{Move, Op, WriteBatch};
 use crate::error::LogError;
 use crate::footer::footer_bytes;
-use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, SegmentHeader, batch_bytes, chain, desc_crc,
-};
+use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, SegmentHeader, batch_bytes, chain};
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Place, Stage};
 use crate::locations::SegmentSlot;
@@ -30,6 +27,7 @@ use crate::segment::{Sealed, Segment};
 
 use super::Log;
 use super::queue::Submission;
+use super::stage::{finish_header, stage};
 
 /// The staging buffer keeps at most so much between two batches.
 const STAGING_BYTES_KEPT: usize = 4 << 20;
@@ -131,12 +129,6 @@ struct Rotation {
     checkpoint: Vec<u8>,
     records: u32,
     generation: u64,
-}
-
-/// A part of what is written, in order: staged bytes, or a large chunk where it is.
-enum Part<'a> {
-    Staged(Range<usize>),
-    Shared(&'a [u8]),
 }
 
 /// What was written and is durable.
@@ -285,9 +277,9 @@ impl Log {
         let segment = spare.take_if(|spare| spare.bytes >= needed);
         if segment.is_none() {
             self.queue.lock().blocked_bytes = needed;
+            self.want_prepare();
         }
         drop(spare);
-        self.want_prepare();
         segment.map(|segment| Rotation {
             segment,
             before: writer.tail,
@@ -371,19 +363,16 @@ impl Log {
             };
         }
         let head = staging.len();
-        let (parts, mut header) = stage(staging, work);
+        let checkpoint = work.rotation.as_ref();
+        let checkpoint = checkpoint.map(|it| (&it.checkpoint[..], it.records));
+        let (parts, mut header) = stage(staging, checkpoint, &work.submissions);
+        assert_eq!(header.lsn, work.last);
         header.epoch = writer.epoch;
         header.segment = tail.segment;
         header.offset = tail.at.end;
         header.durable_lsn = Lsn(self.synced.load(Ordering::Acquire));
         let crc = finish_header(&mut staging[head..], &mut header);
-        let slices: Vec<_> = parts
-            .iter()
-            .map(|part| match part {
-                Part::Staged(range) => IoSlice::new(&staging[range.clone()]),
-                Part::Shared(bytes) => IoSlice::new(bytes),
-            })
-            .collect();
+        let slices: Vec<_> = parts.iter().map(|part| part.slice(staging)).collect();
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         assert_eq!(bytes, head as u64 + header.batch_bytes());
         let segment = match (&work.rotation, &writer.active) {
@@ -463,6 +452,7 @@ impl Log {
             .sum();
         let mut index = self.index.write();
         let mut checkpoint = 0;
+        let is_rotated = work.rotation.is_some();
         if let Some(rotation) = work.rotation {
             checkpoint = rotation.checkpoint.len() as u64;
             writer.active = Some(begin_segment(&mut index, rotation, self.stage_of_sealed()));
@@ -518,7 +508,7 @@ impl Log {
         }
         let is_due = self.pace.note(writer.tail.at.end, active_bytes);
         // At rest the preparer gives back what it kept.
-        if has_dead || moved > 0 || is_due || !is_uncovered {
+        if is_rotated || has_dead || moved > 0 || is_due || !is_uncovered {
             self.want_prepare();
         }
         drove
@@ -559,63 +549,4 @@ fn can_move(index: &Index, moved: &Move) -> bool {
             && moved.indexes.end <= log.last_index() + 1
             && log.locations().are_in(moved.indexes.clone(), slot)
     })
-}
-
-/// Puts a batch together behind what is staged: room for its header, all descriptors, all payloads,
-/// and the padding. The header that is returned lacks what depends on the place.
-fn stage<'a>(staging: &mut Vec<u8>, work: &'a Work) -> (Vec<Part<'a>>, BatchHeader) {
-    let head = staging.len();
-    staging.resize(head + BATCH_HEADER_BYTES, 0);
-    let mut records = 0;
-    if let Some(rotation) = &work.rotation {
-        staging.extend_from_slice(&rotation.checkpoint);
-        records += rotation.records;
-    }
-    let mut payload_bytes = 0;
-    for Submission { batch, .. } in &work.submissions {
-        staging.extend_from_slice(&batch.desc);
-        payload_bytes += batch.payload_bytes;
-        records += batch.records;
-    }
-    let header = BatchHeader {
-        epoch: 0,
-        segment: SegmentId(0),
-        offset: 0,
-        lsn: work.last,
-        durable_lsn: Lsn(0),
-        desc_bytes: (staging.len() - head - BATCH_HEADER_BYTES) as u32,
-        desc_crc: 0,
-        payload_bytes: payload_bytes as u32,
-        records,
-    };
-    let mut parts = Vec::new();
-    let mut staged = 0;
-    for chunk in work
-        .submissions
-        .iter()
-        .flat_map(|submission| &submission.batch.chunks)
-    {
-        let bytes = chunk.bytes();
-        if bytes.len() <= COPY_BYTES_MAX {
-            staging.extend_from_slice(bytes);
-        } else {
-            parts.push(Part::Staged(staged..staging.len()));
-            parts.push(Part::Shared(bytes));
-            staged = staging.len();
-        }
-    }
-    let used = BATCH_HEADER_BYTES as u64 + u64::from(header.desc_bytes) + payload_bytes;
-    staging.resize(staging.len() + (header.batch_bytes() - used) as usize, 0);
-    parts.push(Part::Staged(staged..staging.len()));
-    (parts, header)
-}
-
-/// Completes the header of the batch that is staged, now that its place is known. Returns the CRC
-/// of the header.
-fn finish_header(staged: &mut [u8], header: &mut BatchHeader) -> u32 {
-    let desc = BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + header.desc_bytes as usize;
-    header.desc_crc = desc_crc(header.segment, header.offset, &staged[desc]);
-    let (bytes, crc) = header.encode();
-    staged[..BATCH_HEADER_BYTES].copy_from_slice(&bytes);
-    crc
 }

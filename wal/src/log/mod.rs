@@ -26,6 +26,8 @@ pub(crate) mod reserve;
 pub(crate) mod scan;
 mod seal;
 pub(crate) mod sort;
+mod stage;
+mod stats;
 mod summary;
 mod thread;
 
@@ -48,6 +50,7 @@ use crate::segment::Segment;
 pub use drive::Drove;
 pub use due::Due;
 pub use prepare::Prepared;
+pub use stats::LogStats;
 pub use thread::LogThread;
 
 /// A log that many groups share. See the [crate documentation](crate) for how its steps fit
@@ -107,37 +110,6 @@ pub enum LogStatus {
         /// The first failure.
         reason: String,
     },
-}
-
-/// Figures of a log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LogStats {
-    /// Segments in service.
-    pub segments: u64,
-    /// Bytes of all segment files, those included that are ready or kept for a full disk.
-    pub disk_bytes: u64,
-    /// Bytes that the entries in the log take, with what finding them takes; an estimate where a part
-    /// of a sealed range was dropped.
-    pub live_bytes: u64,
-    /// Batches written since the log was opened.
-    pub batches: u64,
-    /// Syncs of batches since the log was opened.
-    pub syncs: u64,
-    /// Bytes written in batches since the log was opened, padding included.
-    pub bytes_written: u64,
-    /// Bytes of entries that were moved out of mostly dead segments since the log was opened.
-    pub moved_bytes: u64,
-    /// Segments that were used again since the log was opened.
-    pub recycled: u64,
-    /// Entries in the log.
-    pub entries: u64,
-    /// Bytes of memory that the index of those entries takes.
-    pub index_bytes: u64,
-    /// How long the last sync took, in nanoseconds. Zero before the first.
-    pub last_sync_ns: u64,
-    /// Groups whose oldest entry is in the oldest segment, and so keep it.
-    pub pinned_by: Vec<GroupId>,
 }
 
 /// What a log held when it was opened.
@@ -254,32 +226,6 @@ impl Log {
             .map(|log| (log.first_index(), log.last_index()))
     }
 
-    /// Figures. Looks at every group.
-    pub fn stats(&self) -> LogStats {
-        let disk_bytes = self.disk_bytes();
-        let index = self.index.read();
-        let mut stats = LogStats {
-            disk_bytes,
-            index_bytes: index.memory_bytes(),
-            batches: self.counters.batches.load(Ordering::Relaxed),
-            syncs: self.counters.syncs.load(Ordering::Relaxed),
-            bytes_written: self.counters.bytes_written.load(Ordering::Relaxed),
-            moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
-            recycled: self.counters.recycled.load(Ordering::Relaxed),
-            last_sync_ns: self.counters.last_sync_ns.load(Ordering::Relaxed),
-            ..LogStats::default()
-        };
-        for counted in index.segments.iter() {
-            stats.segments += 1;
-            stats.entries += counted.live;
-            stats.live_bytes += counted.live_bytes;
-        }
-        if let Some(oldest) = index.segments.iter().next() {
-            stats.pinned_by = index.pinned_by(oldest.segment.id);
-        }
-        stats
-    }
-
     /// Ends the log: it takes no more writes, and the directory may be opened again, by this process or another. Call it
     /// when its [`LogThread`] has stopped. What was read before stays valid.
     pub fn close(&self) {
@@ -289,19 +235,6 @@ impl Log {
         let preparer = self.preparer.lock();
         drop(self.lock.lock().take());
         drop((writer, preparer));
-    }
-
-    /// Bytes of all segment files, see [`LogStats::disk_bytes`]. Cheaper than [`stats`](Self::stats).
-    pub fn disk_bytes(&self) -> u64 {
-        let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes)
-            + self.waiting_bytes.load(Ordering::Relaxed);
-        let index = self.index.read();
-        let in_service: u64 = index
-            .segments
-            .iter()
-            .map(|counted| counted.segment.bytes)
-            .sum();
-        spare_bytes + in_service
     }
 
     /// Stops the log for good: nothing is acknowledged from here on.

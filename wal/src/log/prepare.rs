@@ -73,6 +73,23 @@ impl Pace {
         used_bytes >= self.due_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether so much of the segment is used, a quarter, that the next one is on the way. What can
+    /// wait until then does: other segments die meanwhile, and what is done when a segment was just
+    /// sealed does not come at once with it.
+    fn is_begun(&self) -> bool {
+        self.used_bytes.load(Ordering::Relaxed) >= self.begin_bytes()
+    }
+
+    fn begin_bytes(&self) -> u64 {
+        self.active_bytes.load(Ordering::Relaxed) / 4
+    }
+
+    /// Has [`note`](Self::note) tell when it is begun.
+    fn wake_at_begin(&self) {
+        self.due_bytes
+            .fetch_min(self.begin_bytes(), Ordering::Relaxed);
+    }
+
     /// Whether more than half of the segment is used, or none is written to.
     fn is_pressing(&self) -> bool {
         self.used_bytes.load(Ordering::Relaxed) >= self.active_bytes.load(Ordering::Relaxed) / 2
@@ -84,7 +101,7 @@ impl Pace {
     fn wants_more(&self, filled: u64, bytes: u64) -> bool {
         let active = self.active_bytes.load(Ordering::Relaxed);
         let share = u128::from(filled) * u128::from(active) / (2 * u128::from(bytes));
-        let due = u128::from(active / 4) + share;
+        let due = u128::from(self.begin_bytes()) + share;
         let wants = u128::from(self.used_bytes.load(Ordering::Relaxed)) >= due;
         self.due_bytes
             .store(if wants { u64::MAX } else { due as u64 }, Ordering::Relaxed);
@@ -186,13 +203,17 @@ impl Log {
         self.seal_segments(preparer)?;
         // Giving back first may give the space that the next segment needs.
         let deleted = self.reclaim(preparer);
-        let moving = self.move_entries(preparer);
+        let may_move = self.pace.is_begun() || !self.is_uncovered.load(Ordering::Relaxed);
+        let moving = may_move && self.move_entries(preparer);
         let segment_ready = if moving && !self.pace.is_pressing() {
             // The segment that is being emptied is the next one, if it is empty in time.
             self.spare.lock().is_some()
         } else {
             self.ready_segment(preparer)?
         };
+        if !may_move {
+            self.pace.wake_at_begin();
+        }
         self.drop_kept(preparer);
         self.ready_reserve(preparer)?;
         Ok(Prepared {
@@ -259,7 +280,10 @@ impl Log {
         }
         let mut filling = match preparer.filling.take() {
             Some(filling) => filling,
-            None => self.begin_filling(preparer, needed)?,
+            None if is_urgent || self.pace.wants_more(0, preparer.segment_bytes(needed)) => {
+                self.begin_filling(preparer, needed)?
+            }
+            None => return Ok(None),
         };
         let bytes = filling.segment.bytes;
         let file = &filling.segment.file;

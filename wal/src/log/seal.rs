@@ -12,6 +12,7 @@ use std::collections::Bound;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 use crate::disk::is_shortage;
 use crate::error::LogError;
@@ -159,6 +160,8 @@ impl Log {
         let (footer, encoded) = Footer::encode(next.segment.id, next.sealed, ranges);
         write_footer(&next.segment, next.sealed.end, &encoded)?;
         for range in &footer.ranges {
+            // As in `collect`.
+            thread::yield_now();
             self.freeze(next.slot, range);
         }
         Ok(())
@@ -170,7 +173,11 @@ impl Log {
     fn collect(&self, slot: SegmentSlot) -> Vec<(Range, Vec<Spot>)> {
         let mut ranges = Vec::new();
         let mut at = Cursor::default();
-        while self.collect_some(slot, &mut at, &mut ranges) {}
+        while self.collect_some(slot, &mut at, &mut ranges) {
+            // Where processors are few, the log thread must not wait for a time slice to end when
+            // its sync is done.
+            thread::yield_now();
+        }
         ranges
     }
 

@@ -47,6 +47,8 @@ pub(crate) fn sample() -> MemoryDisk {
     let mut batch = appended(1, 5..=6, 2, 33);
     batch.append(GroupId(3), entries(3, 5..=5, 2, 33));
     commit(&log, batch);
+    // The manifest names the segment that is written to.
+    log.prepare().unwrap();
     drop(log);
     disk
 }
