@@ -110,7 +110,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         Ok(bytes)
     }
 
-    /// Has bytes that will be read soon brought into the cache, if there is one. Only a hint.
+    /// Copies a few bytes that [`read_bytes`](Self::read_bytes) would share.
+    fn peek(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        buffer.copy_from_slice(&self.read_bytes(offset, buffer.len())?);
+        Ok(())
+    }
+
+    /// Has bytes that will be read soon brought into the cache, if there is one. Only a hint, which may be
+    /// dropped if it begins in the first half of the one before: who reads forward may give it each time.
     fn prefetch(&self, offset: u64, len: u64) {
         let _ = (offset, len);
     }

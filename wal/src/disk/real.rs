@@ -3,8 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -40,7 +42,12 @@ struct RealFile {
     map: OnceLock<Mapped>,
     /// Maps of before of which somebody may still hold bytes.
     forgotten: Vec<Forgotten>,
+    /// Where the last hint of what will be read began.
+    hinted: AtomicU64,
 }
+
+/// No hint begins so far into a file.
+const NO_HINT: u64 = u64::MAX;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -53,6 +60,7 @@ impl Disk for RealDisk {
             file,
             map: OnceLock::new(),
             forgotten: Vec::new(),
+            hinted: AtomicU64::new(NO_HINT),
         }))
     }
 
@@ -143,6 +151,7 @@ fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<Arc<dyn DiskFi
         file,
         map: OnceLock::new(),
         forgotten: Vec::new(),
+        hinted: AtomicU64::new(NO_HINT),
     }))
 }
 
@@ -156,21 +165,14 @@ impl DiskFile for RealFile {
     }
 
     fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let map = if let Some(map) = self.map.get() {
-            map
-        } else {
-            let map = map::map_whole(&self.file)?;
-            // Two threads may map at once; one of the maps stays.
-            self.map.get_or_init(|| map)
-        };
-        let map = map.bytes();
-        let end = usize::try_from(offset)
-            .ok()
-            .and_then(|start| Some(start..start.checked_add(len)?));
-        match end {
-            Some(range) if range.end <= map.len() => Ok(map.slice(range)),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        let (map, range) = self.mapped(offset, len)?;
+        Ok(map.slice(range))
+    }
+
+    fn peek(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let (map, range) = self.mapped(offset, buffer.len())?;
+        buffer.copy_from_slice(&map[range]);
+        Ok(())
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
@@ -195,7 +197,13 @@ impl DiskFile for RealFile {
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
-        // A hint that is not taken costs nothing but time.
+        // A hint walks the page cache: one for every few entries took as long as reading them.
+        let hinted = self.hinted.load(Ordering::Relaxed);
+        if (hinted..hinted.saturating_add(len / 2)).contains(&offset) {
+            return;
+        }
+        self.hinted.store(offset, Ordering::Relaxed);
+        // One that is not taken costs nothing but time.
         let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
     }
 
@@ -219,6 +227,25 @@ impl DiskFile for RealFile {
 }
 
 impl RealFile {
+    /// The map of the whole file, and where in it so many bytes are.
+    fn mapped(&self, offset: u64, len: usize) -> io::Result<(&Bytes, Range<usize>)> {
+        let map = if let Some(map) = self.map.get() {
+            map
+        } else {
+            let map = map::map_whole(&self.file)?;
+            // Two threads may map at once; one of the maps stays.
+            self.map.get_or_init(|| map)
+        };
+        let bytes = map.bytes();
+        let end = usize::try_from(offset)
+            .ok()
+            .and_then(|start| Some(start..start.checked_add(len)?));
+        match end {
+            Some(range) if range.end <= bytes.len() => Ok((bytes, range)),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
     fn fill(&self, mut offset: u64, end: u64) -> io::Result<()> {
         let zeros = vec![0; ZERO_BYTES];
         while offset < end {
@@ -308,6 +335,21 @@ mod tests {
         let bytes: Vec<u8> = (0..3000_u32).map(|number| number as u8).collect();
         let parts: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(write_in_steps(&parts, usize::MAX).0, bytes);
+    }
+
+    #[test]
+    fn a_few_bytes_are_copied_from_where_they_would_be_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.create(&dir.path().join("file")).unwrap();
+        file.write_at(0, &[IoSlice::new(b"quorate")]).unwrap();
+        let mut some = [0; 3];
+        file.peek(4, &mut some).unwrap();
+        assert_eq!(&some, b"ate");
+        assert_eq!(file.read_bytes(4, 3).unwrap(), &b"ate"[..]);
+        for offset in [5, 7, u64::MAX] {
+            let error = file.peek(offset, &mut some).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
+        }
     }
 
     #[test]

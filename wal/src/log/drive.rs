@@ -496,7 +496,8 @@ impl Log {
         if self.options.durability == Durability::PowerLoss {
             self.synced.store(work.last.0, Ordering::Release);
         }
-        self.durable.store(work.last.0, Ordering::Release);
+        // Before the line is looked at: see `commit`.
+        self.durable.store(work.last.0, Ordering::SeqCst);
         self.counters.count_batch(written.bytes, moved, given);
         self.counters
             .last_submissions

@@ -330,8 +330,9 @@ fn read_found(
 fn read_entry(segment: &Segment, spot: Spot, wanted: Wanted) -> Result<Entry, ReadError> {
     let (slot_offset, payload_offset) = (spot.slot_offset(), spot.payload_offset());
     let corrupt = |offset, kind| wanted.corrupt(segment.path.clone(), offset, kind);
-    let slot = segment.file.read_bytes(slot_offset, SLOT_BYTES);
-    let slot = slot.map_err(|error| failed(segment, slot_offset, wanted, error))?;
+    let mut slot = [0; SLOT_BYTES];
+    let peeked = segment.file.peek(slot_offset, &mut slot);
+    peeked.map_err(|error| failed(segment, slot_offset, wanted, error))?;
     let slot = Slot::decode(&slot).expect("as many bytes as a slot has were read");
     // The slot is read again from the disk: its length is trusted no further than the segment goes.
     let payload = match slot.len {
