@@ -142,7 +142,7 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
             shape.call_bytes(),
             shape.durability,
         )?),
-        Subject::SmallSegments | Subject::MapWrite => {
+        Subject::SmallSegments | Subject::MapWrite | Subject::TwoUnderWay => {
             return Err(format!("{} appends nothing here", append.subject.name()).into());
         }
     };

@@ -1,10 +1,10 @@
-//! The same blocks written by call and through a shared map, so that the choice between the two
-//! stays measured.
+//! The same blocks written in different ways, so that what the log chose stays measured: by call and
+//! through a shared map; one batch at a time, and two of half its size at once.
 
 use std::path::PathBuf;
 
-use quorate_benches::probe::RawAppend;
-use quorate_benches::{Failure, Place, Writer, run_writers};
+use quorate_benches::probe::{RawAppend, TwoUnderWay};
+use quorate_benches::{Budget, Failure, Place, Sample, Writer, run_writers};
 use quorate_wal::Durability;
 use tempfile::TempDir;
 
@@ -15,19 +15,37 @@ use crate::worker::Work;
 
 const BYTES: [usize; 4] = [4 << 10, 16 << 10, 64 << 10, 1 << 20];
 
+/// What those who wait for a batch hand in together, in bytes.
+const BATCH_BYTES: [usize; 5] = [8 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
+
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Failure> {
-    const RIVALS: [Subject; 2] = [Subject::Probe, Subject::MapWrite];
-    for bytes in BYTES {
+    let rivals = [Subject::Probe, Subject::MapWrite];
+    run_blocks(bench, Load::Map, &BYTES, rivals)
+}
+
+/// Callers wait for their batch, so that two batches under way share what would be one.
+pub(crate) fn run_depth(bench: &mut Bench) -> Result<(), Failure> {
+    let rivals = [Subject::Probe, Subject::TwoUnderWay];
+    run_blocks(bench, Load::Depth, &BATCH_BYTES, rivals)
+}
+
+fn run_blocks(
+    bench: &mut Bench,
+    load: Load,
+    sizes: &[usize],
+    rivals: [Subject; 2],
+) -> Result<(), Failure> {
+    for &bytes in sizes {
         let root = bench.root.clone();
         let slice = Slice::Millis(bench.plan.slice_ms);
-        let case = format!("{} KiB a sync", bytes >> 10);
+        let case = format!("{} KiB", bytes >> 10);
         let job = |subject| Job::Blocks {
             root: root.clone(),
             subject,
             bytes,
             slice,
         };
-        bench.rivals(Load::Map, &case, bytes as f64, &RIVALS, job)?;
+        bench.rivals(load, &case, bytes as f64, &rivals, job)?;
     }
     Ok(())
 }
@@ -59,28 +77,33 @@ pub(crate) fn work(
     slice: Slice,
 ) -> Result<Box<dyn Work>, Failure> {
     let place = Place::at(root)?;
-    if subject == Subject::MapWrite {
-        let dir = place.folder()?;
-        let mut writer = MapWriter {
-            file: MapFile::create(&dir.path().join("map"))?,
-            blocks: vec![0xA5; bytes],
-            offset: 0,
-            _dir: dir,
-        };
-        let mut run = move |slice: Slice| {
-            let mut report = Report::default();
-            let sample = run_writers(slice.budget(), std::slice::from_mut(&mut writer))?;
-            report.put_sample(&sample, 1);
-            Ok(report)
-        };
-        run(slice.warm_up())?;
-        return Ok(Box::new(move || run(slice)));
-    }
-    let mut raw = RawAppend::open(&place, bytes, Durability::PowerLoss)?;
-    raw.run(slice.warm_up().budget())?;
+    let (mut run, bytes): (Box<dyn FnMut(Budget) -> Result<Sample, Failure>>, usize) = match subject
+    {
+        Subject::MapWrite => {
+            let dir = place.folder()?;
+            let mut writer = MapWriter {
+                file: MapFile::create(&dir.path().join("map"))?,
+                blocks: vec![0xA5; bytes],
+                offset: 0,
+                _dir: dir,
+            };
+            let run = move |budget| run_writers(budget, std::slice::from_mut(&mut writer));
+            (Box::new(run), bytes)
+        }
+        Subject::TwoUnderWay => {
+            let mut two = TwoUnderWay::open(&place, bytes / 2)?;
+            (Box::new(move |budget| two.run(budget)), bytes / 2)
+        }
+        _ => {
+            let mut raw = RawAppend::open(&place, bytes, Durability::PowerLoss)?;
+            (Box::new(move |budget| raw.run(budget)), bytes)
+        }
+    };
+    run(slice.warm_up().budget())?;
     Ok(Box::new(move || {
         let mut report = Report::default();
-        report.put_sample(&raw.run(slice.budget())?, 1);
+        // In KiB, so that calls of different sizes compare.
+        report.put_sample(&run(slice.budget())?, bytes as u64 >> 10);
         Ok(report)
     }))
 }

@@ -27,6 +27,8 @@ pub(crate) enum Load {
     Space,
     /// Writes through a shared map beside writes by call.
     Map,
+    /// Two batches under way beside one of twice the size.
+    Depth,
 }
 
 /// Who does the work.
@@ -48,6 +50,8 @@ pub(crate) enum Subject {
     RaftEnginePlain,
     /// Stores to a shared map, and `msync`.
     MapWrite,
+    /// The same bytes without any log, two halves at once.
+    TwoUnderWay,
 }
 
 /// A figure that is measured.
@@ -193,6 +197,7 @@ impl Subject {
             Self::RaftEngine => "raft-engine",
             Self::RaftEnginePlain => "raft-engine, no LZ4",
             Self::MapWrite => "map and msync",
+            Self::TwoUnderWay => "two under way",
         }
     }
 }

@@ -110,7 +110,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn measure(bench: &mut Bench, only: &[Load]) -> Result<(), Failure> {
-    let loads: [(Load, Run); 8] = [
+    let loads: [(Load, Run); 9] = [
         (Load::Append, append::run_single),
         (Load::Batches, append::run_batches),
         (Load::Fill, append::run_fill),
@@ -119,6 +119,7 @@ fn measure(bench: &mut Bench, only: &[Load]) -> Result<(), Failure> {
         (Load::Reads, reads::run),
         (Load::Space, space::run),
         (Load::Map, blocks::run),
+        (Load::Depth, blocks::run_depth),
     ];
     for (load, run) in loads {
         if only.is_empty() || only.contains(&load) {

@@ -39,17 +39,28 @@ impl ProbeFile {
 
     /// `pwrite`, and `fdatasync` if the power may be lost.
     pub(crate) fn append(&mut self, blocks: &[u8]) -> io::Result<()> {
+        self.put(blocks)?;
+        if self.durability != Durability::PowerLoss {
+            return Ok(());
+        }
+        self.syncs += 1;
+        self.file.sync_data()
+    }
+
+    /// `pwrite` alone. What is returned syncs what was written, and needs the file no more.
+    pub(crate) fn write(&mut self, blocks: &[u8]) -> io::Result<File> {
+        self.put(blocks)?;
+        self.file.try_clone()
+    }
+
+    fn put(&mut self, blocks: &[u8]) -> io::Result<()> {
         assert!(blocks.len() <= FILE_BYTES, "a batch fits the file");
         if self.offset + blocks.len() > FILE_BYTES {
             self.offset = 0;
         }
         self.file.write_all_at(blocks, self.offset as u64)?;
         self.offset += blocks.len();
-        if self.durability != Durability::PowerLoss {
-            return Ok(());
-        }
-        self.syncs += 1;
-        self.file.sync_data()
+        Ok(())
     }
 
     /// How often it was synced.

@@ -4,7 +4,9 @@ mod append;
 mod file;
 mod quorum;
 mod tickets;
+mod under_way;
 
 pub use append::{GroupCommit, RawAppend};
 pub use quorum::QuorumProbe;
 pub(crate) use tickets::Tickets;
+pub use under_way::TwoUnderWay;

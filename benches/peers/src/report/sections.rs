@@ -8,7 +8,7 @@ use Metric::{
     OpenMs, P50Us, P99AwayUs, P99MovingUs, P99NearUs, P99QuietUs, P99Us, P999Us, PeakMib,
     ResidentMib, ScannedMib, SyncsPerS,
 };
-use Subject::{MapWrite, Pipelined, Probe, Quorate, RaftEngine};
+use Subject::{MapWrite, Pipelined, Probe, Quorate, RaftEngine, TwoUnderWay};
 
 /// A part of the report.
 pub(super) struct Section {
@@ -83,7 +83,7 @@ const WRITTEN: Table = Table::Subjects(&[
     column("peak MiB", Cell::Own(PeakMib), 0),
 ]);
 
-pub(super) const SECTIONS: [Section; 8] = [
+pub(super) const SECTIONS: [Section; 9] = [
     Section {
         load: Load::Append,
         title: "Synced appends, one entry a call",
@@ -208,13 +208,32 @@ pub(super) const SECTIONS: [Section; 8] = [
         what: "The same blocks by `pwrite` and `fdatasync` (probe) and by stores to a shared map \
                and `msync`, no log.",
         tables: &[Table::Cases(&[
-            column("map /s", Cell::Of(MapWrite, EntriesPerS), 0),
-            column("probe /s", Cell::Of(Probe, EntriesPerS), 0),
+            column("map KiB/s", Cell::Of(MapWrite, EntriesPerS), 0),
+            column("probe KiB/s", Cell::Of(Probe, EntriesPerS), 0),
             column("of probe", Cell::Ratio(EntriesPerS, MapWrite, Probe), 2),
             column("map p50 µs", Cell::Of(MapWrite, P50Us), 1),
             column("probe p50 µs", Cell::Of(Probe, P50Us), 1),
             column("map p99 µs", Cell::Of(MapWrite, P99Us), 1),
             column("probe p99 µs", Cell::Of(Probe, P99Us), 1),
+        ])],
+    },
+    Section {
+        load: Load::Depth,
+        title: "Two batches under way",
+        what: "So many bytes that callers wait for: written and synced as one batch (probe), or as \
+               two halves, of which one is written while the other is synced. No log.",
+        tables: &[Table::Cases(&[
+            column("two KiB/s", Cell::Of(TwoUnderWay, EntriesPerS), 0),
+            column("one KiB/s", Cell::Of(Probe, EntriesPerS), 0),
+            column(
+                "two of one",
+                Cell::Ratio(EntriesPerS, TwoUnderWay, Probe),
+                2,
+            ),
+            column("two p50 µs", Cell::Of(TwoUnderWay, P50Us), 1),
+            column("one p50 µs", Cell::Of(Probe, P50Us), 1),
+            column("two p99 µs", Cell::Of(TwoUnderWay, P99Us), 1),
+            column("one p99 µs", Cell::Of(Probe, P99Us), 1),
         ])],
     },
 ];
