@@ -69,6 +69,9 @@ impl Writer for MapWriter {
     }
 }
 
+/// Writes until a budget is used up.
+type Run = Box<dyn FnMut(Budget) -> Result<Sample, Failure>>;
+
 /// The worker's side.
 pub(crate) fn work(
     root: PathBuf,
@@ -77,8 +80,7 @@ pub(crate) fn work(
     slice: Slice,
 ) -> Result<Box<dyn Work>, Failure> {
     let place = Place::at(root)?;
-    let (mut run, bytes): (Box<dyn FnMut(Budget) -> Result<Sample, Failure>>, usize) = match subject
-    {
+    let (mut run, bytes): (Run, usize) = match subject {
         Subject::MapWrite => {
             let dir = place.folder()?;
             let mut writer = MapWriter {
