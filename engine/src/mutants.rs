@@ -36,6 +36,9 @@ mutants! {
     FIRST_BATCH_COMMITS_ALL;
     /// A busy leader is sent all of the window again (found by the simulator in seed 281).
     RESENDS_WHOLE_WINDOW;
+    /// A leader takes every copy of a command into its log, and what is out of turn (found by the simulator in plain seed
+    /// 112).
+    LOGS_EVERY_COPY;
     /// A frame is believed whatever its CRC says (Amazon S3 in 2008: a flipped bit in what servers told each other).
     BELIEVES_FLIPPED_BITS;
 }

@@ -22,7 +22,8 @@ pub struct Options {
     pub clock_drift_percent: u8,
     /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
     pub call_timeout: Duration,
-    /// How long a client waits for a node's answer before it asks another one. Default 1 s.
+    /// How long a client waits for a node's answer before it asks another one; longer each time all were asked in vain, up to
+    /// `call_timeout`. Default 1 s.
     pub retry_after: Duration,
     /// How many writes one client may have outstanding in one group. Default 4,096.
     pub outstanding_max: usize,

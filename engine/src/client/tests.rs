@@ -214,6 +214,84 @@ fn the_answer_to_a_copy_that_was_sent_again_is_the_answer() {
     assert!(!script.window.is_busy());
 }
 
+/// What is sent again while a leader works off what it has adds to that. Yet one that lost it, and leads on, has to be sent it.
+#[test]
+fn whoever_is_silent_is_asked_less_and_less_often_and_often_again_after_an_answer() {
+    let (mut script, first) = Script::open();
+    // All are silent, and each time it is sent to the next one.
+    let mut sent_at_ms: Vec<u64> = vec![0];
+    let mut last = script.sent();
+    while script.now_ns < 60_000 * MS {
+        script.pass(5 * MS);
+        let sent = script.sent();
+        if !sent.is_empty() {
+            sent_at_ms.push(script.now_ns / MS);
+            last = sent;
+        }
+    }
+    let waits_ms: Vec<u64> = sent_at_ms.windows(2).map(|it| it[1] - it[0]).collect();
+    let rounds: Vec<u64> = waits_ms.chunks(3).map(|round| round[0]).collect();
+    assert!(waits_ms[0] <= 520 && waits_ms[1] <= 520, "{waits_ms:?}");
+    assert!(rounds.is_sorted(), "{waits_ms:?}");
+    assert!(rounds[2] >= 2_000, "{waits_ms:?}");
+    assert!(waits_ms.iter().all(|&it| it <= 10_020), "{waits_ms:?}");
+    assert!(
+        first.is_ready(),
+        "its caller was told that it may have been applied"
+    );
+    script.answer(&last[0], Ok(Outcome::Applied(Bytes::new())));
+    let _b = script.put("b");
+    assert_eq!(script.sent().len(), 1);
+    script.pass(510 * MS);
+    script.pass(20 * MS);
+    assert_eq!(script.sent().len(), 1, "half a second is long again");
+}
+
+#[test]
+fn a_busy_leader_is_asked_less_and_less_often_until_it_answers() {
+    let (mut script, _first) = Script::open();
+    let wait_ms = |script: &mut Script| {
+        let sent = script.sent();
+        for sent in &sent {
+            script.answer(sent, Err(Refusal::Busy));
+        }
+        let from_ns = script.now_ns;
+        while !script.window.has_effects() {
+            script.pass(MS);
+        }
+        (script.now_ns - from_ns) / MS
+    };
+    let waits: Vec<u64> = (0..8).map(|_| wait_ms(&mut script)).collect();
+    assert_eq!(waits, [2, 4, 8, 16, 32, 64, 64, 64]);
+    let _b = script.put("b");
+    let sent = script.sent();
+    script.answer(&sent[0], Ok(Outcome::Applied(Bytes::new())));
+    script.answer(&sent[1], Err(Refusal::Busy));
+    script.pass(2 * MS);
+    assert_eq!(sequences(&script.sent()), [2]);
+}
+
+/// Each answer came when the registration had been given up for another one: no session was ever opened, and each attempt
+/// left one that nobody used.
+#[test]
+fn the_answer_to_a_registration_that_was_sent_again_opens_the_session() {
+    let mut script = Script::new();
+    let first = script.put("first");
+    let register = script.sent();
+    script.pass(510 * MS);
+    script.pass(20 * MS);
+    let again = script.sent();
+    assert_eq!(again.len(), 1);
+    script.answer(&register[0], Ok(Outcome::Registered(SessionId(9))));
+    let sent = script.sent();
+    assert_eq!(position(&sent[0]).session, SessionId(9));
+    // The copy makes a session that is of no use.
+    script.answer(&again[0], Ok(Outcome::Registered(SessionId(10))));
+    assert!(script.sent().is_empty());
+    script.answer(&sent[0], Ok(Outcome::Applied(Bytes::new())));
+    assert_eq!(first.wait(), Ok(Bytes::new()));
+}
+
 #[test]
 fn a_write_that_was_only_refused_ends_without_effect_and_leaves_a_skip() {
     let (mut script, first) = Script::open();

@@ -5,6 +5,10 @@
 //! makes repetitions harmless and gaps impossible (`quorate_kv::Sessions`), so a client's writes take effect in the
 //! order in which they were issued, each once.
 //!
+//! A leader that is silent or busy may have more to do than it can, and what is sent again only adds to it. It must be sent
+//! again nevertheless: whatever lies between may have lost it, and nobody would ever know. So the waits grow twofold as long as
+//! nothing is answered, up to a bound, and are short again with the first answer.
+//!
 //! Invariants:
 //! - `writes` has consecutive sequence numbers; the first is the oldest whose fate is not known.
 //! - `writes[..sent]` were sent in the present burst, with ascending request ids from `burst` on; a refusal from before the
@@ -33,13 +37,14 @@ use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody, RequestI
 /// The wait before another node is asked, when the last one knew of no leader.
 const ROTATE_BACKOFF_NS: u64 = 10_000_000;
 
-/// The wait before an overloaded leader is asked again.
+/// The wait before an overloaded leader is asked again, and how often it is doubled at most while nothing is answered: 64 ms.
 const BUSY_BACKOFF_NS: u64 = 2_000_000;
+const BUSY_DOUBLINGS_MAX: u32 = 5;
 
 /// The wait before a leader with a full disk is asked again.
 const FULL_BACKOFF_NS: u64 = 50_000_000;
 
-/// Copies of a write besides the latest whose answers are still known for what they are.
+/// Copies of a write, or of a registration, besides the latest whose answers are still known for what they are.
 const EARLIER_MAX: usize = 8;
 
 /// The request id of a write that was never sent; real ones count from 1.
@@ -76,6 +81,9 @@ pub(crate) struct Window {
     target: NodeId,
     leader: Option<NodeId>,
     session: Session,
+    /// Registrations that were sent and may be answered, the oldest first, `1 + EARLIER_MAX` at most. Whichever is
+    /// answered opens the session; those behind it make sessions that nobody uses, which expire.
+    registrations: VecDeque<RequestId>,
     writes: VecDeque<Write>,
     next_sequence: u64,
     sent: usize,
@@ -88,6 +96,10 @@ pub(crate) struct Window {
     retry_at_ns: u64,
     /// When the target was last heard, or last given something while it owed nothing.
     heard_at_ns: u64,
+    /// Since the last answer: nodes that were silent for too long, one after the other.
+    silences: u32,
+    /// Since the last answer: waits for a busy leader.
+    busy_waits: u32,
     obstacle: Obstacle,
     effects: Effects,
 }
@@ -109,7 +121,8 @@ pub(crate) enum Send {
 
 enum Session {
     Absent,
-    Registering(RequestId),
+    /// The last of `registrations` is on its way.
+    Registering,
     Open(SessionId),
 }
 
@@ -147,6 +160,7 @@ impl Window {
             target,
             leader: None,
             session: Session::Absent,
+            registrations: VecDeque::new(),
             writes: VecDeque::new(),
             next_sequence: 1,
             sent: 0,
@@ -157,6 +171,8 @@ impl Window {
             must_acknowledge: false,
             retry_at_ns: 0,
             heard_at_ns: 0,
+            silences: 0,
+            busy_waits: 0,
             obstacle: Obstacle::Unreachable,
             effects: Effects::default(),
         }
@@ -209,9 +225,7 @@ impl Window {
         if from == self.target {
             self.heard_at_ns = now_ns;
         }
-        if let Session::Registering(id) = self.session
-            && id == reply.id
-        {
+        if self.registrations.contains(&reply.id) {
             self.registered(now_ns, from, reply);
         } else if self.reads.contains_key(&reply.id) {
             self.read_answered(now_ns, from, reply);
@@ -241,7 +255,8 @@ impl Window {
     pub(crate) fn tick(&mut self, now_ns: u64) -> bool {
         self.expire(now_ns);
         let silent_ns = now_ns.saturating_sub(self.heard_at_ns);
-        if self.owes_answer() && silent_ns >= self.options.retry_after_ns {
+        if self.owes_answer() && silent_ns >= self.patience_ns() {
+            self.silences = self.silences.saturating_add(1);
             if !matches!(self.obstacle, Obstacle::DiskFull | Obstacle::Overloaded) {
                 self.obstacle = Obstacle::NotCommitted;
             }
@@ -271,9 +286,25 @@ impl Window {
         self.sent = 0;
     }
 
+    /// How long a node may be silent. Twice as long each time all nodes, or as many of them as hear and send back to
+    /// the same leader, were silent in vain; a call has no use for more than its own timeout.
+    fn patience_ns(&self) -> u64 {
+        let rounds = self.silences / (self.nodes.len().max(1) as u32);
+        let factor = 1_u64.checked_shl(rounds).unwrap_or(u64::MAX);
+        let longest_ns = self.options.call_timeout_ns;
+        let wanted_ns = self.options.retry_after_ns.saturating_mul(factor);
+        wanted_ns.min(longest_ns.max(self.options.retry_after_ns))
+    }
+
+    /// Something was answered: whoever has to wait need not wait for long.
+    fn note_progress(&mut self) {
+        self.silences = 0;
+        self.busy_waits = 0;
+    }
+
     fn owes_answer(&self) -> bool {
         self.sent > 0
-            || matches!(self.session, Session::Registering(_))
+            || matches!(self.session, Session::Registering)
             || self
                 .reads
                 .values()
@@ -297,10 +328,14 @@ impl Window {
         self.send_reads();
         match self.session {
             _ if self.writes.is_empty() => {}
-            Session::Registering(_) => {}
+            Session::Registering => {}
             Session::Absent => {
                 let id = self.request_id();
-                self.session = Session::Registering(id);
+                self.session = Session::Registering;
+                if self.registrations.len() > EARLIER_MAX {
+                    self.registrations.pop_front();
+                }
+                self.registrations.push_back(id);
                 let command = Command::register(self.options.sessions_max);
                 self.send(id, command);
             }
@@ -378,24 +413,12 @@ impl Window {
 
     /// The write whose latest copy carries `id`, unless that copy was refused already or another one was answered.
     fn place_of(&self, id: RequestId) -> Option<usize> {
-        let place = self.place_in_burst(id).or_else(|| {
-            // An answer to a copy that is to be sent again: rare.
-            self.writes.iter().position(|write| write.request == id)
-        })?;
-        let write = &self.writes[place];
-        (!write.is_refused && !write.is_settled).then_some(place)
-    }
-
-    /// The same among what was sent and is not to be sent again, where ids ascend.
-    fn place_in_burst(&self, id: RequestId) -> Option<usize> {
-        let last = self.sent.checked_sub(1)?;
-        let first = self.writes.front()?.request;
-        // They ascend almost without gaps: only registrations and reads stand between.
-        let guess = usize::try_from(id.0.checked_sub(first.0)?).ok()?.min(last);
-        let place = (0..=guess)
-            .rev()
-            .find(|&place| self.writes[place].request <= id)?;
-        (self.writes[place].request == id).then_some(place)
+        // Each time, everything from some write on is sent, so the ids of the latest copies ascend; the unsent ones are last.
+        let is_before = |write: &Write| write.request != UNSENT && write.request < id;
+        let place = self.writes.partition_point(is_before);
+        let write = self.writes.get(place)?;
+        let is_it = write.request == id && !write.is_refused && !write.is_settled;
+        is_it.then_some(place)
     }
 
     /// The write of which an earlier copy carries `id`.
@@ -406,14 +429,21 @@ impl Window {
     }
 
     fn registered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
-        self.session = Session::Absent;
+        let is_latest = self.registrations.back() == Some(&reply.id);
+        self.registrations.retain(|&id| id != reply.id);
+        if is_latest {
+            self.session = Session::Absent;
+        }
         match reply.result {
             Ok(ReplyBody::Outcome(Outcome::Registered(session))) => {
                 self.leader = Some(from);
                 self.session = Session::Open(session);
+                self.registrations.clear();
+                self.note_progress();
             }
             Ok(_) => self.fail_all(&Error::Incompatible),
-            Err(refusal) => self.refused(now_ns, from, refusal, None),
+            Err(refusal) if is_latest => self.refused(now_ns, from, refusal, None),
+            Err(_) => {}
         }
     }
 
@@ -486,6 +516,7 @@ impl Window {
 
     /// Gives a write its answer and lets the window move on.
     fn settle(&mut self, place: usize, answer: Answer) {
+        self.note_progress();
         let write = &mut self.writes[place];
         write.is_settled = true;
         write.doubtful = 0;
@@ -536,7 +567,12 @@ impl Window {
             }
             Refusal::Busy => {
                 self.obstacle = Obstacle::Overloaded;
-                self.retry_at_ns = now_ns + BUSY_BACKOFF_NS;
+                // Many are refused at once: the first of them begins a wait, and is counted.
+                if now_ns >= self.retry_at_ns {
+                    let doublings = self.busy_waits.min(BUSY_DOUBLINGS_MAX);
+                    self.retry_at_ns = now_ns + (BUSY_BACKOFF_NS << doublings);
+                    self.busy_waits = self.busy_waits.saturating_add(1);
+                }
                 self.rewind_to(place);
             }
             Refusal::DiskFull => {
@@ -561,8 +597,8 @@ impl Window {
     /// Turns to the leader that was named, or to the next node after a moment.
     fn look_elsewhere(&mut self, now_ns: u64, named: Option<NodeId>) {
         self.rewind();
-        if matches!(self.session, Session::Registering(_)) {
-            // A session that was registered unheard is an idle one; it expires.
+        if matches!(self.session, Session::Registering) {
+            // The registration may be answered yet; if not, it makes an idle session, which expires.
             self.session = Session::Absent;
         }
         self.heard_at_ns = now_ns;
@@ -652,7 +688,7 @@ impl Window {
             };
             self.effects.completions.push((completer, Err(error)));
         }
-        if matches!(self.session, Session::Absent | Session::Registering(_)) {
+        if matches!(self.session, Session::Absent | Session::Registering) {
             // Without a session nothing was ever sent: what was given up need not keep its place.
             self.drop_given_up();
         }

@@ -8,6 +8,7 @@ mod event;
 mod inbox;
 mod install;
 mod ports;
+mod proposals;
 mod published;
 mod replica;
 mod shard;

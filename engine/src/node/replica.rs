@@ -2,15 +2,13 @@
 //!
 //! Invariants:
 //! - The published view never goes back, and includes every command whose answer was sent.
-//! - `proposals` ascends strictly by index; each stands for an entry that this replica appended as leader in
-//!   `term`, and is answered exactly once: when its index is applied, or when leadership ends.
 //! - A read is answered only from a view that includes the index at which it was confirmed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_kv::{Outcome, Sessions, StateMachine};
+use quorate_kv::{Command, Outcome, Position, Sessions, StateMachine};
 use quorate_raft::{
     Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError,
     Raft, ReadError, Role, Soft, Term,
@@ -20,6 +18,7 @@ use quorate_wal::{GroupId, Log};
 use super::event::Outlet;
 use super::install::SnapshotState;
 use super::ports::Ports;
+use super::proposals::{Proposals, Standing};
 use super::published::Published;
 use super::shard::Outbox;
 use super::storage::{GroupLog, add_persist, lost_reason, to_state};
@@ -57,7 +56,7 @@ pub(crate) struct Replica<M: StateMachine> {
     pub(super) is_ready: bool,
     /// When the shard's live timer for this replica fires.
     pub(super) timer_at_ns: u64,
-    proposals: VecDeque<Proposal>,
+    proposals: Proposals,
     reads: BTreeMap<u64, ReadWaiter>,
     read_tokens: u64,
     waiting: BTreeMap<(LogIndex, u64), ReadWaiter>,
@@ -74,12 +73,6 @@ pub(crate) struct Replica<M: StateMachine> {
     /// What it did since the last pass began, if somebody watches; on threads nobody does.
     #[cfg(feature = "simulation")]
     pub(super) deeds: Option<Vec<Deed>>,
-}
-
-struct Proposal {
-    index: LogIndex,
-    term: Term,
-    outlet: Outlet,
 }
 
 struct ReadWaiter {
@@ -129,7 +122,7 @@ impl<M: StateMachine> Replica<M> {
             log_entries: 0,
             is_ready: false,
             timer_at_ns: u64::MAX,
-            proposals: VecDeque::new(),
+            proposals: Proposals::default(),
             reads: BTreeMap::new(),
             read_tokens: 0,
             waiting: BTreeMap::new(),
@@ -207,7 +200,9 @@ impl<M: StateMachine> Replica<M> {
         ports: &Ports<M>,
     ) {
         let refused = match request.body {
-            RequestBody::Propose { command } => self.propose(now_ns, &outlet, command, health),
+            RequestBody::Propose { command } => {
+                self.propose(now_ns, &outlet, command, health, ports)
+            }
             RequestBody::ReadIndex => self.read(now_ns, &outlet, ReadWants::Index),
             RequestBody::Query { consistency, query } => {
                 if self.may_answer_now(consistency, now_ns) {
@@ -243,23 +238,19 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Takes the next command of a session into the log; see [`Proposals`] for what becomes of others.
     fn propose(
         &mut self,
         now_ns: u64,
         outlet: &Outlet,
         command: Bytes,
         health: Health,
+        ports: &Ports<M>,
     ) -> Result<(), Refusal> {
         if self.is_halted || self.raft.role() != Role::Leader {
             return Err(Refusal::NotLeader {
                 leader: self.raft.leader(),
             });
-        }
-        match health {
-            Health::Good => {}
-            Health::DiskFull => return Err(Refusal::DiskFull),
-            Health::Behind => return Err(Refusal::Busy),
-            Health::LogFailed => return Err(Refusal::LogFailed),
         }
         if command.len() > self.options.command_bytes_max {
             return Err(Refusal::TooLarge {
@@ -267,23 +258,78 @@ impl<M: StateMachine> Replica<M> {
             });
         }
         // What a replica cannot apply must never enter the log: it would stop the whole group.
-        if Sessions::<M>::check(&command).is_err() {
-            return Err(Refusal::NotUnderstood);
+        let position = match Sessions::<M>::check(&command) {
+            Ok(Command::Apply(position) | Command::Skip(position)) => Some(position),
+            Ok(_) => None,
+            Err(_) => return Err(Refusal::NotUnderstood),
+        };
+        self.proposals.enter(self.raft.term());
+        let applied = position.and_then(|position| self.last_applied_of(position));
+        let standing = position.map(|position| self.proposals.standing(position, applied));
+        match standing {
+            Some(Standing::Taken(index)) => {
+                self.proposals.replace(index, outlet.clone());
+                return Ok(());
+            }
+            Some(Standing::OutOfTurn { expected }) => {
+                self.answer_out_of_turn(outlet, expected, ports);
+                return Ok(());
+            }
+            Some(Standing::Due | Standing::BehindRefused) | None => {}
         }
-        let index = self
-            .raft
-            .propose(now_ns, [(EntryKind::Command, command)])
-            .map_err(|error| match error {
-                ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
-                _ => Refusal::Busy,
-            })?;
-        debug_assert!(self.proposals.back().is_none_or(|last| last.index < index));
-        self.proposals.push_back(Proposal {
-            index,
-            term: self.raft.term(),
-            outlet: outlet.clone(),
-        });
-        Ok(())
+        let taken = if standing == Some(Standing::BehindRefused) {
+            Err(Refusal::Busy)
+        } else {
+            self.append(now_ns, command, health)
+        };
+        match (taken, position) {
+            (Ok(index), _) => {
+                self.proposals
+                    .push(index, outlet.clone(), position, applied);
+                Ok(())
+            }
+            (Err(refusal), Some(position)) => {
+                self.proposals.refused(position);
+                Err(refusal)
+            }
+            (Err(refusal), None) => Err(refusal),
+        }
+    }
+
+    /// The last command of a session that took effect, where nothing of an earlier term is left to be applied: what is in the
+    /// log behind it was taken by this leader.
+    fn last_applied_of(&self, position: Position) -> Option<u64> {
+        let is_known = self.applied_term == self.raft.term();
+        is_known.then(|| self.sessions.last_sequence(position.session))?
+    }
+
+    /// Tells a client at once what it would be told when the command is applied.
+    fn answer_out_of_turn(&mut self, outlet: &Outlet, expected: u64, ports: &Ports<M>) {
+        #[cfg(feature = "simulation")]
+        {
+            let index = self.applied;
+            self.note(|| Deed::Acknowledged {
+                id: outlet.id,
+                index,
+            });
+        }
+        let outcome = Outcome::OutOfOrder { expected };
+        let outlet = outlet.clone();
+        outlet.answer(ports, Ok(ReplyBody::Outcome(outcome)));
+    }
+
+    fn append(&mut self, now_ns: u64, command: Bytes, health: Health) -> Result<LogIndex, Refusal> {
+        match health {
+            Health::Good => {}
+            Health::DiskFull => return Err(Refusal::DiskFull),
+            Health::Behind => return Err(Refusal::Busy),
+            Health::LogFailed => return Err(Refusal::LogFailed),
+        }
+        let proposed = self.raft.propose(now_ns, [(EntryKind::Command, command)]);
+        proposed.map_err(|error| match error {
+            ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
+            _ => Refusal::Busy,
+        })
     }
 
     fn read(&mut self, now_ns: u64, outlet: &Outlet, wants: ReadWants) -> Result<(), Refusal> {
@@ -423,16 +469,11 @@ impl<M: StateMachine> Replica<M> {
                 entry: entry.clone(),
                 outcome: outcome.clone(),
             });
-            while self
-                .proposals
-                .front()
-                .is_some_and(|first| first.index <= entry.index)
-            {
-                let Some(first) = self.proposals.pop_front() else {
-                    break;
-                };
-                let is_this_one = first.index == entry.index
-                    && (first.term == entry.term || mutants::ANSWERS_BY_INDEX_ALONE);
+            while let Some(first) = self.proposals.pop(index) {
+                let is_this_one =
+                    first.index == index && (first.term == term || mutants::ANSWERS_BY_INDEX_ALONE);
+                let had_effect = is_this_one && matches!(outcome, Outcome::Applied(_));
+                self.proposals.applied(&first, had_effect);
                 #[cfg(feature = "simulation")]
                 if is_this_one {
                     self.note(|| Deed::Acknowledged {
@@ -456,17 +497,13 @@ impl<M: StateMachine> Replica<M> {
 
     fn note_soft(&mut self, soft: &Soft, ports: &Ports<M>) {
         self.published.set_soft(soft.role, soft.term, soft.leader);
-        let leads = soft.role == Role::Leader;
-        let term = soft.term;
-        let mut kept = VecDeque::new();
-        for proposal in self.proposals.drain(..) {
-            if (leads && proposal.term == term) || mutants::ANSWERS_BY_INDEX_ALONE {
-                kept.push_back(proposal);
-            } else {
-                proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
-            }
+        if mutants::ANSWERS_BY_INDEX_ALONE {
+            return;
         }
-        self.proposals = kept;
+        let kept = (soft.role == Role::Leader).then_some(soft.term);
+        for proposal in self.proposals.take_others(kept) {
+            proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
+        }
     }
 
     fn answer_reads(&mut self, output: &mut Output, ports: &Ports<M>) {
@@ -569,7 +606,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Refuses everybody who still waits, when the node stops.
     pub(super) fn dismiss(&mut self, ports: &Ports<M>) {
-        for proposal in self.proposals.drain(..) {
+        for proposal in self.proposals.take_others(None) {
             proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
         }
         let reads = std::mem::take(&mut self.reads).into_values();

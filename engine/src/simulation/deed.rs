@@ -35,11 +35,11 @@ pub enum Deed {
         /// What became of it.
         outcome: Outcome,
     },
-    /// It answered a proposal of its own with what became of it.
+    /// It answered a proposal of its own with what became of it, or refused one as out of turn.
     Acknowledged {
         /// The request.
         id: RequestId,
-        /// Where the command stands in the log.
+        /// Where the command stands in the log; of one that is out of turn, what that is judged by.
         index: LogIndex,
     },
     /// It answered a linearizable read.

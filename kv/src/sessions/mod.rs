@@ -44,10 +44,10 @@ pub struct Sessions<M> {
 }
 
 impl<M: StateMachine> Sessions<M> {
-    /// Whether `apply` would take this command: a leader asks before it enters a command into the
-    /// log, so that one that is damaged, or from a newer client, stops no replica.
-    pub fn check(command: &Bytes) -> Result<(), CommandError> {
-        Self::decode(command).map(drop)
+    /// The head of a command that `apply` would take: a leader asks before it enters a command into
+    /// the log, so that one that is damaged, or from a newer client, stops no replica.
+    pub fn check(command: &Bytes) -> Result<Command, CommandError> {
+        Self::decode(command).map(|(command, _)| command)
     }
 
     /// Applies the committed command at log `index`.
@@ -124,6 +124,12 @@ impl<M: StateMachine> Sessions<M> {
     /// How many sessions there are.
     pub fn session_count(&self) -> usize {
         self.table.sessions().len()
+    }
+
+    /// The last command of a session that took effect; zero before the first, `None` if there is no such
+    /// session.
+    pub fn last_sequence(&self, session: SessionId) -> Option<u64> {
+        self.table.sessions().get(&session).map(|it| it.last())
     }
 
     /// The index of the last command applied; zero before the first.

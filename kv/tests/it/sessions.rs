@@ -258,7 +258,8 @@ fn bytes_that_are_no_command_change_nothing() {
         Sessions::<Map>::check(&Bytes::new()),
         Err(CommandError::Malformed)
     );
-    assert_eq!(Sessions::<Map>::check(&Command::register(1)), Ok(()));
+    let head = Command::Register { sessions_max: 1 };
+    assert_eq!(Sessions::<Map>::check(&Command::register(1)), Ok(head));
     assert_eq!(replica.sessions.last_index(), replica.index);
 }
 

@@ -76,6 +76,9 @@ impl Window {
         let Some(read) = self.reads.remove(&reply.id) else {
             return;
         };
+        if reply.result.is_ok() {
+            self.note_progress();
+        }
         match (reply.result, &read.wants) {
             (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
                 self.effects.completions.push((read.completer, Ok(answer)));
