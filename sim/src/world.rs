@@ -5,6 +5,8 @@
 //! - A node's steps are taken one at a time. What it sends in a step leaves when the step is over, or, if the process stands
 //!   still in the middle of it, in part then and in part when it goes on.
 //! - Of each kind of step a node has one scheduled at most.
+//! - A run that does not come to rest fails: see [`World::expect_rest`]. So does one that needs more memory than it may:
+//!   [`SCHEDULED_MAX`], [`CALLS_MAX`], [`HELD_MAX`](crate::judge::HELD_MAX).
 
 mod clerks;
 mod scripted;
@@ -67,6 +69,8 @@ pub struct World<W: Workload> {
     events: Vec<Option<Event>>,
     free: Vec<usize>,
     scheduled: u64,
+    /// How many more events there may be until it is rested, and how many there might be at first.
+    rest: (u64, u64),
     observer: Observer,
     judges: Vec<Box<dyn Judge<W::Machine>>>,
     schedule_rng: Rng,
@@ -192,6 +196,7 @@ impl<W: Workload> World<W> {
             events: Vec::new(),
             free: Vec::new(),
             scheduled: 0,
+            rest: (u64::MAX, u64::MAX),
             observer: Observer::new(&config),
             judges: vec![
                 Box::new(Disks::new(seed, Rates::default())),
@@ -218,6 +223,27 @@ impl<W: Workload> World<W> {
         self.observer.marks()
     }
 
+    /// Has the run fail if more than so many events happen from here on until this is called again: what ought to come to rest
+    /// does not.
+    pub fn expect_rest(&mut self, within_events: u64) {
+        self.rest = (within_events, within_events);
+    }
+
+    /// How many events happened since [`expect_rest`](Self::expect_rest).
+    pub fn events_since(&self) -> u64 {
+        self.rest.1 - self.rest.0
+    }
+
+    /// How many events are scheduled.
+    pub fn scheduled(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// How many things the judges of every step keep.
+    pub fn held(&self) -> usize {
+        self.observer.held()
+    }
+
     /// Lets the next event happen. `false`: there is none before `until_ns`, and that is the time now.
     pub fn step(&mut self, until_ns: u64) -> Result<bool, String> {
         if self.heap.peek().is_none_or(|next| next.at_ns > until_ns) {
@@ -228,6 +254,19 @@ impl<W: Workload> World<W> {
             return Ok(false);
         };
         debug_assert!(next.at_ns >= self.now_ns, "time goes on");
+        if self.rest.0 == 0 {
+            return Err(format!(
+                "the run does not come to rest: {} events have happened since it should",
+                self.rest.1
+            ));
+        }
+        self.rest.0 -= 1;
+        if self.heap.len() > SCHEDULED_MAX {
+            return Err(format!(
+                "more is scheduled than may be: {} of {SCHEDULED_MAX} events",
+                self.heap.len()
+            ));
+        }
         self.now_ns = next.at_ns;
         self.free.push(next.place);
         let Some(event) = self.events[next.place].take() else {
@@ -329,6 +368,12 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 }
+
+/// Events that may be scheduled at once; each takes some 200 bytes, and what it carries.
+pub const SCHEDULED_MAX: usize = 100_000;
+
+/// Calls of a run, whose history is judged when it is over.
+pub const CALLS_MAX: u64 = 200_000;
 
 /// How often a condition is looked at.
 const LOOK_NS: u64 = 5_000_000;

@@ -4,11 +4,14 @@
 //! - The books outlive every process: what a node forgets in a crash stands here.
 //! - A rule sees an event before the books take it in, so that it can compare.
 //! - Nothing here comes from a node's own account of its past: only from what it was seen to do.
+//! - Of a log, what stands before the first entry that any replica has is gone: the books grow with what is in the logs, not
+//!   with the length of the run. What is asked of it is not known.
 
 use quorate::simulation::{Body, Deed, Message, Stand};
 use quorate::transport::{Reply, Request};
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
+use super::by_index::ByIndex;
 use crate::clock::Clock;
 
 /// A replica: a group on a node.
@@ -109,6 +112,11 @@ pub enum Event<'a> {
 pub trait Rule {
     /// An error ends the run as failed, and says which invariant does not hold.
     fn judge(&mut self, books: &Books, event: &Event<'_>) -> Result<(), String>;
+
+    /// How many things it keeps, if their number may grow with the length of the run.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// What was seen of a run so far.
@@ -126,8 +134,8 @@ pub struct Books {
 pub struct GroupBook {
     /// By the place of the node.
     replicas: Vec<ReplicaBook>,
-    /// What stands at each index for good, from index 1 on.
-    committed: Vec<Committed>,
+    /// What stands at each index for good.
+    committed: ByIndex<Committed>,
 }
 
 /// What was seen of a replica, over all its lives.
@@ -138,7 +146,7 @@ pub struct ReplicaBook {
     /// Whether its process runs.
     pub is_alive: bool,
     /// The terms of its log by index; what stands before `known_from` is not known.
-    terms: Vec<Term>,
+    terms: ByIndex<Term>,
     known_from: LogIndex,
     /// The latest promise about its log that left it.
     pub promise: Option<Promise>,
@@ -169,13 +177,18 @@ impl Books {
     pub fn new(nodes: usize, groups: u32) -> Self {
         let group = GroupBook {
             replicas: vec![ReplicaBook::default(); nodes],
-            committed: Vec::new(),
+            committed: ByIndex::from(LogIndex(1)),
         };
         Self {
             now_ns: 0,
             nodes,
             groups: vec![group; groups as usize],
         }
+    }
+
+    /// How many entries are kept, of all logs.
+    pub fn held(&self) -> usize {
+        self.groups.iter().map(GroupBook::held).sum()
     }
 
     /// How many nodes are a majority.
@@ -219,6 +232,9 @@ impl Books {
                 if now.commit > before.commit {
                     self.note_commit(at, before.commit, now);
                 }
+                if now.first > before.first {
+                    self.groups[at.group.0 as usize].let_go();
+                }
             }
             Event::Sent { at, message } => {
                 if let Body::AppendAccepted { match_index, .. } = message.body {
@@ -237,12 +253,12 @@ impl Books {
     fn note_commit(&mut self, at: Place, before: LogIndex, now: &Stand) {
         let group = &mut self.groups[at.group.0 as usize];
         let replica = &group.replicas[at.node.0 as usize - 1];
-        let next = (group.committed.len() as u64 + 1).max(before.0 + 1);
+        let next = group.committed.end().0.max(before.0 + 1);
         for index in next..=now.commit.0 {
             let Some(term) = replica.term_at(LogIndex(index)) else {
                 break;
             };
-            if group.committed.len() as u64 + 1 != index {
+            if group.committed.end() != LogIndex(index) {
                 break;
             }
             group.committed.push(Committed {
@@ -265,20 +281,31 @@ impl GroupBook {
 
     /// The last entry that is committed.
     pub fn last_committed(&self) -> LogIndex {
-        LogIndex(self.committed.len() as u64)
+        self.committed.end().previous()
     }
 
-    /// What is committed at an index.
+    /// What is committed at an index, unless that is gone.
     pub fn committed(&self, index: LogIndex) -> Option<Committed> {
-        let place = usize::try_from(index.0.checked_sub(1)?).ok()?;
-        self.committed.get(place).copied()
+        self.committed.get(index).copied()
+    }
+
+    /// Whether it is not known any more what is committed at an index: no replica has it.
+    pub fn has_let_go(&self, index: LogIndex) -> bool {
+        index > LogIndex::ZERO && index < self.committed.first()
+    }
+
+    /// The entry before the first one that any replica has in its log, the dead ones included: nobody asks for what
+    /// stands before it. After a crash a log may begin with an earlier one, of which the books then know nothing.
+    pub fn floor(&self) -> LogIndex {
+        let firsts = self.replicas.iter().map(|replica| replica.stand.first);
+        firsts.min().unwrap_or_default().previous()
     }
 
     /// The last entry that was seen to be committed in a term before this one.
     pub fn last_committed_before(&self, term: Term) -> LogIndex {
         let later = self.committed.iter().rev();
         let later = later.take_while(|committed| committed.by_term >= term);
-        LogIndex((self.committed.len() - later.count()) as u64)
+        LogIndex(self.last_committed().0 - later.count() as u64)
     }
 
     /// How many disks hold an entry, as far as their replicas were told.
@@ -289,6 +316,19 @@ impl GroupBook {
         };
         self.replicas.iter().filter(holds).count()
     }
+
+    fn let_go(&mut self) {
+        let floor = self.floor();
+        self.committed.let_go(floor);
+        for replica in &mut self.replicas {
+            replica.let_go(floor);
+        }
+    }
+
+    fn held(&self) -> usize {
+        let terms = self.replicas.iter().map(|replica| replica.terms.len());
+        self.committed.len() + terms.sum::<usize>()
+    }
 }
 
 impl Default for ReplicaBook {
@@ -296,7 +336,7 @@ impl Default for ReplicaBook {
         Self {
             stand: Stand::default(),
             is_alive: false,
-            terms: vec![Term::ZERO],
+            terms: anchored(LogIndex::ZERO, Term::ZERO),
             known_from: LogIndex::ZERO,
             promise: None,
         }
@@ -309,12 +349,12 @@ impl ReplicaBook {
         if index < self.known_from {
             return None;
         }
-        self.terms.get(usize::try_from(index.0).ok()?).copied()
+        self.terms.get(index).copied()
     }
 
     /// The last entry of its log.
     pub fn last(&self) -> LogIndex {
-        LogIndex(self.terms.len() as u64 - 1)
+        self.terms.end().previous()
     }
 
     /// Whether it leads.
@@ -325,9 +365,11 @@ impl ReplicaBook {
     fn open(&mut self, stand: &Stand, terms: &[Term]) {
         self.is_alive = true;
         self.stand = *stand;
-        self.restart(stand.first.previous());
-        self.terms.pop();
-        self.terms.extend_from_slice(terms);
+        self.known_from = stand.first.previous();
+        self.terms.restart(self.known_from);
+        for &term in terms {
+            self.terms.push(term);
+        }
     }
 
     fn note(&mut self, deed: &Deed) {
@@ -336,8 +378,10 @@ impl ReplicaBook {
                 let Some(first) = entries.first() else {
                     return;
                 };
-                self.terms.resize(first.index.0 as usize, Term::ZERO);
-                self.terms.extend(entries.iter().map(|entry| entry.term));
+                self.terms.fit(first.index);
+                for entry in entries {
+                    self.terms.push(entry.term);
+                }
             }
             Deed::Installed {
                 index,
@@ -345,10 +389,12 @@ impl ReplicaBook {
                 keeps_suffix,
             } => {
                 if !*keeps_suffix {
-                    self.restart(*index);
+                    self.terms = anchored(*index, *term);
                 }
                 self.known_from = self.known_from.max(*index);
-                self.terms[index.0 as usize] = *term;
+                if let Some(known) = self.terms.slot(*index) {
+                    *known = *term;
+                }
             }
             Deed::Saved { .. }
             | Deed::Applied { .. }
@@ -368,9 +414,17 @@ impl ReplicaBook {
         }
     }
 
-    /// A log that ends with the entry before its first one.
-    fn restart(&mut self, anchor: LogIndex) {
-        self.known_from = anchor;
-        self.terms.resize(anchor.0 as usize + 1, Term::ZERO);
+    /// Lets go of what stands before this index; the last entry stays.
+    fn let_go(&mut self, floor: LogIndex) {
+        let floor = floor.min(self.last());
+        self.terms.let_go(floor);
+        self.known_from = self.known_from.max(floor);
     }
+}
+
+/// A log that ends with the entry before its first one.
+fn anchored(index: LogIndex, term: Term) -> ByIndex<Term> {
+    let mut terms = ByIndex::from(index);
+    terms.push(term);
+    terms
 }

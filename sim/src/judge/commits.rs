@@ -6,6 +6,7 @@ use quorate::simulation::{Deed, Entry, Outcome, Stand};
 use quorate::{GroupId, LogIndex, Role, Term};
 
 use super::books::{Books, Event, Place, Rule};
+use super::by_index::ByIndex;
 use super::logs::bytes_hash;
 use crate::seed::mix;
 
@@ -14,7 +15,7 @@ use crate::seed::mix;
 #[derive(Debug, Default)]
 pub struct Commits {
     /// By group: what was applied at each index, whoever did it first.
-    applied: Vec<Vec<Option<Applied>>>,
+    applied: Vec<ByIndex<Option<Applied>>>,
     /// The last entry that each replica applied in this life.
     last: BTreeMap<Place, LogIndex>,
 }
@@ -54,10 +55,19 @@ impl Rule for Commits {
                     check_counted(books, at, before, now)?;
                     check_committed(books, at, before.commit, now)?;
                 }
+                if now.first > before.first
+                    && let Some(applied) = self.applied.get_mut(at.group.0 as usize)
+                {
+                    applied.let_go(books.group(at.group).floor());
+                }
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    fn held(&self) -> usize {
+        self.applied.iter().map(ByIndex::len).sum()
     }
 }
 
@@ -89,7 +99,10 @@ impl Commits {
             payload_hash: bytes_hash(&entry.data),
             outcome_hash: outcome_hash(outcome),
         };
-        let first = *self.slot(at.group, index).get_or_insert(now);
+        let Some(slot) = self.slot(at.group, index) else {
+            return Ok(());
+        };
+        let first = *slot.get_or_insert(now);
         if (first.term, first.payload_hash) != (now.term, now.payload_hash) {
             return wrong(&format!("where another one of {} was applied", first.term));
         }
@@ -101,16 +114,14 @@ impl Commits {
         Ok(())
     }
 
-    fn slot(&mut self, group: GroupId, index: LogIndex) -> &mut Option<Applied> {
-        let (group, index) = (group.0 as usize, index.0 as usize);
+    /// Where it is noted who applied what at an index, unless that is gone.
+    fn slot(&mut self, group: GroupId, index: LogIndex) -> Option<&mut Option<Applied>> {
+        let group = group.0 as usize;
         if self.applied.len() <= group {
-            self.applied.resize(group + 1, Vec::new());
+            self.applied
+                .resize(group + 1, ByIndex::from(LogIndex::ZERO));
         }
-        let slots = &mut self.applied[group];
-        if slots.len() <= index {
-            slots.resize(index + 1, None);
-        }
-        &mut slots[index]
+        self.applied[group].slot(index)
     }
 }
 

@@ -4,6 +4,7 @@ use quorate::simulation::{Deed, Entry, Stand};
 use quorate::{GroupId, LogIndex, Role, Term};
 
 use super::books::{Books, Event, Place, ReplicaBook, Rule};
+use super::by_index::ByIndex;
 use crate::seed::mix;
 
 /// Logs that have the same entry are the same up to it; what is committed is in the log of each later leader and is never
@@ -11,7 +12,7 @@ use crate::seed::mix;
 #[derive(Debug, Default)]
 pub struct Logs {
     /// By group and index: what was seen to stand there, one for each term.
-    known: Vec<Vec<Vec<Known>>>,
+    known: Vec<ByIndex<Vec<Known>>>,
 }
 
 /// An entry that somebody wrote.
@@ -51,10 +52,19 @@ impl Rule for Logs {
                 if is_elected {
                     check_complete(books, at, now)?;
                 }
+                if now.first > before.first
+                    && let Some(known) = self.known.get_mut(at.group.0 as usize)
+                {
+                    known.let_go(books.group(at.group).floor());
+                }
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    fn held(&self) -> usize {
+        self.known.iter().map(ByIndex::len).sum()
     }
 }
 
@@ -79,10 +89,15 @@ impl Logs {
         let before = before.map_or(0, |known| known.prefix_hash);
         let prefix_hash = hash_of(before, entry);
         let writer = 1 << at.node.0;
-        let slot = self.slot(at.group, entry.index);
+        let previous = entry.index.previous();
+        let is_comparable = self.remembers(at.group, previous);
+        let Some(slot) = self.slot(at.group, entry.index) else {
+            return Ok(());
+        };
         if let Some(known) = slot.iter_mut().find(|known| known.term == entry.term) {
             known.writers |= writer;
-            if known.prefix_hash == prefix_hash && known.parent_term == parent_term {
+            let is_same = known.prefix_hash == prefix_hash && known.parent_term == parent_term;
+            if is_same || !is_comparable {
                 return Ok(());
             }
             return Err(format!(
@@ -148,7 +163,8 @@ impl Logs {
             let known = self.find(at.group, index, term);
             let is_own = known.is_some_and(|known| known.writers & 1 << at.node.0 != 0);
             let follows = known.is_some_and(|known| known.parent_term == parent);
-            if !is_own || (!follows && index > anchor.next()) {
+            let is_wrong = !is_own || (!follows && index > anchor.next());
+            if is_wrong && self.remembers(at.group, index) {
                 return wrong(
                     "nothing comes back that was not written",
                     format!("comes back with ({index}, {term}) behind {parent}"),
@@ -160,20 +176,22 @@ impl Logs {
     }
 
     fn find(&self, group: GroupId, index: LogIndex, term: Term) -> Option<Known> {
-        let slot = self.known.get(group.0 as usize)?.get(index.0 as usize)?;
+        let slot = self.known.get(group.0 as usize)?.get(index)?;
         slot.iter().find(|known| known.term == term).copied()
     }
 
-    fn slot(&mut self, group: GroupId, index: LogIndex) -> &mut Vec<Known> {
-        let (group, index) = (group.0 as usize, index.0 as usize);
+    /// Whether what was seen at an index is not gone. A log that comes back after a crash may begin with what is.
+    fn remembers(&self, group: GroupId, index: LogIndex) -> bool {
+        let known = self.known.get(group.0 as usize);
+        known.is_none_or(|known| index >= known.first())
+    }
+
+    fn slot(&mut self, group: GroupId, index: LogIndex) -> Option<&mut Vec<Known>> {
+        let group = group.0 as usize;
         if self.known.len() <= group {
-            self.known.resize(group + 1, Vec::new());
+            self.known.resize(group + 1, ByIndex::from(LogIndex::ZERO));
         }
-        let slots = &mut self.known[group];
-        if slots.len() <= index {
-            slots.resize(index + 1, Vec::new());
-        }
-        &mut slots[index]
+        self.known[group].slot(index)
     }
 }
 

@@ -10,6 +10,7 @@
 mod appends;
 mod books;
 mod bounds;
+mod by_index;
 mod commits;
 mod disks;
 mod elections;
@@ -35,7 +36,7 @@ pub use elections::Elections;
 pub use history::{ClientId, History, Op, OpId, Operation, Response};
 pub use linearizability::{Explanation, Verdict, check_linearizable};
 pub use logs::Logs;
-pub use observer::Observer;
+pub use observer::{HELD_MAX, Observer};
 pub use offices::Offices;
 pub use promises::Promises;
 pub use reads::Reads;

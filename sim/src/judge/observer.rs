@@ -28,7 +28,16 @@ pub struct Observer {
     seen: Vec<Vec<Option<Seen>>>,
     /// Nodes whose logs were seen to have failed.
     has_failed: Vec<bool>,
+    /// Steps so far.
+    observed: u64,
 }
+
+/// What the books and the rules keep at most: entries of logs, answers, calls. Each takes some 40 bytes, so that this is 8 MB.
+/// A run that needs more does not let go of its logs.
+pub const HELD_MAX: usize = 200_000;
+
+/// At one of so many steps it is looked at.
+const HELD_LOOKED_AT_EVERY: u64 = 1_024;
 
 /// How a replica was last seen.
 #[derive(Clone, Debug)]
@@ -58,12 +67,18 @@ impl Observer {
             ],
             seen: vec![vec![None; config.groups as usize]; config.nodes],
             has_failed: vec![false; config.nodes],
+            observed: 0,
         }
     }
 
     /// What was seen.
     pub fn books(&self) -> &Books {
         &self.books
+    }
+
+    /// How many things the books and the rules keep.
+    pub fn held(&self) -> usize {
+        self.books.held() + self.rules.iter().map(|rule| rule.held()).sum::<usize>()
     }
 
     /// What rare things happened.
@@ -84,6 +99,15 @@ impl Observer {
         step: Step<'_>,
     ) -> Result<(), String> {
         self.books.now_ns = now_ns;
+        self.observed += 1;
+        if self.observed.is_multiple_of(HELD_LOOKED_AT_EVERY) {
+            let held = self.held();
+            if held > HELD_MAX {
+                return Err(format!(
+                    "the books have grown beyond their bound: {held} of {HELD_MAX} entries, answers and calls are kept"
+                ));
+            }
+        }
         match step {
             Step::Opened { node } => self.opened(nodes, node),
             Step::Killed { node } => {

@@ -1,12 +1,17 @@
 //! What linearizable reads see. Invariant 13 of `docs/testing.md`; how long leases last is for [`Offices`](super::Offices).
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 use quorate::simulation::Deed;
 use quorate::transport::{Consistency, Reply, ReplyBody, Request, RequestBody, RequestId};
 use quorate::{GroupId, LogIndex, NodeId};
 
 use super::books::{Books, Event, Rule};
+
+/// Of so many calls it is known what they have to see. An answer to an earlier one is not looked at: all clerks of a run together
+/// have far fewer calls open.
+const WANTED_MAX: usize = 4_096;
 
 /// A read sees everything that any client was told before the read was called.
 #[derive(Debug, Default)]
@@ -15,6 +20,8 @@ pub struct Reads {
     told: BTreeMap<GroupId, LogIndex>,
     /// What each linearizable read has to see: what was told of when it was first sent.
     wanted: BTreeMap<(usize, RequestId), (GroupId, LogIndex)>,
+    /// The calls in `wanted`, in their order; the last [`WANTED_MAX`] of them.
+    calls: VecDeque<(usize, RequestId)>,
     /// What nodes say that they answered, and did not send yet: where they stand in the log.
     answers: BTreeMap<(NodeId, RequestId), Vec<LogIndex>>,
 }
@@ -36,6 +43,10 @@ impl Rule for Reads {
         }
         Ok(())
     }
+
+    fn held(&self) -> usize {
+        self.wanted.len()
+    }
 }
 
 impl Reads {
@@ -50,9 +61,16 @@ impl Reads {
         );
         // Of one that is sent again, the first time counts.
         let wanted = if is_read { told } else { LogIndex::ZERO };
-        self.wanted
-            .entry((clerk, request.id))
-            .or_insert((request.group, wanted));
+        let call = (clerk, request.id);
+        if let Entry::Vacant(vacant) = self.wanted.entry(call) {
+            vacant.insert((request.group, wanted));
+            self.calls.push_back(call);
+        }
+        if self.calls.len() > WANTED_MAX
+            && let Some(oldest) = self.calls.pop_front()
+        {
+            self.wanted.remove(&oldest);
+        }
     }
 
     fn check(&mut self, node: NodeId, clerk: usize, reply: &Reply) -> Result<(), String> {

@@ -100,6 +100,14 @@ impl<M: StateMachine> Replay<M> {
                 slot.id, group.0
             ))
         };
+        let floor = look.books.group(group).floor();
+        while played
+            .digests
+            .first_key_value()
+            .is_some_and(|(&index, _)| index < floor)
+        {
+            played.digests.pop_first();
+        }
         let digest = process.digest(group);
         let first = *played.digests.entry(applied).or_insert(digest);
         if first != digest {

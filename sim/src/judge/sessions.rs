@@ -1,6 +1,6 @@
 //! Exactly once. Invariant 15 of `docs/testing.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use quorate::simulation::{Command, Deed, Entry, EntryKind, Outcome, Position, SessionId};
 use quorate::{Bytes, GroupId, LogIndex};
@@ -27,8 +27,10 @@ struct GroupAccount {
 /// What a session has had.
 #[derive(Debug, Default)]
 struct Account {
-    /// The answers, from sequence number 1 on.
-    answers: Vec<Bytes>,
+    /// How many answers its client has for good: it does not ask for them again.
+    floor: u64,
+    /// The answers behind those.
+    answers: VecDeque<Bytes>,
     /// It was told to be gone.
     is_gone: bool,
 }
@@ -54,6 +56,24 @@ impl Rule for SessionRule {
                 at.group.0, entry.index
             )
         })
+    }
+
+    fn held(&self) -> usize {
+        let sessions = self
+            .groups
+            .values()
+            .flat_map(|group| group.sessions.values());
+        sessions.map(|account| 1 + account.answers.len()).sum()
+    }
+}
+
+impl Account {
+    /// Lets go of the answers up to this command.
+    fn let_go(&mut self, floor: u64) {
+        let count = floor.saturating_sub(self.floor);
+        let count = count.min(self.answers.len() as u64);
+        self.answers.drain(..count as usize);
+        self.floor += count;
     }
 }
 
@@ -85,21 +105,28 @@ impl GroupAccount {
                 other => Err(format!("{session} was never registered, and got {other:?}")),
             };
         };
-        let last = account.answers.len() as u64;
+        let last = account.floor + account.answers.len() as u64;
         match outcome {
             Outcome::SessionExpired => {
                 account.is_gone = true;
+                account.answers.clear();
                 Ok(())
             }
             _ if account.is_gone => Err(format!(
                 "{session} was told to be gone, and command {sequence} got {outcome:?}"
             )),
             Outcome::Applied(answer) if sequence == last + 1 => {
-                account.answers.push(answer.clone());
+                account.answers.push_back(answer.clone());
+                account.let_go(position.floor);
                 Ok(())
             }
             Outcome::Applied(answer) if sequence <= last => {
-                let first = &account.answers[sequence as usize - 1];
+                let Some(place) = sequence.checked_sub(account.floor + 1) else {
+                    return Err(format!(
+                        "command {sequence} of {session} was answered once more when its answer was acknowledged"
+                    ));
+                };
+                let first = &account.answers[place as usize];
                 if first == answer {
                     return Ok(());
                 }

@@ -86,7 +86,12 @@ fn check_installed(books: &Books, at: Place, index: LogIndex, term: Term) -> Res
 }
 
 fn check_covered(books: &Books, at: Place, index: LogIndex, term: Term) -> Result<(), String> {
-    let committed = books.group(at.group).committed(index);
+    let group = books.group(at.group);
+    if group.has_let_go(index) {
+        // One that was begun before another one came in, and ended after that.
+        return Ok(());
+    }
+    let committed = group.committed(index);
     if committed.is_some_and(|committed| committed.term == term) {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use quorate::simulation::{CallId, ClientSend, SimClient};
 use quorate::transport::{Frame, Origin, Reply, Request};
 use quorate::{Bytes, Error, NodeId};
 
-use super::{Event, World, link_to_clerk};
+use super::{CALLS_MAX, Event, World, link_to_clerk};
 use crate::config::Config;
 use crate::judge::Step;
 use crate::seed::Rng;
@@ -97,6 +97,9 @@ impl<W: Workload> World<W> {
         } else {
             1
         };
+        if self.workload.calls() > CALLS_MAX {
+            return Err(format!("more was called than may be: {CALLS_MAX} calls"));
+        }
         for _ in 0..count {
             let rng = &mut self.clerks[clerk].rng;
             let (ticket, call) = self.workload.call(clerk, rng, self.now_ns);
