@@ -11,7 +11,7 @@ use crate::seed::{Rng, Stream};
 const MS: u64 = 1_000_000;
 
 /// Which run a seed means: raised whenever a seed comes to mean another one.
-pub const SCHEME: u32 = 3;
+pub const SCHEME: u32 = 4;
 
 /// The shape of one run.
 #[derive(Clone, Debug)]
@@ -26,8 +26,10 @@ pub struct Config {
     pub options: Options,
     /// Which faults strike.
     pub plan: SwarmPlan,
-    /// Whether frames are encoded and decoded on their way, or moved as the memory transport does.
+    /// Whether frames are encoded and decoded on their way, as by the TCP transport, or moved.
     pub is_encoded: bool,
+    /// Whether frames that are moved go through the memory transport itself.
+    pub has_memory_transport: bool,
     /// Whether clerks also read under the leader's lease. Only where clocks keep to what the options say of them.
     pub has_lease_reads: bool,
     /// The slowest and the fastest clock, in parts per thousand of virtual time.
@@ -49,7 +51,7 @@ impl Config {
         let groups = rng.pick(&[1, 1, 1, 1, 2, 2, 3, 8]);
         let drift_percent = rng.pick(&[10, 50]);
         let (has_lease_reads, rates_permille) = clocks(&mut rng, &plan, drift_percent);
-        Self {
+        let mut config = Self {
             nodes,
             groups,
             clerks: rng.between(1, 6) as usize,
@@ -61,7 +63,10 @@ impl Config {
             trouble_ns: rng.between(4, 12) * 1_000 * MS,
             think_ns: rng.between(10, 200) * MS,
             sync_ns: rng.pick(&[30_000, 200_000, 200_000, MS, 5 * MS]),
-        }
+            has_memory_transport: rng.permille(500),
+        };
+        config.has_memory_transport &= !config.is_encoded;
+        config
     }
 
     /// A cluster without faults, for scripts: nodes and clerks with these options, one group, and clocks that are true. Disk,

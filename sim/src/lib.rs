@@ -34,6 +34,7 @@ pub mod phases;
 pub mod seed;
 pub mod tool;
 pub mod trace;
+mod wire;
 pub mod workload;
 pub mod world;
 

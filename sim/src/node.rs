@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quorate::simulation::{Deed, SimNode, SimSetup, StateMachine};
-use quorate::transport::{ClerkInbox, Frame, Reply, ReplySink, Transport};
+use quorate::transport::{ClerkInbox, Frame, Origin, Reply, ReplySink, Request, Transport};
 use quorate::{GroupId, NodeId, OpenError, Options};
 use quorate_wal::testing::CrashDisk;
 
 use crate::clock::Clock;
+use crate::wire::Wire;
 use crate::world::End;
 
 /// Where a node has its files.
@@ -49,6 +50,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub(crate) timers: Timers,
     pub(crate) disk_state: DiskState,
     outbox: Arc<Outbox>,
+    /// The memory transport, where there is one.
+    wire: Option<Arc<Wire>>,
 }
 
 /// When the steps of a node are taken next; an event that does not fit is an old one.
@@ -116,7 +119,7 @@ impl ClerkInbox for NoClients {
 }
 
 impl<M: StateMachine> NodeSlot<M> {
-    pub(crate) fn new(place: usize, clock: Clock) -> Self {
+    pub(crate) fn new(place: usize, clock: Clock, wire: Option<Arc<Wire>>) -> Self {
         Self {
             id: NodeId(place as u64 + 1),
             disk: CrashDisk::new(),
@@ -133,6 +136,7 @@ impl<M: StateMachine> NodeSlot<M> {
             timers: Timers::default(),
             disk_state: DiskState::default(),
             outbox: Arc::default(),
+            wire,
         }
     }
 
@@ -160,8 +164,14 @@ impl<M: StateMachine> NodeSlot<M> {
         self.outbox = Arc::default();
         let outbox = Arc::clone(&self.outbox);
         let shown_ns = self.clock.at(now_ns);
-        let process = SimNode::open(&setup, shown_ns, Arc::new(NoClients), |_inbox| outbox)?;
-        self.process = Some(process);
+        let clients = Arc::new(NoClients);
+        let process = match &self.wire {
+            Some(wire) => SimNode::open(&setup, shown_ns, clients, |inbox| {
+                wire.attach(self.id, inbox)
+            }),
+            None => SimNode::open(&setup, shown_ns, clients, |_inbox| outbox),
+        };
+        self.process = Some(process?);
         Ok(())
     }
 
@@ -175,18 +185,30 @@ impl<M: StateMachine> NodeSlot<M> {
         self.is_to_pause = false;
         self.is_to_end = None;
         self.is_replacing = false;
+        let _dead = self.take_sent();
         self.outbox = Arc::default();
     }
 
-    /// The way back to a clerk.
-    pub(crate) fn sink(&self, clerk: usize) -> Arc<dyn ReplySink> {
-        Arc::new(ToClerk {
+    /// Hands a clerk's request to the process. `false`: there is none.
+    pub(crate) fn ask(&self, clerk: usize, request: Request) -> bool {
+        if let Some(wire) = &self.wire {
+            return wire.ask(clerk, self.id, request);
+        }
+        let Some(process) = &self.process else {
+            return false;
+        };
+        let sink = Arc::new(ToClerk {
             clerk,
             outbox: Arc::clone(&self.outbox),
-        })
+        });
+        process.deliver(Origin::Clerk(sink), Frame::Request(request));
+        true
     }
 
     pub(crate) fn take_sent(&mut self) -> Vec<Sent> {
-        std::mem::take(&mut *self.outbox.0.lock())
+        match &self.wire {
+            Some(wire) => wire.take(self.id),
+            None => std::mem::take(&mut *self.outbox.0.lock()),
+        }
     }
 }

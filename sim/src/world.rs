@@ -15,6 +15,7 @@ mod troubles;
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use quorate::simulation::StateMachine;
 use quorate::transport::{Reply, Request};
@@ -28,6 +29,7 @@ use crate::network::{Endpoint, Network, Packet};
 use crate::node::NodeSlot;
 use crate::seed::{Rng, Stream};
 use crate::trace::{Trace, Who};
+use crate::wire::Wire;
 use crate::workload::Workload;
 
 use clerks::Clerk;
@@ -172,10 +174,12 @@ impl<W: Workload> World<W> {
         let mut clock_rng = Rng::of(seed, Stream::Clock);
         let mut workload_rng = Rng::of(seed, Stream::Workload);
         let (slowest, fastest) = config.rates_permille;
+        let wire = config.has_memory_transport;
+        let wire = wire.then(|| Arc::new(Wire::new(config.clerks)));
         let nodes = (0..config.nodes).map(|place| {
             let shown_ns = clock_rng.between(1, 1 << 40);
             let clock = Clock::new(shown_ns, clock_rng.between(slowest, fastest));
-            NodeSlot::new(place, clock)
+            NodeSlot::new(place, clock, wire.clone())
         });
         let nodes: Vec<_> = nodes.collect();
         let clerks = (0..config.clerks).map(|_| Clerk::new(&config, workload_rng.fork()));

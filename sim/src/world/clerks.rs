@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate::simulation::{CallId, ClientSend, SimClient};
-use quorate::transport::{Frame, Origin, Reply, Request};
+use quorate::transport::{Frame, Reply, Request};
 use quorate::{Bytes, Error, NodeId};
 
 use super::{CALLS_MAX, Event, World, link_to_clerk};
@@ -151,12 +151,9 @@ impl<W: Workload> World<W> {
 
     /// A request arrives at a node. One that is dead loses it.
     pub(super) fn ask(&mut self, clerk: usize, to: usize, request: Request) {
-        let slot = &self.nodes[to];
-        let Some(process) = &slot.process else {
-            return;
-        };
-        process.deliver(Origin::Clerk(slot.sink(clerk)), Frame::Request(request));
-        self.wake(to);
+        if self.nodes[to].ask(clerk, request) {
+            self.wake(to);
+        }
     }
 
     /// Tells all clerks that a node is gone.

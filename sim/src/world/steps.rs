@@ -196,6 +196,12 @@ impl<W: Workload> World<W> {
         let slot = &mut self.nodes[node];
         let process = slot.process.as_mut();
         slot.deeds = process.map(SimNode::take_deeds).unwrap_or_default();
+        if let Some(op) = slot.disk.trampled() {
+            return Err(format!(
+                "node {} writes over bytes that somebody holds: {op:?}",
+                node + 1
+            ));
+        }
         // What it did is known before what it says is judged.
         self.judge(Step::Moved {
             node,

@@ -8,6 +8,7 @@
 
 mod fault;
 mod image;
+mod lent;
 mod state;
 mod survivors;
 
@@ -186,6 +187,13 @@ impl CrashDisk {
     /// another one for any other: to pass over what was tried already.
     pub fn fingerprint(&self) -> u64 {
         self.shared.state.lock().fingerprint()
+    }
+
+    /// The first write over bytes that [`DiskFile::read_bytes`] had given out and somebody still held: on a real disk they would
+    /// have changed under their holder. A process that ended may have given them to another one's memory, so that
+    /// crashes change nothing here.
+    pub fn trampled(&self) -> Option<Op> {
+        self.shared.state.lock().trampled.clone()
     }
 
     /// Flips one bit of a file on the device, and in the cache: it rotted. False if the file is
@@ -398,7 +406,7 @@ impl DiskFile for CrashFile {
         }
         let mut buffer = vec![0; len];
         self.read_at(offset, &mut buffer)?;
-        Ok(buffer.into())
+        Ok(self.state()?.lend(self.ino, offset, buffer))
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
@@ -419,7 +427,10 @@ impl DiskFile for CrashFile {
     }
 
     fn zero_fill(&self, bytes: u64) -> io::Result<()> {
-        self.state()?.inode(self.ino).cut(0);
+        let mut state = self.state()?;
+        state.note_trampled(self.ino, OpKind::ZeroFill, 0, u64::MAX);
+        state.inode(self.ino).cut(0);
+        drop(state);
         self.grow(bytes)
     }
 
@@ -431,6 +442,11 @@ impl DiskFile for CrashFile {
         let end = (done + FILL_BYTES).min(bytes);
         self.grow(end)?;
         Ok(end)
+    }
+
+    fn forget_reads(&mut self) -> bool {
+        let held = self.state().map(|mut state| state.is_held(self.ino));
+        !held.unwrap_or(true)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -9,8 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::fault::{DiskError, Effect, Fault, Op};
+use bytes::Bytes;
+
+use super::fault::{DiskError, Effect, Fault, Op, OpKind};
 use super::image::{BLOCK_BYTES, Inode, Way, What};
+use super::lent::Lent;
 use super::survivors::{Pending, PendingChange, Survivors};
 
 /// Operations that are remembered at most.
@@ -39,6 +42,10 @@ pub(super) struct State {
     pub(super) changes: u64,
     pub(super) changes_left: Option<u64>,
     pub(super) trace: Option<Vec<Op>>,
+    /// What is held of files, by whomever: it outlives the process that read it.
+    lent: BTreeMap<Ino, Lent>,
+    /// The first write over bytes that somebody held.
+    pub(super) trampled: Option<Op>,
 }
 
 /// A name that was given or taken away, and is not synced.
@@ -215,6 +222,7 @@ impl State {
         let fits = end.saturating_sub(offset) as usize;
         let mut number = self.number;
         if fits > 0 {
+            self.note_trampled(ino, OpKind::Write, offset, fits as u64);
             self.inode(ino)
                 .write(offset, &bytes[..fits], way, &mut number);
         }
@@ -223,6 +231,33 @@ impl State {
             return Err(DiskError::NoSpace.into());
         }
         Ok(())
+    }
+
+    /// Lends bytes that were read.
+    pub(super) fn lend(&mut self, ino: Ino, offset: u64, bytes: Vec<u8>) -> Bytes {
+        let life = self.life;
+        self.lent.entry(ino).or_default().lend(life, offset, bytes)
+    }
+
+    /// Whether somebody holds bytes of a file that were lent in this life.
+    pub(super) fn is_held(&mut self, ino: Ino) -> bool {
+        let life = self.life;
+        let lent = self.lent.get_mut(&ino);
+        lent.is_some_and(|lent| lent.is_held(life))
+    }
+
+    /// Notes that bytes are about to be overwritten, if somebody holds some of them.
+    pub(super) fn note_trampled(&mut self, ino: Ino, kind: OpKind, offset: u64, bytes: u64) {
+        let range = offset..offset.saturating_add(bytes);
+        let lent = self.lent.get_mut(&ino);
+        if self.trampled.is_none() && lent.is_some_and(|lent| lent.is_held_in(&range)) {
+            self.trampled = Some(Op {
+                kind,
+                path: self.inode(ino).path.clone(),
+                offset,
+                bytes,
+            });
+        }
     }
 
     /// Makes a file longer, as far as there is space.
@@ -385,6 +420,8 @@ impl State {
         let used: BTreeSet<Ino> = names.copied().chain(changes).collect();
         self.inodes
             .retain(|ino, file| file.opens > 0 || used.contains(ino));
+        let inodes = &self.inodes;
+        self.lent.retain(|ino, _| inodes.contains_key(ino));
     }
 }
 

@@ -261,3 +261,26 @@ fn rot_is_on_the_device_and_in_the_cache() {
     assert!(disk.truncate(&path("a"), 100));
     assert_eq!(file.len().unwrap(), 100);
 }
+
+#[test]
+fn a_write_over_bytes_that_somebody_holds_is_noted() {
+    let disk = disk();
+    let mut file = disk.create(&path("a")).unwrap();
+    write(&*file, 0, b"some").unwrap();
+    write(&*file, 4, b"more").unwrap();
+    let held = file.read_bytes(0, 4).unwrap();
+    let other = held.slice(1..2);
+    drop(held);
+    let is_free = |file: &mut Arc<dyn DiskFile>| Arc::get_mut(file).unwrap().forget_reads();
+    assert!(!is_free(&mut file));
+    write(&*file, 4, b"else").unwrap();
+    assert_eq!(disk.trampled(), None, "beside what is held");
+    // The memory of another node of the same program may hold them when this one is started again, and knows nothing of it.
+    disk.process_crash();
+    let mut file = disk.open(&path("a")).unwrap();
+    assert!(is_free(&mut file));
+    write(&*file, 1, b"anew").unwrap();
+    let trampled = disk.trampled().unwrap();
+    assert_eq!((trampled.offset, trampled.bytes), (1, 4));
+    assert_eq!(&other[..], b"o", "here they are copies");
+}
