@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use common::*;
+use quorate_wal::testing::CrashDisk;
 use quorate_wal::*;
 
 #[test]
@@ -456,6 +457,67 @@ fn a_dead_segment_is_used_again_unless_somebody_holds_bytes_of_it() {
             assert_eq!(held, entry(1, held.index, 1, 3000));
         }
     }
+}
+
+/// The same on a disk that notes who writes over what is held: it is what simulated clusters run on.
+#[test]
+fn nothing_is_written_over_bytes_that_somebody_holds() {
+    for holds in [false, true] {
+        let disk = CrashDisk::new();
+        let mut options = options();
+        options.segment_bytes_min = SEGMENT_BYTES_MAX;
+        options.recent_bytes_max = 0;
+        let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), options).unwrap();
+        let mut held = Vec::new();
+        for index in 1..=300 {
+            let mut batch = appended(1, index..=index, 1, 3000);
+            batch.compact(GroupId(1), index);
+            commit(&log, batch);
+            let read = log.read(GroupId(1), index, index + 1, usize::MAX).unwrap();
+            if holds {
+                held.extend(read);
+            }
+            rest(&log);
+        }
+        assert_eq!(log.stats().recycled == 0, holds);
+        assert_eq!(disk.trampled(), None);
+    }
+}
+
+/// A node that is started again beside others of its program, which hold what it once sent them: its new log knew nothing of
+/// the maps of the old one, used the segments again, and changed the bytes under their holders.
+#[test]
+fn a_log_that_is_opened_again_leaves_the_bytes_of_its_last_life_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.segment_bytes_min = SEGMENT_BYTES_MAX;
+    options.recent_bytes_max = 0;
+    let crash = CrashDisk::new();
+    let disks: [(Arc<dyn Disk>, &Path); 2] = [
+        (Arc::new(RealDisk), dir.path()),
+        (Arc::new(crash.clone()), Path::new(DIR)),
+    ];
+    for (disk, dir) in disks {
+        let (mut held, mut recycled) = (Vec::new(), 0);
+        for life in 0..4 {
+            let (log, _) = Log::open(Arc::clone(&disk), dir, options.clone()).unwrap();
+            for index in life * 30 + 1..=life * 30 + 30 {
+                let mut batch = appended(1, index..=index, 1, 3000);
+                batch.compact(GroupId(1), index);
+                commit(&log, batch);
+                rest(&log);
+            }
+            let last = life * 30 + 30;
+            held.extend(log.read(GroupId(1), last, last + 1, usize::MAX).unwrap());
+            recycled += log.stats().recycled;
+        }
+        assert!(recycled > 0, "a log goes on using its own again");
+        for held in held {
+            let expected = entry(1, held.index, 1, 3000);
+            assert!(held == expected, "entry {} changed", held.index);
+        }
+    }
+    assert_eq!(crash.trampled(), None);
 }
 
 /// What was moved was kept in memory as bytes of the map of the segment that it came from, so that no

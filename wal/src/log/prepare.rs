@@ -39,6 +39,8 @@ pub struct Prepared {
 #[derive(Debug)]
 pub(crate) struct Preparer {
     next_id: SegmentId,
+    /// The first segment of this life of the log.
+    pub(super) first_own: SegmentId,
     next_bytes: u64,
     /// The next segment, while it is not ready.
     filling: Option<Filling>,
@@ -123,6 +125,7 @@ impl Preparer {
     ) -> Self {
         Self {
             next_id,
+            first_own: next_id,
             next_bytes: options.segment_bytes_min,
             filling: None,
             manifest,

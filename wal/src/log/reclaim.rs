@@ -3,7 +3,9 @@
 //!
 //! Invariants:
 //! - A file is touched only when a durable manifest does without it, and used again only when nobody
-//!   holds bytes of it.
+//!   holds bytes of it. Of files that an earlier life of the log has read in the same program, as nodes do
+//!   that are started again beside others, that cannot be known: they are deleted, and whoever holds
+//!   bytes of them keeps them.
 //! - What is moved is read and checked first; a segment with an entry that cannot be read stays.
 //! - One move is on its way at a time.
 
@@ -135,8 +137,7 @@ impl Log {
             && segment.bytes >= self.queue.lock().blocked_bytes
             && segment.bytes <= self.options.segment_bytes_max
             && segment.bytes.is_multiple_of(BLOCK_BYTES);
-        let mut is_free = || Arc::get_mut(&mut segment.file).is_some_and(DiskFile::forget_reads);
-        if !is_wanted || !is_free() {
+        if !is_wanted || !is_free(preparer, &mut segment) {
             return Ok(Err(segment));
         }
         let id = preparer.take_id();
@@ -166,8 +167,7 @@ impl Log {
             && preparer.takes(segment.bytes)
             && bytes <= bytes_max
             && self.is_uncovered.load(Ordering::Relaxed);
-        let mut is_free = || Arc::get_mut(&mut segment.file).is_some_and(DiskFile::forget_reads);
-        if !fits || !is_free() {
+        if !fits || !is_free(preparer, &mut segment) {
             return Some(segment);
         }
         preparer.reclaim.kept = Some(segment);
@@ -367,4 +367,10 @@ impl Candidates {
         }
         None
     }
+}
+
+/// Whether nobody holds bytes of a segment.
+fn is_free(preparer: &Preparer, segment: &mut Segment) -> bool {
+    let is_own = segment.id >= preparer.first_own;
+    is_own && Arc::get_mut(&mut segment.file).is_some_and(DiskFile::forget_reads)
 }
