@@ -183,7 +183,7 @@ pub enum OpenError {
         supported: u16,
     },
     /// The directory's identity file is damaged.
-    #[error("{}: {what}; restore it from a copy, or remove the directory and let the node join afresh", path.display())]
+    #[error("{}: {what}; restore it from a copy; without one leave the node out for good (it must not come back under its id with an empty directory while others rely on its vote)", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -195,6 +195,15 @@ pub enum OpenError {
     Foreign {
         /// The directory.
         path: PathBuf,
+    },
+    /// The directory says whose it is, and its log is gone: with it what the node acknowledged, its terms and its votes. A
+    /// node that goes on without may vote twice in one term.
+    #[error("{} {what}, and the identity file beside it says that there was a log: what this node acknowledged and whom it voted for is lost; put the log back, or leave the node out for good (it must not come back under its id with an empty directory while others rely on its vote)", path.display())]
+    LogMissing {
+        /// Where the log should be.
+        path: PathBuf,
+        /// What is there instead.
+        what: &'static str,
     },
     /// The log could not be opened.
     #[error(transparent)]

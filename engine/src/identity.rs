@@ -1,11 +1,13 @@
 //! Whose a directory is: a small file that is written once, when the node is first opened, and checked at every open.
 //! Its layout is in `docs/format.md`.
+//!
+//! Invariant: where there is an identity, a log was durable before it. So an identity without a log says that the log is
+//! lost, with the votes in it, and never that the node is new.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use quorate_raft::NodeId;
-use quorate_wal::{Disk, write_atomically};
+use quorate_wal::{Disk, Lsn, inspect, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::error::OpenError;
@@ -31,30 +33,35 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Reads the identity of a directory and compares it with `self`, or writes `self` into a fresh one.
-    pub(crate) fn claim(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), OpenError> {
-        let path = dir.join(FILE_NAME);
-        let io = |source| OpenError::Io {
-            path: path.clone(),
-            source,
-        };
-        disk.create_dir_all(dir).map_err(|source| OpenError::Io {
+    /// Whether a directory has this identity; if not, it is fresh. An error if it has another one, or data of which nobody
+    /// says whose they are.
+    pub(crate) fn is_claimed(&self, disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+        let names = disk.list(dir).map_err(|source| OpenError::Io {
             path: dir.to_path_buf(),
             source,
         })?;
-        let names = disk.list(dir).map_err(io)?;
         if names.iter().any(|name| name == FILE_NAME) {
-            return self.compare(dir, &read(disk.as_ref(), &path)?);
+            self.compare(dir, &read(disk, &dir.join(FILE_NAME))?)?;
+            return Ok(true);
         }
-        if names
-            .iter()
-            .any(|name| name == LOG_DIR || name == SNAPSHOT_DIR)
-        {
-            return Err(OpenError::Foreign {
-                path: dir.to_path_buf(),
-            });
+        // Snapshots come after the identity.
+        let has_snapshots = names.iter().any(|name| name == SNAPSHOT_DIR);
+        let is_fresh = !has_snapshots && is_unwritten(disk, &dir.join(LOG_DIR))?;
+        if is_fresh {
+            return Ok(false);
         }
-        write_atomically(disk.as_ref(), &path, &self.encode()).map_err(io)
+        Err(OpenError::Foreign {
+            path: dir.to_path_buf(),
+        })
+    }
+
+    /// Writes the identity into a directory whose log is durable: see [`OpenError::LogMissing`].
+    pub(crate) fn claim(&self, disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+        let path = dir.join(FILE_NAME);
+        // The name of the log, also where an earlier opening ended before it was durable.
+        let named = disk.sync_dir(dir);
+        let written = named.and_then(|()| write_atomically(disk, &path, &self.encode()));
+        written.map_err(|source| OpenError::Io { path, source })
     }
 
     fn compare(&self, dir: &Path, found: &Self) -> Result<(), OpenError> {
@@ -105,6 +112,19 @@ pub(crate) const LOG_DIR: &str = "wal";
 /// The snapshots' folder in a node's directory.
 pub(crate) const SNAPSHOT_DIR: &str = "snap";
 
+/// Whether nothing was ever written to a log: there is none, or an opening ended before it wrote the identity.
+fn is_unwritten(disk: &dyn Disk, log_dir: &Path) -> Result<bool, OpenError> {
+    match inspect(disk, log_dir) {
+        Ok(found) => {
+            let is_empty = found.groups.is_empty() && found.last_lsn == Lsn(0);
+            Ok(is_empty && found.damage.is_empty())
+        }
+        Err(quorate_wal::OpenError::NoLog { .. }) => Ok(true),
+        Err(error @ quorate_wal::OpenError::Io { .. }) => Err(error.into()),
+        Err(_) => Ok(false),
+    }
+}
+
 fn read(disk: &dyn Disk, path: &Path) -> Result<Identity, OpenError> {
     let io = |source| OpenError::Io {
         path: path.to_path_buf(),
@@ -148,7 +168,9 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, OpenError> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_wal::MemoryDisk;
+    use std::sync::Arc;
+
+    use quorate_wal::{GroupId, GroupState, Log, LogOptions, MemoryDisk, WriteBatch};
 
     use super::*;
 
@@ -161,21 +183,25 @@ mod tests {
         }
     }
 
-    fn disk() -> Arc<dyn Disk> {
-        Arc::new(MemoryDisk::new())
+    /// An empty directory.
+    fn fresh() -> (MemoryDisk, &'static Path) {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/n"));
+        disk.create_dir_all(dir).expect("memory");
+        (disk, dir)
     }
 
     #[test]
     fn a_directory_is_claimed_once() {
-        let (disk, dir) = (disk(), Path::new("/n"));
-        identity().claim(&disk, dir).expect("fresh");
-        identity().claim(&disk, dir).expect("the same");
+        let (disk, dir) = fresh();
+        assert!(!identity().is_claimed(&disk, dir).expect("fresh"));
+        identity().claim(&disk, dir).expect("memory");
+        assert!(identity().is_claimed(&disk, dir).expect("the same"));
         let other = Identity {
             node: 3,
             ..identity()
         };
         assert!(matches!(
-            other.claim(&disk, dir),
+            other.is_claimed(&disk, dir),
             Err(OpenError::WrongNode { .. })
         ));
         let other = Identity {
@@ -183,7 +209,7 @@ mod tests {
             ..identity()
         };
         assert!(matches!(
-            other.claim(&disk, dir),
+            other.is_claimed(&disk, dir),
             Err(OpenError::WrongCluster { found: 7, .. })
         ));
         let other = Identity {
@@ -191,7 +217,7 @@ mod tests {
             ..identity()
         };
         assert!(matches!(
-            other.claim(&disk, dir),
+            other.is_claimed(&disk, dir),
             Err(OpenError::WrongShape { .. })
         ));
     }
@@ -213,12 +239,26 @@ mod tests {
 
     #[test]
     fn data_without_an_identity_is_not_claimed() {
-        let (disk, dir) = (disk(), Path::new("/n"));
-        disk.create_dir_all(&dir.join(LOG_DIR)).expect("memory");
-        assert!(matches!(
-            identity().claim(&disk, dir),
-            Err(OpenError::Foreign { .. })
-        ));
+        let (disk, dir) = fresh();
+        let log_dir = dir.join(LOG_DIR);
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let is_claimed = || identity().is_claimed(disk.as_ref(), dir);
+        let open = || Log::open(Arc::clone(&disk), &log_dir, LogOptions::default());
+        drop(open().expect("memory"));
+        assert!(!is_claimed().expect("an opening that ended early"));
+        let (log, _) = open().expect("memory");
+        let mut batch = WriteBatch::new();
+        batch.set_state(GroupId(0), GroupState::default());
+        log.submit(batch).expect("it takes writes");
+        log.drive().expect("memory");
+        drop(log);
+        assert!(matches!(is_claimed(), Err(OpenError::Foreign { .. })));
+
+        let (disk, dir) = fresh();
+        disk.create_dir_all(&dir.join(SNAPSHOT_DIR))
+            .expect("memory");
+        let found = identity().is_claimed(&disk, dir);
+        assert!(matches!(found, Err(OpenError::Foreign { .. })));
     }
 
     #[test]

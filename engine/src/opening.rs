@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quorate_kv::{Sessions, StateMachine};
 use quorate_raft::{Config, NodeId, Raft};
-use quorate_wal::{DirLock, Disk, GroupId, Log, RecoveredGroup, Snapshots};
+use quorate_wal::{DirLock, Disk, GroupId, Log, Recovered, RecoveredGroup, Snapshots};
 
 use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
@@ -43,14 +43,8 @@ pub(crate) fn open<M: StateMachine>(
     now_ns: impl Fn() -> u64,
 ) -> Result<Opened<M>, OpenError> {
     let identity = &setup.identity;
-    let lock = claim(setup)?;
-    let mut log_options = setup.options.log.clone();
-    log_options.identity = identity.cluster_id ^ mix(identity.node);
-    let (log, recovered) = Log::open(
-        Arc::clone(&setup.disk),
-        &setup.dir.join(LOG_DIR),
-        log_options,
-    )?;
+    let lock = lock(setup)?;
+    let (log, recovered) = open_log(setup)?;
     let snapshots = Snapshots::open(Arc::clone(&setup.disk), &setup.dir.join(SNAPSHOT_DIR))
         .map_err(|error| OpenError::Snapshot {
             group: 0,
@@ -75,7 +69,7 @@ pub(crate) fn open<M: StateMachine>(
     })
 }
 
-fn claim(setup: &NodeSetup) -> Result<DirLock, OpenError> {
+fn lock(setup: &NodeSetup) -> Result<DirLock, OpenError> {
     let path = || setup.dir.clone();
     setup
         .disk
@@ -89,7 +83,7 @@ fn claim(setup: &NodeSetup) -> Result<DirLock, OpenError> {
                 source,
             },
         })?;
-    let lock = setup
+    setup
         .disk
         .lock(&setup.dir)
         .map_err(|source| match source.kind() {
@@ -98,9 +92,25 @@ fn claim(setup: &NodeSetup) -> Result<DirLock, OpenError> {
                 path: path(),
                 source,
             },
-        })?;
-    setup.identity.claim(&setup.disk, &setup.dir)?;
-    Ok(lock)
+        })
+}
+
+/// Opens the log of the node, or makes the node: first its log, then its identity.
+fn open_log(setup: &NodeSetup) -> Result<(Arc<Log>, Recovered), OpenError> {
+    let (identity, disk) = (&setup.identity, &setup.disk);
+    let path = setup.dir.join(LOG_DIR);
+    let mut options = setup.options.log.clone();
+    options.identity = identity.cluster_id ^ mix(identity.node);
+    if identity.is_claimed(disk.as_ref(), &setup.dir)? {
+        let opened = Log::open_existing(Arc::clone(disk), &path, options);
+        return opened.map_err(|error| match error {
+            quorate_wal::OpenError::NoLog { path, what } => OpenError::LogMissing { path, what },
+            error => error.into(),
+        });
+    }
+    let opened = Log::open(Arc::clone(disk), &path, options)?;
+    identity.claim(disk.as_ref(), &setup.dir)?;
+    Ok(opened)
 }
 
 fn open_replica<M: StateMachine>(

@@ -387,6 +387,46 @@ fn a_damaged_identity_is_named_and_data_without_one_is_not_claimed() {
     home.is_intact();
 }
 
+/// A node that forgot its vote may vote a second time in one term.
+#[test]
+fn an_identity_whose_log_is_gone_is_not_taken_for_a_new_node() {
+    let home = Home::new();
+    let (log, aside) = (home.dir.join("wal"), home.dir.join("aside"));
+    fs::rename(&log, &aside).expect("the log moves");
+    let refuse = |what: &str| {
+        let error = Home::refused(home.builder());
+        assert!(matches!(error, OpenError::LogMissing { .. }), "{error:?}");
+        assert_says(&error, &["wal", what, "put the log back", "vote"]);
+        // Nor the next time.
+        let again = Home::refused(home.builder());
+        assert!(matches!(again, OpenError::LogMissing { .. }), "{again:?}");
+    };
+    refuse("does not exist");
+    fs::create_dir(&log).expect("an empty folder takes its place");
+    refuse("is empty");
+    fs::write(log.join("LOCK"), "").expect("writable");
+    refuse("holds no log");
+    for name in ["MANIFEST-a", "0000000000000001.seg"] {
+        fs::write(log.join(name), vec![0; 64 << 10]).expect("writable");
+        refuse("holds no log that was ever written to");
+    }
+    fs::remove_dir_all(&log).expect("writable");
+    fs::rename(&aside, &log).expect("the log comes back");
+    home.is_intact();
+}
+
+#[test]
+fn a_log_whose_only_segment_is_gone_is_not_taken_for_a_new_one() {
+    let home = Home::new();
+    let path = segment(&home.dir);
+    let aside = home.dir.join("aside");
+    fs::rename(&path, &aside).expect("the segment moves");
+    let error = Home::refused(home.builder());
+    assert_says(&error, &["is missing", "put the file back"]);
+    fs::rename(&aside, &path).expect("the segment comes back");
+    home.is_intact();
+}
+
 #[test]
 fn an_address_that_is_taken_is_named_and_the_directory_can_be_opened_afterwards() {
     let root = tempfile::tempdir().expect("a directory");

@@ -86,6 +86,54 @@ impl Member {
     }
 }
 
+/// What is done when a node is first opened, up to its first election.
+fn open_first(setup: &SimSetup) -> Result<SimNode<Map>, quorate::OpenError> {
+    let outbox = Arc::<Outbox>::default();
+    SimNode::open(setup, 0, Arc::new(NoClients), |_| outbox)
+}
+
+/// The log is made first, and durable before the identity is: one without the other would be a node that lost its votes.
+#[test]
+fn a_first_opening_that_ends_anywhere_is_taken_up_again() {
+    let setup_on = |disk: &CrashDisk| SimSetup {
+        dir: Path::new("/data/node").to_path_buf(),
+        disk: Arc::new(disk.clone()),
+        node: NodeId(1),
+        members: vec![NodeId(1), NodeId(2), NodeId(3)],
+        groups: 2,
+        options: Options::default(),
+        seed: 1,
+    };
+    let whole = CrashDisk::new();
+    drop(open_first(&setup_on(&whole)).expect("the disk is sound"));
+    let changes = whole.changes();
+    assert!(changes > 10, "{changes}");
+    let mut ends = vec![Survivors::None, Survivors::All];
+    ends.extend((0..20).map(|seed| Survivors::Random {
+        seed,
+        survive_percent: 50,
+        torn_percent: 50,
+    }));
+    ends.extend((1..8).map(Survivors::Prefix));
+    for stop in 0..=changes {
+        for survivors in &ends {
+            let disk = CrashDisk::new();
+            disk.stop_after(stop);
+            let opened = open_first(&setup_on(&disk));
+            assert_eq!(opened.is_ok(), stop == changes, "after {stop} changes");
+            drop(opened);
+            disk.power_cut(survivors);
+            let again = open_first(&setup_on(&disk));
+            let again = again.unwrap_or_else(|error| {
+                panic!("after {stop} changes, of which {survivors:?} survive: {error}")
+            });
+            drop(again);
+            disk.power_cut(&Survivors::None);
+            open_first(&setup_on(&disk)).expect("what was opened stays");
+        }
+    }
+}
+
 /// Three members and a client.
 struct Bench {
     now_ns: u64,

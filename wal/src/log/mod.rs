@@ -53,6 +53,8 @@ pub use prepare::Prepared;
 pub use stats::LogStats;
 pub use thread::LogThread;
 
+use recover::IfNone;
+
 /// A log that many groups share. See the [crate documentation](crate) for how its steps fit
 /// together.
 pub struct Log {
@@ -193,7 +195,18 @@ impl Log {
         dir: &Path,
         options: LogOptions,
     ) -> Result<(Arc<Self>, Recovered), OpenError> {
-        recover::open(disk, dir, options)
+        recover::open(disk, dir, options, IfNone::Make)
+    }
+
+    /// Opens the log in a directory that held one before, like [`open`](Self::open), and makes none:
+    /// [`OpenError::NoLog`] if it is gone. For who keeps a note elsewhere that there is one, and must
+    /// not take an emptied directory for a log that is new.
+    pub fn open_existing(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+    ) -> Result<(Arc<Self>, Recovered), OpenError> {
+        recover::open(disk, dir, options, IfNone::Refuse)
     }
 
     /// Everything up to this lsn is durable.

@@ -27,7 +27,7 @@ use crate::group::GroupLog;
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
 use crate::locations::PiecePlace;
-use crate::manifest::{Found, Manifest, ManifestFiles};
+use crate::manifest::{self, Found, Manifest, ManifestFiles};
 use crate::mutants;
 use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
@@ -46,12 +46,25 @@ use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
 /// Ids, lsns and generations beyond this one are none.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
+/// What an opening does where there is no log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfNone {
+    /// Makes one.
+    Make,
+    /// Refuses, and makes no directory either.
+    Refuse,
+}
+
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
     dir: &Path,
     options: LogOptions,
+    if_none: IfNone,
 ) -> Result<(Arc<Log>, Recovered), OpenError> {
     options.validate()?;
+    if if_none == IfNone::Refuse {
+        check_log_files(disk.as_ref(), dir)?;
+    }
     let lock = lock_dir(disk.as_ref(), dir)?;
     let candidates = read_candidates(disk.as_ref(), dir, &options)?;
     let last_id = candidates.keys().next_back().copied().unwrap_or_default();
@@ -64,6 +77,9 @@ pub(crate) fn open(
     let next_id = next_id(last_id, &written);
     check_numbers(dir, next_id, read.tail.at.lsn, sorted.epoch, &written)?;
     if !is_listed && sorted.chain.is_empty() {
+        if if_none == IfNone::Refuse {
+            return Err(no_log(dir, "holds no log that was ever written to"));
+        }
         write_first(&files, dir, &options, &mut written)?;
     }
     let recovered = Recovered {
@@ -117,6 +133,34 @@ pub(crate) fn open(
     };
     log.prepare_first(is_listed)?;
     Ok((Arc::new(log), recovered))
+}
+
+/// Refuses a directory without any file of a log.
+pub(crate) fn check_log_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
+    let names = disk.list(dir).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => no_log(dir, "does not exist"),
+        io::ErrorKind::NotADirectory => no_log(dir, "is not a directory"),
+        _ => OpenError::io("list", dir, source),
+    })?;
+    if names.is_empty() {
+        return Err(no_log(dir, "is empty"));
+    }
+    if !names.iter().any(|name| is_of_log(name)) {
+        return Err(no_log(dir, "holds no log"));
+    }
+    Ok(names)
+}
+
+/// Whether a name is one that only a log gives.
+pub(crate) fn is_of_log(name: &str) -> bool {
+    manifest::NAMES.contains(&name) || parse_segment_name(name).is_some()
+}
+
+fn no_log(dir: &Path, what: &'static str) -> OpenError {
+    OpenError::NoLog {
+        path: dir.to_owned(),
+        what,
+    }
 }
 
 /// A log that was read.

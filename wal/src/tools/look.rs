@@ -12,7 +12,7 @@ use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{HeaderBlock, SegmentHeader, VERSION_MAJOR, parse_segment_name};
 use crate::ids::SegmentId;
 use crate::index::Counted;
-use crate::log::recover::{Read, read_candidate, read_chain};
+use crate::log::recover::{Read, check_log_files, is_of_log, read_candidate, read_chain};
 use crate::log::reserve;
 use crate::log::sort::{Candidate, Sorted, sort};
 use crate::manifest::{Found, Manifest, ManifestFiles, NAMES, Slot, newer};
@@ -103,7 +103,7 @@ impl Looked {
 pub(super) fn look(disk: &ReadOnly<'_>, dir: &Path) -> Result<Looked, OpenError> {
     let mut looks = 1;
     loop {
-        let names = list(disk, dir)?;
+        let names = check_log_files(disk, dir)?;
         let in_use = disk
             .is_locked(dir)
             .map_err(|source| OpenError::io("look at the lock of", dir, source))?;
@@ -113,30 +113,6 @@ pub(super) fn look(disk: &ReadOnly<'_>, dir: &Path) -> Result<Looked, OpenError>
             other => return other,
         }
     }
-}
-
-/// The names in the directory of a log, or why it is none.
-fn list(disk: &ReadOnly<'_>, dir: &Path) -> Result<Vec<String>, OpenError> {
-    let nothing = |what| OpenError::NoLog {
-        path: dir.to_owned(),
-        what,
-    };
-    let names = disk.list(dir).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => nothing("does not exist"),
-        io::ErrorKind::NotADirectory => nothing("is not a directory"),
-        _ => OpenError::io("list", dir, source),
-    })?;
-    if names.is_empty() {
-        return Err(nothing("is empty"));
-    }
-    if !names.iter().any(|name| is_of_log(name)) {
-        return Err(nothing("holds no log"));
-    }
-    Ok(names)
-}
-
-fn is_of_log(name: &str) -> bool {
-    NAMES.contains(&name) || parse_segment_name(name).is_some()
 }
 
 /// Whether an error may come from a log that moved on while it was looked at.
