@@ -46,10 +46,22 @@ pub enum FaultClass {
     FailedSync,
     /// The disk is full for a while.
     FullDisk,
+    /// Bits flip in what the disk holds.
+    BitRot,
+    /// A write that was synced never got to the disk.
+    LostWrite,
+    /// A write that was synced went to another place of its file.
+    MisdirectedWrite,
+    /// A place holds what was written there, or to another file there, long before.
+    StaleWrite,
+    /// Reads return what stood there before, or what stands elsewhere.
+    Misread,
+    /// Everything on a disk is gone, or all that says whose it is.
+    Wipe,
 }
 
-/// All classes.
-pub const FAULT_CLASSES: [FaultClass; 19] = [
+/// All classes: those that damage what was durable come last.
+pub const FAULT_CLASSES: [FaultClass; 25] = [
     FaultClass::Crash,
     FaultClass::PowerCut,
     FaultClass::Pause,
@@ -69,9 +81,32 @@ pub const FAULT_CLASSES: [FaultClass; 19] = [
     FaultClass::StuckDisk,
     FaultClass::FailedSync,
     FaultClass::FullDisk,
+    FaultClass::BitRot,
+    FaultClass::LostWrite,
+    FaultClass::MisdirectedWrite,
+    FaultClass::StaleWrite,
+    FaultClass::Misread,
+    FaultClass::Wipe,
 ];
 
+/// How many of them damage what was durable.
+const DAMAGING: usize = 6;
+
 impl FaultClass {
+    /// Whether it takes from a disk what was durable. Such faults strike a minority of the nodes only, the same in all of
+    /// a run, so that the others keep all that was acknowledged.
+    pub fn is_damage(self) -> bool {
+        matches!(
+            self,
+            Self::BitRot
+                | Self::LostWrite
+                | Self::MisdirectedWrite
+                | Self::StaleWrite
+                | Self::Misread
+                | Self::Wipe
+        )
+    }
+
     /// Whether it strikes at moments; the others are a quality of the whole run.
     fn is_event(self) -> bool {
         !matches!(
@@ -113,17 +148,26 @@ pub struct SwarmPlan {
 }
 
 impl SwarmPlan {
-    /// Draws the classes of a seed: none in one of eight, one alone in another of eight, else each with even odds.
+    /// Draws the classes of a seed: none in one of eight, one alone in another of eight, else each with even odds. Beside
+    /// them a quarter of the seeds has disks that damage what was durable, half of those in one way alone.
     pub fn draw(seed: u64) -> Self {
-        let mut rng = Rng::of(seed, Stream::Faults);
-        let classes = match rng.below(8) {
-            0 => Vec::new(),
-            1 => vec![rng.pick(&FAULT_CLASSES)],
-            _ => FAULT_CLASSES
-                .into_iter()
-                .filter(|_| rng.permille(500))
-                .collect(),
+        let (passing, damaging) = FAULT_CLASSES.split_at(FAULT_CLASSES.len() - DAMAGING);
+        let even_odds = |classes: &[FaultClass], rng: &mut Rng| -> Vec<FaultClass> {
+            let classes = classes.iter().copied();
+            classes.filter(|_| rng.permille(500)).collect()
         };
+        let mut rng = Rng::of(seed, Stream::Faults);
+        let mut classes = match rng.below(8) {
+            0 => Vec::new(),
+            1 => vec![rng.pick(passing)],
+            _ => even_odds(passing, &mut rng),
+        };
+        let mut damage_rng = Rng::of(seed, Stream::Damage);
+        classes.extend(match damage_rng.below(8) {
+            0 => vec![damage_rng.pick(damaging)],
+            1 => even_odds(damaging, &mut damage_rng),
+            _ => Vec::new(),
+        });
         Self {
             classes,
             gap_ns: rng.between(100, 1_000) * 1_000_000,
@@ -143,6 +187,11 @@ impl SwarmPlan {
         self.classes.contains(&class)
     }
 
+    /// Whether any class is on that takes from disks what was durable.
+    pub fn has_damage(&self) -> bool {
+        self.classes.iter().any(|class| class.is_damage())
+    }
+
     /// The classes that strike at moments.
     pub fn events(&self) -> Vec<FaultClass> {
         let events = self.classes.iter().copied();
@@ -155,11 +204,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_eighth_is_without_faults_an_eighth_has_one_and_every_class_comes_up() {
+    fn some_are_without_faults_some_have_one_and_every_class_comes_up() {
         let plans: Vec<_> = (0..4_000).map(SwarmPlan::draw).collect();
         let with = |count| plans.iter().filter(|it| it.classes.len() == count).count();
-        assert!((400..600).contains(&with(0)), "{}", with(0));
-        assert!((400..600).contains(&with(1)), "{}", with(1));
+        assert!((300..450).contains(&with(0)), "{}", with(0));
+        assert!((350..550).contains(&with(1)), "{}", with(1));
+        let damaged = plans.iter().filter(|it| it.has_damage()).count();
+        assert!((900..1_100).contains(&damaged), "{damaged}");
         for class in FAULT_CLASSES {
             let is_alone = |plan: &&SwarmPlan| plan.classes == [class];
             assert!(plans.iter().any(|plan| is_alone(&plan)), "{class:?}");

@@ -25,6 +25,7 @@
 
 pub mod clock;
 pub mod config;
+mod damage;
 pub mod faults;
 pub mod judge;
 pub mod marks;

@@ -11,6 +11,7 @@ use quorate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, Reques
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use crate::judge::{Books, Event, Place};
+use crate::node::Harm;
 
 macro_rules! marks {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -129,6 +130,24 @@ marks! {
     FrameBroken,
     /// less than a majority of the nodes was alive
     MajorityDown,
+    /// entries were lost to damage, and their replica stood aside when it was opened
+    Quarantined,
+    /// a replica that stood aside came back with a snapshot
+    QuarantineOver,
+    /// a node with a damaged disk was refused, and what is damaged was named
+    DamageRefused,
+    /// a write that was lost was missed because of what was written behind it
+    LostWriteNamed,
+    /// a read went wrong, and the replica that needed it stood aside
+    MisreadNamed,
+    /// what could not be read was there after the next start
+    MisreadOver,
+    /// a node that found its identity, its log or a snapshot gone was refused
+    WipedRefused,
+    /// what was wiped off a disk was put back
+    WipedAndBack,
+    /// a cluster of one or two nodes stood still rather than go on without what it lost
+    StoodStill,
 }
 
 /// How often each of them happened.
@@ -231,12 +250,17 @@ impl Marks {
             Event::Replied { node, clerk, reply } => self.replied(books, node, clerk, reply),
             Event::Asked { clerk, request } => self.asked(books, clerk, request),
             Event::LogFailed { .. } => self.hit(Mark::LogFailed),
-            Event::Matched { .. } | Event::Heard { .. } => {}
+            Event::Matched { .. } | Event::Heard { .. } | Event::Harmed { .. } => {}
         }
     }
 
     fn opened(&mut self, books: &Books, at: Place, now: &Stand) {
         let had = &books.replica(at).stand;
+        if now.is_aside {
+            self.hit(Mark::Quarantined);
+        } else if had.is_aside && books.harm(at.node) == Harm::None {
+            self.hit(Mark::MisreadOver);
+        }
         if now.snapshot > LogIndex::ZERO {
             self.hit(Mark::RestartFromSnapshot);
             if now.first > now.last {
@@ -368,6 +392,11 @@ impl Marks {
     }
 
     fn moved(&mut self, books: &Books, at: Place, before: &Stand, now: &Stand) {
+        match (before.is_aside, now.is_aside) {
+            (true, false) => self.hit(Mark::QuarantineOver),
+            (false, true) if books.harm(at.node) == Harm::None => self.hit(Mark::MisreadNamed),
+            _ => {}
+        }
         let was_candidate = before.role == Role::Candidate;
         if was_candidate && now.term > before.term && now.leader.is_none() {
             self.hit(Mark::SplitVote);

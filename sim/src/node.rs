@@ -11,6 +11,7 @@ use quorate::{GroupId, NodeId, OpenError, Options};
 use quorate_wal::testing::CrashDisk;
 
 use crate::clock::Clock;
+use crate::faults::FaultClass;
 use crate::wire::Wire;
 use crate::world::End;
 
@@ -39,6 +40,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub paused_until_ns: u64,
     /// It is left dead on purpose.
     pub is_abandoned: bool,
+    /// What became of what was durable on its disk.
+    pub harm: Harm,
     /// The places of those whose frames are on its queue.
     pub(crate) unheard: BTreeSet<usize>,
     /// It stands still in the middle of its next step.
@@ -49,9 +52,26 @@ pub struct NodeSlot<M: StateMachine> {
     pub(crate) is_replacing: bool,
     pub(crate) timers: Timers,
     pub(crate) disk_state: DiskState,
+    /// What struck its disk last.
+    pub(crate) struck_by: Option<FaultClass>,
+    /// Reads of the process that runs may go wrong.
+    pub(crate) may_misread: bool,
+    /// Its disk before something was wiped off it, and what had become of that one.
+    pub(crate) before_wipe: Option<(CrashDisk, Harm)>,
     outbox: Arc<Outbox>,
     /// The memory transport, where there is one.
     wire: Option<Arc<Wire>>,
+}
+
+/// What became of what was durable on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// It is all there.
+    None,
+    /// Some of it may be gone: its node says what, or holds all of it.
+    Damaged,
+    /// So much is gone that its node must not run.
+    Lost,
 }
 
 /// When the steps of a node are taken next; an event that does not fit is an old one.
@@ -130,11 +150,15 @@ impl<M: StateMachine> NodeSlot<M> {
             paused_until_ns: 0,
             is_abandoned: false,
             unheard: BTreeSet::new(),
+            harm: Harm::None,
             is_to_pause: false,
             is_to_end: None,
             is_replacing: false,
             timers: Timers::default(),
             disk_state: DiskState::default(),
+            struck_by: None,
+            may_misread: false,
+            before_wipe: None,
             outbox: Arc::default(),
             wire,
         }
@@ -187,6 +211,11 @@ impl<M: StateMachine> NodeSlot<M> {
         self.is_replacing = false;
         let _dead = self.take_sent();
         self.outbox = Arc::default();
+    }
+
+    /// Whether nobody may start it.
+    pub(crate) fn stays_dead(&self) -> bool {
+        self.is_abandoned || self.harm == Harm::Lost
     }
 
     /// Hands a clerk's request to the process. `false`: there is none.

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use quorate::simulation::ReplicaView;
 
 use crate::config::Config;
-use crate::marks::MarkCounts;
+use crate::marks::{Mark, MarkCounts};
+use crate::node::Harm;
 use crate::seed::{Rng, Stream};
 use crate::trace::Who;
 use crate::workload::Workload;
@@ -20,6 +21,11 @@ const LIVENESS_NS: u64 = 60_000 * MS;
 /// How many events there may be in a phase at whose end everything is at rest. Of 10,000 seeds none takes a twentieth of it;
 /// what goes round in circles takes them in a few seconds, of ours and of its own.
 const REST_EVENTS: u64 = 250_000;
+/// How often replicas that stand aside are brought back in one phase, at most: each of eight groups on three nodes, twice.
+const RETURNS_MAX: u32 = 48;
+
+/// How long clerks call a cluster that stands still.
+const STILL_NS: u64 = 3_000 * MS;
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -79,9 +85,13 @@ fn play<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.start_clerks();
     world.run_until(world.now_ns + world.config.trouble_ns)?;
     world.end_trouble();
-    go_on_without_the_rest(world)?;
-    heal_and_agree(world)?;
-    lose_power(world)?;
+    for phase in [go_on_without_the_rest, heal_and_agree, lose_power] {
+        phase(world)?;
+        if world.lacks_quorum() {
+            stand_still(world)?;
+            break;
+        }
+    }
     world.workload.judge()
 }
 
@@ -98,16 +108,13 @@ fn go_on_without_the_rest<W: Workload>(world: &mut World<W>) -> Result<(), Strin
     world.expect_rest(REST_EVENTS);
     let nodes = world.nodes.len();
     let mut rng = Rng::of(world.seed, Stream::Faults).fork().fork();
-    let mut order: Vec<usize> = (0..nodes).collect();
-    for place in (1..nodes).rev() {
-        order.swap(place, rng.index(place + 1));
-    }
+    let order = world.soundest_first(&mut rng);
     for &node in &order[nodes / 2 + 1..] {
         world.abandon(node)?;
     }
     world.heal()?;
     let before = world.successes();
-    let is_live = world.run_until_holds(LIVENESS_NS, |world| {
+    let is_live = holds_in_time(world, |world| {
         let now = world.successes();
         now.iter().zip(&before).all(|(now, before)| now > before)
     })?;
@@ -124,6 +131,33 @@ fn heal_and_agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     agree(world)
 }
 
+/// A cluster of one or two nodes that lost something stands still rather than go on without it. What it answers must be right.
+fn stand_still<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    phase(world, "stopped");
+    world.mark(Mark::StoodStill);
+    world.start_clerks();
+    world.run_until(world.now_ns + STILL_NS)?;
+    world.stop_clerks();
+    Ok(())
+}
+
+/// What lost entries comes back with a snapshot. Clerks call meanwhile.
+fn bring_back<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    phase(world, "aside");
+    world.start_clerks();
+    world.tend_aside();
+    let is_back = holds_in_time(world, |world| !world.has_aside())?;
+    world.stop_clerks();
+    if is_back {
+        phase(world, "back");
+        return Ok(());
+    }
+    Err(format!(
+        "a replica that stands aside does not come back{}",
+        standing(world)
+    ))
+}
+
 /// The power of all nodes goes off at once. What they were told is durable is still there.
 fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     phase(world, "power");
@@ -133,7 +167,7 @@ fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.heal()?;
     world.expect_rest(REST_EVENTS);
     world.last_calls(0)?;
-    let is_answered = world.run_until_holds(LIVENESS_NS, |world| world.outstanding() == 0)?;
+    let is_answered = holds_in_time(world, |world| world.outstanding() == 0)?;
     require(
         is_answered,
         "calls are not answered after the power was off",
@@ -142,15 +176,15 @@ fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
 }
 
 fn agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {
-    let is_settled = world.run_until_holds(LIVENESS_NS, |world| {
-        world.outstanding() == 0 && all_lead(world) && all_applied(world)
-    })?;
-    if !is_settled {
+    if !settle(world)? {
         return Err(format!(
             "replicas that are whole do not come to the same index; {} calls are open{}",
             world.outstanding(),
             standing(world)
         ));
+    }
+    if world.lacks_quorum() {
+        return Ok(());
     }
     for group in world.groups() {
         let digests = world.nodes.iter().filter_map(|slot| {
@@ -175,6 +209,29 @@ fn agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether all replicas come to the same index. A node finds out what its disk lost when it reads it, so more than once a
+/// replica may have to be brought back first.
+fn settle<W: Workload>(world: &mut World<W>) -> Result<bool, String> {
+    let is_settled =
+        |world: &World<W>| world.outstanding() == 0 && all_lead(world) && all_applied(world);
+    for _ in 0..RETURNS_MAX {
+        let is_over = holds_in_time(world, |world| world.has_aside() || is_settled(world))?;
+        if !world.has_aside() || world.lacks_quorum() {
+            return Ok(is_over);
+        }
+        bring_back(world)?;
+    }
+    Ok(false)
+}
+
+/// Whether something comes to hold that must; it need not where too few nodes are whole.
+fn holds_in_time<W: Workload>(
+    world: &mut World<W>,
+    holds: impl Fn(&World<W>) -> bool,
+) -> Result<bool, String> {
+    world.run_until_holds(LIVENESS_NS, |world| world.lacks_quorum() || holds(world))
+}
+
 fn all_lead<W: Workload>(world: &World<W>) -> bool {
     world.groups().all(|group| world.leader(group).is_some())
 }
@@ -182,7 +239,8 @@ fn all_lead<W: Workload>(world: &World<W>) -> bool {
 /// Whether all replicas have applied all that any of them has in its log.
 fn all_applied<W: Workload>(world: &World<W>) -> bool {
     world.groups().all(|group| {
-        let views = world.nodes.iter().map(|slot| {
+        let kept = world.nodes.iter().filter(|slot| slot.harm != Harm::Lost);
+        let views = kept.map(|slot| {
             let process = slot.process.as_ref();
             process.map(|process| process.view(group))
         });

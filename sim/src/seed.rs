@@ -24,6 +24,8 @@ pub enum Stream {
     Faults,
     /// Where judges look more closely.
     Judges,
+    /// Which disks are damaged, where and how.
+    Damage,
 }
 
 /// A stream of choices (`SplitMix64`).
@@ -68,6 +70,13 @@ impl Rng {
     /// One of several.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.index(choices.len())]
+    }
+
+    /// Puts things into any order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for place in (1..things.len()).rev() {
+            things.swap(place, self.index(place + 1));
+        }
     }
 
     /// True so many times in a thousand.

@@ -9,6 +9,7 @@
 //!   [`SCHEDULED_MAX`], [`CALLS_MAX`], [`HELD_MAX`](crate::judge::HELD_MAX).
 
 mod clerks;
+mod damaged;
 mod scripted;
 mod steps;
 mod troubles;
@@ -33,6 +34,7 @@ use crate::wire::Wire;
 use crate::workload::Workload;
 
 use clerks::Clerk;
+use damaged::Damage;
 
 pub use scripted::{Submission, SubmissionState};
 pub use troubles::End;
@@ -79,6 +81,9 @@ pub struct World<W: Workload> {
     disk_rng: Rng,
     clock_rng: Rng,
     fault_rng: Rng,
+    damage: Damage,
+    /// Whether an operator looks after replicas that stand aside.
+    is_tended: bool,
     /// Whether faults strike.
     has_trouble: bool,
 }
@@ -125,6 +130,10 @@ enum Event {
     Relief(Relief),
     /// A dead process is started again.
     Restart(usize),
+    /// An operator looks after replicas that stand aside.
+    Tend,
+    /// A disk is as it was before it was wiped.
+    PutBack(usize),
     /// A process whose log failed, in this life of its node, is ended and started again.
     Replace(usize, u32),
 }
@@ -211,6 +220,8 @@ impl<W: Workload> World<W> {
             disk_rng: Rng::of(seed, Stream::Disk),
             clock_rng,
             fault_rng: Rng::of(seed, Stream::Faults).fork(),
+            damage: Damage::new(seed, config.nodes),
+            is_tended: false,
             has_trouble: false,
             nodes,
             config,
@@ -290,6 +301,8 @@ impl<W: Workload> World<W> {
             Event::ClerkCall(clerk) => self.clerk_call(clerk)?,
             Event::Trouble => self.trouble()?,
             Event::Relief(relief) => self.relieve(relief),
+            Event::Tend => self.tend(),
+            Event::PutBack(node) => self.put_back(node)?,
             Event::Restart(node) => self.restart(node)?,
             Event::Replace(node, life) => self.replace(node, life)?,
         }
@@ -349,7 +362,7 @@ impl<W: Workload> World<W> {
         });
     }
 
-    fn mark(&mut self, mark: Mark) {
+    pub(crate) fn mark(&mut self, mark: Mark) {
         self.observer.marks_mut().hit(mark);
     }
 

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - The books outlive every process: what a node forgets in a crash stands here.
 //! - A rule sees an event before the books take it in, so that it can compare.
-//! - Nothing here comes from a node's own account of its past: only from what it was seen to do.
+//! - Nothing here comes from a node's own account of its past: only from what it was seen to do, and from what was done to
+//!   its disk.
 //! - Of a log, what stands before the first entry that any replica has is gone: the books grow with what is in the logs, not
 //!   with the length of the run. What is asked of it is not known.
 
@@ -13,6 +14,7 @@ use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use super::by_index::ByIndex;
 use crate::clock::Clock;
+use crate::node::Harm;
 
 /// A replica: a group on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,13 @@ pub enum Event<'a> {
         stand: &'a Stand,
         /// The terms of its log, from the entry before the first one on.
         terms: &'a [Term],
+    },
+    /// The disk of a node was struck, and may have lost what was durable on it; or it is again as it was before.
+    Harmed {
+        /// The node.
+        node: NodeId,
+        /// What became of what was durable.
+        harm: Harm,
     },
     /// A process ended.
     Ended {
@@ -127,6 +136,8 @@ pub struct Books {
     /// How many nodes there are; all of them vote in every group.
     pub nodes: usize,
     groups: Vec<GroupBook>,
+    /// By the place of the node: what became of what was durable on its disk.
+    harms: Vec<Harm>,
 }
 
 /// What was seen of a group.
@@ -150,6 +161,9 @@ pub struct ReplicaBook {
     known_from: LogIndex,
     /// The latest promise about its log that left it.
     pub promise: Option<Promise>,
+    /// Up to here its disk once had what damage took from it: nothing, unless it stands aside for that. Whoever counted it
+    /// then did well to.
+    taken: LogIndex,
 }
 
 /// "Everything up to `index` is on my disk and equals yours", said to the leader of a term.
@@ -183,6 +197,7 @@ impl Books {
             now_ns: 0,
             nodes,
             groups: vec![group; groups as usize],
+            harms: vec![Harm::None; nodes],
         }
     }
 
@@ -211,6 +226,11 @@ impl Books {
         &self.group(at.group).replicas[at.node.0 as usize - 1]
     }
 
+    /// What became of what was durable on the disk of a node. Only of one that was struck may something be gone.
+    pub fn harm(&self, node: NodeId) -> Harm {
+        self.harms[node.0 as usize - 1]
+    }
+
     /// Takes an event in.
     pub fn note(&mut self, event: &Event<'_>) {
         match *event {
@@ -219,6 +239,7 @@ impl Books {
                 replica.open(stand, terms);
                 self.note_commit(at, LogIndex::ZERO, stand);
             }
+            Event::Harmed { node, harm } => self.harms[node.0 as usize - 1] = harm,
             Event::Ended { node } => {
                 for group in &mut self.groups {
                     group.replicas[node.0 as usize - 1].is_alive = false;
@@ -228,7 +249,7 @@ impl Books {
             Event::Moved {
                 at, before, now, ..
             } => {
-                self.replica_mut(at).stand = *now;
+                self.replica_mut(at).stood(now);
                 if now.commit > before.commit {
                     self.note_commit(at, before.commit, now);
                 }
@@ -310,11 +331,8 @@ impl GroupBook {
 
     /// How many disks hold an entry, as far as their replicas were told.
     pub fn holders(&self, index: LogIndex, term: Term) -> usize {
-        let holds = |replica: &&ReplicaBook| {
-            replica.stand.durable >= index
-                && replica.term_at(index).is_none_or(|found| found == term)
-        };
-        self.replicas.iter().filter(holds).count()
+        let replicas = self.replicas.iter();
+        replicas.filter(|it| it.holds(index, Some(term))).count()
     }
 
     fn let_go(&mut self) {
@@ -339,6 +357,7 @@ impl Default for ReplicaBook {
             terms: anchored(LogIndex::ZERO, Term::ZERO),
             known_from: LogIndex::ZERO,
             promise: None,
+            taken: LogIndex::ZERO,
         }
     }
 }
@@ -362,13 +381,27 @@ impl ReplicaBook {
         self.is_alive && self.stand.role == Role::Leader
     }
 
+    /// Whether its disk holds an entry, as far as it was told, or did until it was damaged.
+    pub fn holds(&self, index: LogIndex, term: Option<Term>) -> bool {
+        self.stand.durable.max(self.taken) >= index
+            && self.term_at(index).is_none_or(|had| Some(had) == term)
+    }
+
     fn open(&mut self, stand: &Stand, terms: &[Term]) {
         self.is_alive = true;
-        self.stand = *stand;
+        self.taken = self.taken.max(self.stand.durable);
+        self.stood(stand);
         self.known_from = stand.first.previous();
         self.terms.restart(self.known_from);
         for &term in terms {
             self.terms.push(term);
+        }
+    }
+
+    fn stood(&mut self, now: &Stand) {
+        self.stand = *now;
+        if !now.is_aside {
+            self.taken = LogIndex::ZERO;
         }
     }
 

@@ -162,15 +162,11 @@ fn check_counted(books: &Books, at: Place, before: &Stand, now: &Stand) -> Resul
     let is_own = |place: usize| place as u64 + 1 == at.node.0;
     let replicas = books.group(at.group).replicas().iter().enumerate();
     let holders = replicas.filter(|(place, replica)| {
-        let durable = if is_own(*place) {
-            now.durable
+        if is_own(*place) {
+            now.durable >= now.commit
         } else {
-            replica.stand.durable
-        };
-        durable >= now.commit
-            && replica
-                .term_at(now.commit)
-                .is_none_or(|had| Some(had) == term)
+            replica.holds(now.commit, term)
+        }
     });
     let holders = holders.count();
     if holders < books.quorum() {

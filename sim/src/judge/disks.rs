@@ -4,6 +4,8 @@
 //! Invariants:
 //! - A copy is looked at by the log's own recovery, and never by the process that is judged.
 //! - Which sends are looked at follows from the seed, and from nothing that happens in the run.
+//! - A disk that was struck is judged like any other one as long as nothing is missed on it. Where something is, nobody can
+//!   tell any more what would be left of it: that its node says so is judged when it is opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +19,7 @@ use quorate_wal::{GroupInspection, GroupState, Inspection, Log, SegmentState, Sn
 
 use super::books::{Books, Place};
 use super::{Judge, Step};
-use crate::node::{DIR, LOG_DIR, NodeSlot, SNAPSHOT_DIR, Sent};
+use crate::node::{DIR, Harm, LOG_DIR, NodeSlot, SNAPSHOT_DIR, Sent};
 use crate::seed::{Rng, Stream};
 use crate::world::Look;
 
@@ -123,7 +125,9 @@ impl Disks {
             return Ok(());
         }
         let slot = &look.nodes[node];
-        let inspection = self.recover(look, slot)?;
+        let Some(inspection) = self.recover(look, slot)? else {
+            return Ok(());
+        };
         let at = Place {
             node: slot.id,
             group,
@@ -200,10 +204,14 @@ impl Disks {
         };
         let term = term_of(look, at, index);
         let mut holders = BTreeSet::new();
-        for slot in look.nodes {
-            let inspection = self.recover(look, slot)?;
-            let found = inspection.groups.iter().find(|it| it.group == group);
-            if found.is_some_and(|found| holds(found, index, term)) {
+        for (slot, replica) in look.nodes.iter().zip(look.books.group(group).replicas()) {
+            let is_there = self.recover(look, slot)?.is_some_and(|inspection| {
+                let found = inspection.groups.iter().find(|it| it.group == group);
+                found.is_some_and(|found| holds(found, index, term))
+            });
+            // What damage took was there when it was counted.
+            let was_there = slot.harm != Harm::None && replica.holds(index, term);
+            if is_there || was_there {
                 holders.insert(slot.id);
             }
         }
@@ -229,21 +237,34 @@ impl Disks {
             let Some(floor) = self.floors.get(&at) else {
                 continue;
             };
-            check_floor(at, *floor, &process.stand(group))?;
+            let stand = process.stand(group);
+            let mut floor = *floor;
+            if stand.is_aside && slot.harm != Harm::None {
+                // What it lost may be what it knew to be committed; its term and its vote never are.
+                floor.commit = floor.commit.min(stand.commit.0);
+            }
+            check_floor(at, floor, &stand)?;
         }
         Ok(())
     }
 
-    /// What would be left of a node if its power went off now.
+    /// What would be left of a node if its power went off now; nothing, if its disk was struck and something is missed.
     fn recover<M: StateMachine>(
         &mut self,
         look: &Look<'_, M>,
         slot: &NodeSlot<M>,
-    ) -> Result<Inspection, String> {
+    ) -> Result<Option<Inspection>, String> {
         let copy = slot.disk.fork();
         copy.power_cut(&Survivors::None);
-        let inspection = recovered(slot.id, &copy)?;
-        check_files(slot.id, &copy, &inspection)?;
+        let whole = recovered(slot.id, &copy).and_then(|inspection| {
+            check_files(slot.id, &copy, &inspection)?;
+            Ok(inspection)
+        });
+        let inspection = match whole {
+            Ok(inspection) => inspection,
+            Err(_) if slot.harm != Harm::None => return Ok(None),
+            Err(wrong) => return Err(wrong),
+        };
         for group in &inspection.groups {
             let at = Place {
                 node: slot.id,
@@ -255,7 +276,7 @@ impl Disks {
         if self.rng.permille(self.rates.twice_permille) {
             check_twice(slot.id, &copy, &inspection, &look.config.options.log)?;
         }
-        Ok(inspection)
+        Ok(Some(inspection))
     }
 }
 
@@ -274,7 +295,7 @@ pub fn check_floor(
     ))
 }
 
-/// Looks into the log on a copy of a disk. No disk of a run rots, so nothing may be missing.
+/// Looks into the log on a copy of a disk. Nothing may be missing, unless the disk was struck.
 pub fn recovered(node: NodeId, copy: &CrashDisk) -> Result<Inspection, String> {
     let inspection = inspect(copy, &Path::new(DIR).join(LOG_DIR))
         .map_err(|error| format!("invariant 16, a log recovers: that of {node}: {error}"))?;

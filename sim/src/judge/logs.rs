@@ -5,6 +5,7 @@ use quorate::{GroupId, LogIndex, Role, Term};
 
 use super::books::{Books, Event, Place, ReplicaBook, Rule};
 use super::by_index::ByIndex;
+use crate::node::Harm;
 use crate::seed::mix;
 
 /// Logs that have the same entry are the same up to it; what is committed is in the log of each later leader and is never
@@ -129,13 +130,14 @@ impl Logs {
                 at.node, at.group.0
             ))
         };
-        if stand.is_aside {
+        if stand.is_aside && books.harm(at.node) == Harm::None {
             return Err(format!(
                 "invariant 17, nothing is lost on a sound disk: {} of group {} stands aside after it was opened",
                 at.node, at.group.0
             ));
         }
-        if stand.last < replica.stand.durable {
+        // One that stands aside says that it lost something, and takes no part until a snapshot covers that.
+        if stand.last < replica.stand.durable && !stand.is_aside {
             let had = replica.stand.durable;
             return wrong(
                 "what was synced is there",

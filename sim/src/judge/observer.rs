@@ -110,6 +110,10 @@ impl Observer {
         }
         match step {
             Step::Opened { node } => self.opened(nodes, node),
+            Step::Harmed { node } => self.tell(&Event::Harmed {
+                node: nodes[node].id,
+                harm: nodes[node].harm,
+            }),
             Step::Killed { node } => {
                 self.seen[node].fill(None);
                 self.has_failed[node] = false;

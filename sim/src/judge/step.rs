@@ -14,6 +14,11 @@ pub enum Step<'a> {
         /// The node's place.
         node: usize,
     },
+    /// Something was done to what was durable on the disk of a node, or it was found that its node must not run.
+    Harmed {
+        /// The node's place.
+        node: usize,
+    },
     /// A process ended.
     Killed {
         /// The node's place.

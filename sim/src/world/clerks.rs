@@ -54,8 +54,10 @@ impl<W: Workload> World<W> {
     /// Has all clerks make calls, one after the other.
     pub fn start_clerks(&mut self) {
         for clerk in 0..self.clerks.len() {
-            self.clerks[clerk].goes_on = true;
-            self.think(clerk);
+            if !self.clerks[clerk].goes_on {
+                self.clerks[clerk].goes_on = true;
+                self.think(clerk);
+            }
         }
     }
 

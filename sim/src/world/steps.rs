@@ -44,10 +44,14 @@ impl<W: Workload> World<W> {
     pub(super) fn open(&mut self, node: usize) -> Result<(), String> {
         let (nodes, groups) = (self.config.nodes, self.config.groups);
         let (now_ns, seed) = (self.now_ns, self.seed);
+        self.read_well(node);
         let slot = &mut self.nodes[node];
         let opened = slot.open(now_ns, nodes, groups, &self.config.options, seed);
         let is_faulty = slot.disk_state.is_faulty;
         if let Err(error) = opened {
+            if self.is_refused(node, &error)? {
+                return Ok(());
+            }
             self.note(Who::Node(node), "unopened", 0, || error.to_string());
             if !is_faulty {
                 return Err(format!("node {} cannot be opened: {error}", node + 1));
@@ -59,6 +63,7 @@ impl<W: Workload> World<W> {
             return Ok(());
         }
         self.note(Who::Node(node), "opened", 0, String::new);
+        self.opened_again(node);
         self.judge(Step::Opened { node })?;
         self.wake(node);
         Ok(())
@@ -66,7 +71,7 @@ impl<W: Workload> World<W> {
 
     pub(super) fn restart(&mut self, node: usize) -> Result<(), String> {
         let slot = &self.nodes[node];
-        if slot.process.is_some() || slot.is_abandoned {
+        if slot.process.is_some() || slot.stays_dead() {
             return Ok(());
         }
         self.open(node)

@@ -63,7 +63,7 @@ impl<W: Workload> World<W> {
                 self.wake_all_steps(node);
             }
             let slot = &self.nodes[node];
-            if slot.process.is_none() && !slot.is_abandoned {
+            if slot.process.is_none() && !slot.stays_dead() {
                 self.open(node)?;
             }
         }
@@ -202,6 +202,9 @@ impl<W: Workload> World<W> {
     }
 
     fn strike(&mut self, class: FaultClass) -> Result<(), String> {
+        if class.is_damage() {
+            return self.strike_disk(class);
+        }
         let node = self.draw_victim();
         let other = self.fault_rng.index(self.nodes.len());
         let lasts_ns = 1 + self.fault_rng.wait(LAST_NS);
@@ -268,6 +271,12 @@ impl<W: Workload> World<W> {
                 self.nodes[node].disk_state.is_faulty = true;
                 self.schedule(end_ns, Event::Relief(Relief::Space(node)));
             }
+            FaultClass::BitRot
+            | FaultClass::LostWrite
+            | FaultClass::MisdirectedWrite
+            | FaultClass::StaleWrite
+            | FaultClass::Misread
+            | FaultClass::Wipe => unreachable!("these choose whom they strike"),
             FaultClass::ClockRate
             | FaultClass::Drop
             | FaultClass::Duplicate

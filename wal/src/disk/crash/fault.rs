@@ -121,10 +121,12 @@ pub enum Effect {
     Short(u64, DiskError),
     /// It claims success and nothing becomes of it on the device: a write never becomes durable,
     /// so that what stood there before stays; a sync makes nothing durable, and what waited goes on
-    /// waiting. For another operation, as if there were no fault.
+    /// waiting; a read is stale, and returns the zeros that stood there before anything was written.
+    /// For another operation, as if there were no fault.
     Lost,
-    /// A write claims success and goes to another block of the file, so many behind its own. For
-    /// another operation, as if there were no fault.
+    /// A write claims success and goes to another block of the file, so many behind its own; a read
+    /// returns what stands there, unless that is outside of the file. For another operation, as if
+    /// there were no fault.
     Misdirected(i64),
 }
 

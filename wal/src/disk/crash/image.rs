@@ -87,6 +87,16 @@ impl Image {
         true
     }
 
+    /// Fills the buffer with what stands so many blocks behind the offset, if that is in the image.
+    pub(super) fn read_elsewhere(&self, offset: u64, by: i64, buffer: &mut [u8]) {
+        let (block, within) = (offset / BLOCK_BYTES as u64, offset % BLOCK_BYTES as u64);
+        let other = block.checked_add_signed(by);
+        if let Some(start) = other.and_then(|other| other.checked_mul(BLOCK_BYTES as u64)) {
+            // What is outside of it leaves the buffer as it is.
+            let _is_inside = self.read(start + within, buffer);
+        }
+    }
+
     /// All of it.
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes as usize];

@@ -391,12 +391,19 @@ impl DiskFile for CrashFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.begin_whole(OpKind::Read, offset, buffer.len() as u64)?;
-        if self.state()?.inode(self.ino).live.read(offset, buffer) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
+        let strike = self.begin(OpKind::Read, offset, buffer.len() as u64)?;
+        let mut state = self.state()?;
+        let live = &state.inode(self.ino).live;
+        if !live.read(offset, buffer) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        match strike {
+            Strike::Fail(error) | Strike::Short(_, error) => return Err(error.into()),
+            Strike::Way(Way::Lost) => buffer.fill(0),
+            Strike::Way(Way::Misdirected(by)) => live.read_elsewhere(offset, by, buffer),
+            Strike::Way(Way::Pending) => {}
+        }
+        Ok(())
     }
 
     fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {

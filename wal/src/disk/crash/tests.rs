@@ -182,6 +182,29 @@ fn writes_are_lost_go_astray_or_stop_half_way_as_asked() {
 }
 
 #[test]
+fn reads_are_stale_or_of_another_place_as_asked() {
+    let disk = disk();
+    let bytes = [[1; 4096], [2; 4096]].concat();
+    let file = durable(&disk, "a", &bytes);
+    let read = |offset| {
+        let mut buffer = [9; 4];
+        file.read_at(offset, &mut buffer).map(|()| buffer)
+    };
+    for effect in [
+        Effect::Lost,
+        Effect::Misdirected(1),
+        Effect::Misdirected(7),
+        Effect::Fail(DiskError::Device),
+    ] {
+        disk.inject(Fault::new(OpKind::Read, effect).times(1));
+    }
+    let found: Vec<_> = (0..5).map(|_| read(0).ok()).collect();
+    let own = Some([1; 4]);
+    assert_eq!(found, [Some([0; 4]), Some([2; 4]), own, None, own]);
+    assert!(disk.contents(&path("a")).unwrap() == bytes, "it stays");
+}
+
+#[test]
 fn a_sync_that_lies_leaves_everything_pending() {
     let disk = disk();
     let file = durable(&disk, "a", b"old");
