@@ -334,9 +334,10 @@ impl Locations {
             .map(|piece| piece.first..piece.first + piece.count)
     }
 
-    /// The segment of the oldest entry that is somewhere.
-    pub(crate) fn first_segment(&self) -> Option<SegmentSlot> {
-        self.extents.iter().find_map(Extent::segment)
+    /// Whether any entry is in this segment. The oldest ones need not be: they may have been moved on.
+    pub(crate) fn has_any_in(&self, segment: SegmentSlot) -> bool {
+        let mut extents = self.extents.iter();
+        extents.any(|extent| extent.segment() == Some(segment))
     }
 
     /// Bytes of memory taken.
@@ -549,6 +550,22 @@ mod tests {
         spot.put(&mut bytes);
         assert_eq!(bytes.len(), SPOT_BYTES);
         assert_eq!(Spot::decode(&bytes), Some(spot));
+    }
+
+    /// A node that keeps too much log asks whom to let go of the oldest segment. If nobody were named, it would take
+    /// no writes for ever.
+    #[test]
+    fn who_keeps_a_segment_is_known_also_when_its_older_entries_were_moved_on() {
+        let mut locations = Locations::new(1);
+        for number in 1..=4 {
+            locations.push(SegmentSlot(number / 3), spot(0), 9);
+        }
+        let moved = Spots::Hot([spot(1)].into());
+        locations.replace(1, 1, 9, SegmentSlot(2), moved, |_| {});
+        let keeps = |slot| locations.has_any_in(SegmentSlot(slot));
+        assert!(keeps(0) && keeps(1) && keeps(2) && !keeps(3));
+        locations.drop_front(3, |_| {});
+        assert!(!locations.has_any_in(SegmentSlot(0)));
     }
 
     #[test]

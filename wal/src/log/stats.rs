@@ -35,7 +35,7 @@ pub struct LogStats {
     pub index_bytes: u64,
     /// How long the last sync took, in nanoseconds. Zero before the first.
     pub last_sync_ns: u64,
-    /// Groups whose oldest entry is in the oldest segment, and so keep it.
+    /// Groups that have entries in the oldest segment, and so keep it.
     pub pinned_by: Vec<GroupId>,
 }
 
@@ -85,7 +85,7 @@ impl Log {
         spare_bytes + in_service
     }
 
-    /// Shows each group, and whether its oldest entry is in the segment `oldest`. Groups that come,
+    /// Shows each group, and whether it has entries in the segment `oldest`. Groups that come,
     /// go or move meanwhile are shown as they are when their turn comes.
     fn look_at_groups(
         &self,
@@ -100,7 +100,7 @@ impl Log {
             let groups = index.groups.range((from, Bound::Unbounded));
             let mut last = None;
             for (&group, log) in groups.take(LOOKS_MAX) {
-                let is_pinning = slot.is_some() && log.locations().first_segment() == slot;
+                let is_pinning = slot.is_some_and(|slot| log.locations().has_any_in(slot));
                 look(group, log, is_pinning);
                 last = Some(group);
             }
