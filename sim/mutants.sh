@@ -28,6 +28,7 @@ declare -A scripted=(
     [COMMITS_BEYOND_MATCH]="quorate-raft protocol replication::a_follower_commits_only_what_this_message_verified"
     [CONFIRMS_READS_ALONE]="quorate-raft protocol reads::no_read_is_answered_before_a_quorum_confirmed_it"
     [FIRST_BATCH_COMMITS_ALL]="quorate simulation a_batch_says_nothing_is_committed_that_only_the_next_one_holds"
+    [IGNORES_LOST_ENTRIES]="quorate-sim disks entries_that_the_log_names_as_lost_set_their_replica_aside"
     [LEASE_NEVER_ENDS]="quorate simulation a_leader_that_stood_still_does_not_answer_from_a_lease_that_is_over"
     [LOGS_EVERY_COPY]="quorate simulation what_is_behind_a_refused_command_does_not_take_its_room"
     [OLD_ANSWERS_CONFIRM_READS]="quorate-raft protocol reads::an_old_reply_never_confirms_a_new_read"

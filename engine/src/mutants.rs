@@ -41,4 +41,9 @@ mutants! {
     LOGS_EVERY_COPY;
     /// A frame is believed whatever its CRC says (Amazon S3 in 2008: a flipped bit in what servers told each other).
     BELIEVES_FLIPPED_BITS;
+    /// Entries that the log names as lost are ignored, and the group goes on as if it had them (NATS 2.12.1: one flipped
+    /// bit in a block).
+    IGNORES_LOST_ENTRIES;
+    /// A node whose log is gone is taken for a new one, and votes again (a hole that was closed here).
+    TAKES_LOST_LOG_FOR_NEW;
 }

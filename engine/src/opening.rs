@@ -12,6 +12,7 @@ use quorate_wal::{DirLock, Disk, GroupId, Log, Recovered, RecoveredGroup, Snapsh
 
 use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
+use crate::mutants;
 use crate::node::{Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
 use crate::options::{Options, nanos};
 
@@ -101,7 +102,8 @@ fn open_log(setup: &NodeSetup) -> Result<(Arc<Log>, Recovered), OpenError> {
     let path = setup.dir.join(LOG_DIR);
     let mut options = setup.options.log.clone();
     options.identity = identity.cluster_id ^ mix(identity.node);
-    if identity.is_claimed(disk.as_ref(), &setup.dir)? {
+    let is_claimed = identity.is_claimed(disk.as_ref(), &setup.dir)?;
+    if is_claimed && !mutants::TAKES_LOST_LOG_FOR_NEW {
         let opened = Log::open_existing(Arc::clone(disk), &path, options);
         return opened.map_err(|error| match error {
             quorate_wal::OpenError::NoLog { path, what } => OpenError::LogMissing { path, what },
@@ -158,7 +160,8 @@ fn open_replica<M: StateMachine>(
         SnapshotState::new(file, seed >> 1),
         options,
     );
-    if let Some((last, reason)) = found.and_then(|found| lost_behind(found, snapshot)) {
+    let lost = found.and_then(|found| lost_behind(found, snapshot));
+    if let Some((last, reason)) = lost.filter(|_| !mutants::IGNORES_LOST_ENTRIES) {
         replica.set_aside(now_ns, last, reason);
     }
     Ok(replica)

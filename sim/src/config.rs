@@ -51,11 +51,18 @@ impl Config {
         let groups = rng.pick(&[1, 1, 1, 1, 2, 2, 3, 8]);
         let drift_percent = rng.pick(&[10, 50]);
         let (has_lease_reads, rates_permille) = clocks(&mut rng, &plan, drift_percent);
+        let clerks = rng.between(1, 6) as usize;
+        let mut options = options(&mut rng, drift_percent as u8);
+        if plan.has_damage() {
+            // Where snapshots come all the time nobody needs the entries that are damaged.
+            let mut rng = Rng::of(seed, Stream::Damage).fork().fork();
+            options.snapshot_log_bytes = rng.pick(&[options.snapshot_log_bytes, 64 << 10, 1 << 20]);
+        }
         let mut config = Self {
             nodes,
             groups,
-            clerks: rng.between(1, 6) as usize,
-            options: options(&mut rng, drift_percent as u8),
+            clerks,
+            options,
             plan,
             is_encoded: rng.permille(667),
             has_lease_reads,

@@ -200,9 +200,9 @@ fn kind_of(path: &Path) -> Option<Kind> {
 fn pick<'a>(regions: &'a [Region], rng: &mut Rng) -> Option<&'a Region> {
     let kind = match rng.below(400) {
         0 => Kind::Identity,
-        1..=5 => Kind::Active,
-        6..=40 => Kind::Manifest,
-        41..=80 => Kind::Snapshot,
+        1..=20 => Kind::Active,
+        21..=50 => Kind::Manifest,
+        51..=80 => Kind::Snapshot,
         _ => Kind::Sealed,
     };
     let of_kind: Vec<_> = regions.iter().filter(|it| it.kind == kind).collect();

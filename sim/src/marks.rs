@@ -10,6 +10,7 @@ use quorate::simulation::{Body, Command, Deed, Entry, Message, Outcome, SessionI
 use quorate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
+use crate::faults::FaultClass;
 use crate::judge::{Books, Event, Place};
 use crate::node::Harm;
 
@@ -130,7 +131,7 @@ marks! {
     FrameBroken,
     /// less than a majority of the nodes was alive
     MajorityDown,
-    /// entries were lost to damage, and their replica stood aside when it was opened
+    /// entries were lost to damage, and their replica stood aside
     Quarantined,
     /// a replica that stood aside came back with a snapshot
     QuarantineOver,
@@ -202,6 +203,8 @@ pub struct Marks {
     /// Nodes that stand still, until when.
     paused: BTreeMap<NodeId, u64>,
     full: BTreeSet<NodeId>,
+    /// What struck the disks of nodes last.
+    struck_by: BTreeMap<NodeId, FaultClass>,
 }
 
 /// So many entries that are cut at once are many.
@@ -250,14 +253,36 @@ impl Marks {
             Event::Replied { node, clerk, reply } => self.replied(books, node, clerk, reply),
             Event::Asked { clerk, request } => self.asked(books, clerk, request),
             Event::LogFailed { .. } => self.hit(Mark::LogFailed),
-            Event::Matched { .. } | Event::Heard { .. } | Event::Harmed { .. } => {}
+            Event::Harmed { node, harm, by } => self.harmed(node, harm, by),
+            Event::Matched { .. } | Event::Heard { .. } => {}
+        }
+    }
+
+    fn harmed(&mut self, node: NodeId, harm: Harm, by: Option<FaultClass>) {
+        if harm == Harm::Lost && by == Some(FaultClass::LostWrite) {
+            self.hit(Mark::LostWriteNamed);
+        }
+        if let Some(class) = by {
+            self.struck_by.insert(node, class);
+        }
+    }
+
+    /// A replica lost entries, or could not read them, and says so.
+    fn set_aside(&mut self, books: &Books, at: Place) {
+        if books.harm(at.node) == Harm::None {
+            self.hit(Mark::MisreadNamed);
+            return;
+        }
+        self.hit(Mark::Quarantined);
+        if self.struck_by.get(&at.node) == Some(&FaultClass::LostWrite) {
+            self.hit(Mark::LostWriteNamed);
         }
     }
 
     fn opened(&mut self, books: &Books, at: Place, now: &Stand) {
         let had = &books.replica(at).stand;
         if now.is_aside {
-            self.hit(Mark::Quarantined);
+            self.set_aside(books, at);
         } else if had.is_aside && books.harm(at.node) == Harm::None {
             self.hit(Mark::MisreadOver);
         }
@@ -394,7 +419,7 @@ impl Marks {
     fn moved(&mut self, books: &Books, at: Place, before: &Stand, now: &Stand) {
         match (before.is_aside, now.is_aside) {
             (true, false) => self.hit(Mark::QuarantineOver),
-            (false, true) if books.harm(at.node) == Harm::None => self.hit(Mark::MisreadNamed),
+            (false, true) => self.set_aside(books, at),
             _ => {}
         }
         let was_candidate = before.role == Role::Candidate;

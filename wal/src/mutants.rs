@@ -30,4 +30,10 @@ mutants! {
     NAMES_UNSYNCED_SNAPSHOT;
     /// Entries are moved over what was written meanwhile (a race of this log's own, see `Log::drop_stale_moves`).
     MOVES_OVER_NEWER_ENTRIES;
+    /// What rotted is taken for a torn tail, and cut with all behind it (`LogCabin`'s `SegmentedLog.h`: "We can't
+    /// distinguish between a corrupt file and a partially written entry").
+    TAKES_ROT_FOR_TORN_TAIL;
+    /// The chunks of a snapshot are believed without looking at their CRCs (NATS 2.12.1: one flipped bit in a
+    /// snapshot).
+    BELIEVES_ROTTEN_SNAPSHOT;
 }

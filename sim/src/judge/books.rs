@@ -14,6 +14,7 @@ use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use super::by_index::ByIndex;
 use crate::clock::Clock;
+use crate::faults::FaultClass;
 use crate::node::Harm;
 
 /// A replica: a group on a node.
@@ -43,6 +44,8 @@ pub enum Event<'a> {
         node: NodeId,
         /// What became of what was durable.
         harm: Harm,
+        /// What struck it last.
+        by: Option<FaultClass>,
     },
     /// A process ended.
     Ended {
@@ -239,7 +242,7 @@ impl Books {
                 replica.open(stand, terms);
                 self.note_commit(at, LogIndex::ZERO, stand);
             }
-            Event::Harmed { node, harm } => self.harms[node.0 as usize - 1] = harm,
+            Event::Harmed { node, harm, .. } => self.harms[node.0 as usize - 1] = harm,
             Event::Ended { node } => {
                 for group in &mut self.groups {
                     group.replicas[node.0 as usize - 1].is_alive = false;

@@ -90,7 +90,10 @@ impl Disks {
 impl<M: StateMachine> Judge<M> for Disks {
     fn after(&mut self, look: &Look<'_, M>, step: Step<'_>) -> Result<(), String> {
         match step {
-            Step::Opened { node } => self.check_floors(look, node),
+            Step::Opened { node } => {
+                check_named(look, node)?;
+                self.check_floors(look, node)
+            }
             Step::Sends { node, sent } => match sent {
                 Sent::Frame(_, Frame::Raft(messages)) => {
                     for message in messages {
@@ -278,6 +281,29 @@ impl Disks {
         }
         Ok(Some(inspection))
     }
+}
+
+/// A replica for which the log names lost entries says so too. The log that was just opened changed nothing in what it read.
+fn check_named<M: StateMachine>(look: &Look<'_, M>, node: usize) -> Result<(), String> {
+    let slot = &look.nodes[node];
+    let Some(process) = slot.process.as_ref().filter(|_| slot.harm != Harm::None) else {
+        return Ok(());
+    };
+    let inspection = inspect(&slot.disk.fork(), &Path::new(DIR).join(LOG_DIR));
+    let inspection = inspection
+        .map_err(|error| format!("invariant 16, a log recovers: that of {}: {error}", slot.id))?;
+    for found in &inspection.groups {
+        let stand = process.stand(found.group);
+        let mut lost = found.lost.iter();
+        let behind = lost.find(|lost| lost.1 > stand.snapshot.0);
+        if let Some(lost) = behind.filter(|_| !stand.is_aside) {
+            return Err(format!(
+                "invariant 17, what is lost is named: {} of group {} goes on without {lost:?}",
+                slot.id, found.group.0
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A replica that comes back has at least the term and the commit index that were seen on its disk before.

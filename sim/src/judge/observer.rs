@@ -110,10 +110,14 @@ impl Observer {
         }
         match step {
             Step::Opened { node } => self.opened(nodes, node),
-            Step::Harmed { node } => self.tell(&Event::Harmed {
-                node: nodes[node].id,
-                harm: nodes[node].harm,
-            }),
+            Step::Harmed { node } => {
+                let slot = &nodes[node];
+                self.tell(&Event::Harmed {
+                    node: slot.id,
+                    harm: slot.harm,
+                    by: slot.struck_by,
+                })
+            }
             Step::Killed { node } => {
                 self.seen[node].fill(None);
                 self.has_failed[node] = false;

@@ -94,10 +94,16 @@ impl<W: Workload> World<W> {
             let Some(leader) = self.leader(group) else {
                 continue;
             };
-            if let Some(process) = &self.nodes[leader].process {
+            let Some(process) = &self.nodes[leader].process else {
+                continue;
+            };
+            // One that stays takes a snapshot; a new leader writes an entry, also where no clerk calls.
+            if self.damage.rng.permille(500) {
                 process.snapshot(group);
-                self.wake(leader);
+            } else {
+                process.transfer(group, None);
             }
+            self.wake(leader);
         }
         self.schedule(self.now_ns + TEND_NS, Event::Tend);
     }
@@ -113,23 +119,28 @@ impl<W: Workload> World<W> {
             return self.wipe(node);
         }
         let slot = &mut self.nodes[node];
-        let is_misread = class == FaultClass::Misread;
-        if is_misread && slot.process.is_none() {
+        if class == FaultClass::Misread && slot.process.is_none() {
             return Ok(());
         }
         let Some(what) = damage(&slot.disk, class, &mut self.damage.rng) else {
             return Ok(());
         };
         self.damage.left -= 1;
+        self.note(Who::Node(node), "damaged", class as u64, || {
+            format!("{class:?}, {what}")
+        });
+        self.set_damaged(node, class)
+    }
+
+    /// Tells the judges that a disk was struck: for scripts that do it themselves.
+    pub fn set_damaged(&mut self, node: usize, class: FaultClass) -> Result<(), String> {
+        let slot = &mut self.nodes[node];
         slot.struck_by = Some(class);
-        if is_misread {
+        if class == FaultClass::Misread {
             slot.may_misread = true;
         } else {
             slot.harm = Harm::Damaged;
         }
-        self.note(Who::Node(node), "damaged", class as u64, || {
-            format!("{class:?}, {what}")
-        });
         self.judge(Step::Harmed { node })
     }
 
@@ -157,7 +168,6 @@ impl<W: Workload> World<W> {
         } else {
             Mark::DamageRefused
         });
-        self.mark_lost_write(node);
         if is_wiped {
             self.may_put_back(node);
         }
@@ -169,15 +179,6 @@ impl<W: Workload> World<W> {
         let slot = &mut self.nodes[node];
         if let Some((_, harm)) = slot.before_wipe.take() {
             slot.harm = harm;
-        }
-        if has_aside(&self.nodes[node]) {
-            self.mark_lost_write(node);
-        }
-    }
-
-    fn mark_lost_write(&mut self, node: usize) {
-        if self.nodes[node].struck_by == Some(FaultClass::LostWrite) {
-            self.mark(Mark::LostWriteNamed);
         }
     }
 

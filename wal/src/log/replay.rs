@@ -169,7 +169,8 @@ impl Replay {
         let wanted = |header: &BatchHeader| is_sealed || header.durable_lsn > lsn;
         let ahead = reading.scanner.look_ahead(from, reading.end, wanted)?;
         let is_first = reading.is_begun && reading.offset == BLOCK_BYTES;
-        if ahead.batch.is_some() || is_sealed || is_first {
+        let is_damage = ahead.batch.is_some() || is_sealed || is_first;
+        if is_damage && !mutants::TAKES_ROT_FOR_TORN_TAIL {
             self.damage(reading.segment, reading.offset, kind);
             reading.damaged = true;
             reading.offset = ahead.batch.unwrap_or(reading.end);
@@ -199,7 +200,7 @@ impl Replay {
             if !bad.is_empty() {
                 let proves = |later: &BatchHeader| later.durable_lsn >= header.lsn;
                 let ahead = reading.scanner.look_ahead(next, reading.end, proves)?;
-                if ahead.batch.is_none() {
+                if ahead.batch.is_none() || mutants::TAKES_ROT_FOR_TORN_TAIL {
                     return self.end_log(reading, ahead.used_end.max(next));
                 }
             }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::SnapshotError;
+use crate::mutants;
 
 use super::failed;
 use super::format::{
@@ -177,7 +178,7 @@ impl SnapshotReader {
             .ok_or_else(|| corrupt(&self.path, offset, "the frame of a chunk"))?;
         let offset = offset + FRAME_BYTES as u64;
         let padding = chunk.split_off(len);
-        if crc32fast::hash(&chunk) != frame.crc {
+        if crc32fast::hash(&chunk) != frame.crc && !mutants::BELIEVES_ROTTEN_SNAPSHOT {
             return Err(corrupt(&self.path, offset, "the content of a chunk"));
         }
         if padding.iter().any(|byte| *byte != 0) {
