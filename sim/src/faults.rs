@@ -50,13 +50,13 @@ pub enum FaultClass {
     BitRot,
     /// A write that was synced never got to the disk.
     LostWrite,
-    /// A write that was synced went to another place of its file.
+    /// A write that was synced went to another place of the disk, and is missing at its own.
     MisdirectedWrite,
     /// A place holds what was written there, or to another file there, long before.
     StaleWrite,
     /// Reads return what stood there before, or what stands elsewhere.
     Misread,
-    /// Everything on a disk is gone, or all that says whose it is.
+    /// Everything on a disk is gone, or the identity, the log or the snapshots. Half of the time it is put back.
     Wipe,
 }
 

@@ -54,8 +54,6 @@ pub struct NodeSlot<M: StateMachine> {
     pub(crate) disk_state: DiskState,
     /// What struck its disk last.
     pub(crate) struck_by: Option<FaultClass>,
-    /// Reads of the process that runs may go wrong.
-    pub(crate) may_misread: bool,
     /// Its disk before something was wiped off it, and what had become of that one.
     pub(crate) before_wipe: Option<(CrashDisk, Harm)>,
     outbox: Arc<Outbox>,
@@ -93,6 +91,8 @@ pub(crate) struct DiskState {
     pub(crate) stuck_until_ns: u64,
     /// A fault was set that may make the log fail, or the node impossible to open.
     pub(crate) is_faulty: bool,
+    /// Reads of the process that runs may go wrong.
+    pub(crate) may_misread: bool,
 }
 
 /// What a node sent.
@@ -157,7 +157,6 @@ impl<M: StateMachine> NodeSlot<M> {
             timers: Timers::default(),
             disk_state: DiskState::default(),
             struck_by: None,
-            may_misread: false,
             before_wipe: None,
             outbox: Arc::default(),
             wire,

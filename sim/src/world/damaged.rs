@@ -97,11 +97,13 @@ impl<W: Workload> World<W> {
             let Some(process) = &self.nodes[leader].process else {
                 continue;
             };
-            // One that stays takes a snapshot; a new leader writes an entry, also where no clerk calls.
+            // One that stays takes a snapshot; a new leader writes an entry, also where no clerk calls. The leader itself might
+            // always choose the one that stands aside, of which it does not know.
             if self.damage.rng.permille(500) {
                 process.snapshot(group);
             } else {
-                process.transfer(group, None);
+                let to = self.damage.rng.index(self.nodes.len());
+                process.transfer(group, Some(self.nodes[to].id));
             }
             self.wake(leader);
         }
@@ -137,7 +139,7 @@ impl<W: Workload> World<W> {
         let slot = &mut self.nodes[node];
         slot.struck_by = Some(class);
         if class == FaultClass::Misread {
-            slot.may_misread = true;
+            slot.disk_state.may_misread = true;
         } else {
             slot.harm = Harm::Damaged;
         }
@@ -148,7 +150,7 @@ impl<W: Workload> World<W> {
     /// check.
     pub(super) fn read_well(&mut self, node: usize) {
         let slot = &mut self.nodes[node];
-        if std::mem::take(&mut slot.may_misread) {
+        if std::mem::take(&mut slot.disk_state.may_misread) {
             slot.disk.heal();
         }
     }
