@@ -2,7 +2,11 @@
 //! sentence.
 
 mod disks;
-mod events;
+mod elections;
+mod logs;
+mod promises;
+mod replay;
+mod script;
 
 use quorate::simulation::Stand;
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
