@@ -45,8 +45,10 @@ pub(crate) enum Step {
     Huge,
     /// Small entries of two groups that become durable together.
     Pair,
-    /// Two submissions that are written as one batch.
+    /// Two submissions that are written as one batch, and stand apart in it.
     Together,
+    /// Two small submissions that are gathered while they wait, and stand in the log as one.
+    Gathered,
     /// An entry in place of the last one.
     Conflict,
     /// All entries but the last go.
@@ -73,11 +75,12 @@ pub(crate) enum Step {
 }
 
 /// The steps that every program is made of.
-pub(crate) const STEPS: [Step; 13] = [
+pub(crate) const STEPS: [Step; 14] = [
     Step::Small,
     Step::Large,
     Step::Pair,
     Step::Together,
+    Step::Gathered,
     Step::Conflict,
     Step::Compact,
     Step::State,
@@ -136,6 +139,11 @@ impl Step {
                 append(&mut groups, &mut batch, FIRST, number, SMALL_BYTES);
                 done.push((std::mem::take(&mut batch), groups.clone()));
                 append(&mut groups, &mut batch, FIRST, number + 1, LARGE_BYTES);
+            }
+            Self::Gathered => {
+                append(&mut groups, &mut batch, FIRST, number, SMALL_BYTES);
+                done.push((std::mem::take(&mut batch), groups.clone()));
+                append(&mut groups, &mut batch, SECOND, number + 1, SMALL_BYTES);
             }
             Self::Conflict => {
                 let group = groups.entry(FIRST).or_default();
