@@ -90,6 +90,15 @@ impl<W: Workload> World<W> {
         self.restart(node)
     }
 
+    /// Has a node ask for an election of a group soon. One that is dead, or hears a leader, does not.
+    pub fn campaign(&mut self, node: usize, group: GroupId) {
+        if let Some(process) = &self.nodes[node].process {
+            process.campaign(group);
+            self.note(Who::Node(node), "asked", group.0, || "an election".into());
+            self.wake(node);
+        }
+    }
+
     /// Has a node take a snapshot of a group soon. One that is dead does not.
     pub fn snapshot(&mut self, node: usize, group: GroupId) {
         if let Some(process) = &self.nodes[node].process {

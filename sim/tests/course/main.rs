@@ -21,6 +21,7 @@
 mod harness;
 mod kv;
 mod kv_snapshot;
+mod published;
 mod raft_agreement;
 mod raft_election;
 mod raft_persistence;

@@ -64,7 +64,8 @@ impl Raft {
         Self::with(seed, nodes, options, true)
     }
 
-    fn with(seed: u64, nodes: usize, options: Options, takes_snapshots: bool) -> Self {
+    /// A cluster with these options, which takes snapshots or does not.
+    pub(crate) fn with(seed: u64, nodes: usize, options: Options, takes_snapshots: bool) -> Self {
         let config = Config::calm(seed, nodes, 0, options);
         let mut world = World::new(seed, config, false);
         let traffic = Rc::<RefCell<Traffic>>::default();
