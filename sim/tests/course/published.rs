@@ -156,6 +156,8 @@ fn who_voted_and_was_restarted_does_not_vote_again() {
 
         raft.disconnect_each(&[voter, first, second]);
         kill(&mut raft, &[voter]);
+        // What the new leader sent meanwhile is lost with it.
+        raft.run_ms(ELECTION_MS);
         start(&mut raft, &[voter]);
         raft.run_until(wakes_ns - 1);
         raft.connect_each(&[voter, second]);

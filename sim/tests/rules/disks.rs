@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate::{Bytes, NodeId, Role};
+use quorate::{Bytes, LogIndex, NodeId, Role, Term};
 use quorate_sim::config::Config;
 use quorate_sim::judge::{
-    Books, Disks, Rates, check_files, check_floor, check_group, check_twice, recovered,
+    Books, Disks, Event, Rates, check_files, check_floor, check_group, check_twice, recovered,
 };
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::World;
@@ -161,6 +161,32 @@ fn what_is_wrong_with_a_recovered_log_is_found() {
         check_floor(at(1), floor, &back),
         "invariant 5, what was durable stays",
     );
+}
+
+#[test]
+fn a_disk_that_names_another_entry_committed_than_others_have_is_found() {
+    let (disk, _) = small_log();
+    let inspection = recovered(NodeId(1), &disk).expect("it is sound");
+    let mut group = inspection.groups[0].clone();
+    group.state.commit = 2;
+    let mut knows = stand(Role::Follower, 3, 2);
+    knows.commit = LogIndex(2);
+    // The second entry of this disk is of term 1.
+    for (second_term, is_same) in [(1, true), (2, false)] {
+        let opened = Event::Opened {
+            at: at(2),
+            stand: &knows,
+            terms: &[Term(0), Term(1), Term(second_term)],
+        };
+        let mut books = Books::new(3, 1);
+        books.note(&opened);
+        let checked = check_group(&books, at(1), &group);
+        if is_same {
+            checked.expect("the same is committed");
+        } else {
+            says(checked, "invariant 4, one entry at each index");
+        }
+    }
 }
 
 #[test]
