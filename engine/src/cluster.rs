@@ -284,6 +284,15 @@ impl ClusterBuilder {
         })
     }
 
+    /// Starts all nodes, each on the disk that it is given: for tests that cut the power of disks of their own.
+    #[cfg(feature = "simulation")]
+    pub fn start_on_disks(
+        self,
+        disk_of: impl Fn(NodeId) -> Arc<dyn Disk>,
+    ) -> Result<Cluster, OpenError> {
+        self.start_on(disk_of)
+    }
+
     /// Starts all nodes, each on the disk that it is given.
     fn start_on(self, disk_of: impl Fn(NodeId) -> Arc<dyn Disk>) -> Result<Cluster, OpenError> {
         if self.nodes == 0 || self.nodes > NODES_MAX {

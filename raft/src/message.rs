@@ -182,3 +182,22 @@ pub enum Body {
     /// "Begin an election now" (thesis 3.10).
     TimeoutNow,
 }
+
+impl Body {
+    /// Whether the sender waits for an answer; all others are answers.
+    pub fn wants_answer(&self) -> bool {
+        match self {
+            Self::PreVote { .. }
+            | Self::Vote { .. }
+            | Self::Append { .. }
+            | Self::Heartbeat { .. }
+            | Self::TimeoutNow => true,
+            Self::PreVoteReply { .. }
+            | Self::VoteReply { .. }
+            | Self::AppendAccepted { .. }
+            | Self::AppendRejected { .. }
+            | Self::HeartbeatReply { .. }
+            | Self::SnapshotReceived { .. } => false,
+        }
+    }
+}

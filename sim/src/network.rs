@@ -13,7 +13,7 @@ use crate::seed::{Rng, Stream};
 
 mod scripted;
 
-pub use scripted::{Unreliability, is_asking};
+pub use scripted::Unreliability;
 
 const MS: u64 = 1_000_000;
 

@@ -20,6 +20,17 @@ pub enum Frame {
     Reply(Reply),
 }
 
+impl Frame {
+    /// Whether it answers another frame; one of several messages does if any of them does.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Raft(messages) => messages.iter().any(|it| !it.message.body.wants_answer()),
+            Self::SnapshotAck(_) | Self::Reply(_) => true,
+            Self::Request(_) | Self::SnapshotChunk(_) => false,
+        }
+    }
+}
+
 /// A Raft message and the group that it belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupMessage {

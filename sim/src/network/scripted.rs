@@ -1,6 +1,5 @@
 //! Links as a script wants them: who reaches whom, and a network that is unreliable in a given way.
 
-use quorate::simulation::Body;
 use quorate::transport::Frame;
 
 use super::{Endpoint, Network, Quality};
@@ -58,37 +57,11 @@ impl Network {
             return 0;
         };
         let delay_ns = self.rng.below(how.delay_max_ns + 1);
-        if !is_answer(frame) || !self.rng.permille(how.late_permille) {
+        if !frame.is_answer() || !self.rng.permille(how.late_permille) {
             return delay_ns;
         }
         let bound = self.rng.below(how.late_spread_ns + 1);
         delay_ns + how.late_min_ns + self.rng.below(bound + 1)
-    }
-}
-
-/// Whether a frame answers another one; one of several messages does if any of them does.
-fn is_answer(frame: &Frame) -> bool {
-    match frame {
-        Frame::Raft(messages) => messages.iter().any(|it| !is_asking(&it.message.body)),
-        Frame::SnapshotAck(_) | Frame::Reply(_) => true,
-        Frame::Request(_) | Frame::SnapshotChunk(_) => false,
-    }
-}
-
-/// Whether a message wants an answer, as a remote call does; the others are answers.
-pub fn is_asking(body: &Body) -> bool {
-    match body {
-        Body::PreVote { .. }
-        | Body::Vote { .. }
-        | Body::Append { .. }
-        | Body::Heartbeat { .. }
-        | Body::TimeoutNow => true,
-        Body::PreVoteReply { .. }
-        | Body::VoteReply { .. }
-        | Body::AppendAccepted { .. }
-        | Body::AppendRejected { .. }
-        | Body::HeartbeatReply { .. }
-        | Body::SnapshotReceived { .. } => false,
     }
 }
 

@@ -4,6 +4,7 @@ use quorate_sim::judge::Response;
 
 use crate::harness::clerks::{Clerks, append, check_client_appends, get, put, token};
 use crate::harness::generic::Generic;
+use crate::harness::stage::Stage;
 use crate::harness::{ELECTION_MS, MS, for_each_seed};
 
 /// Three operations in a heartbeat of 100 ms, at least.
@@ -22,15 +23,19 @@ fn speed_3a() {
 }
 
 pub(crate) fn speed(seed: u64, log_bytes_max: Option<u64>) {
+    speed_with(Clerks::new(seed, 3, 1, log_bytes_max));
+}
+
+/// The same with a clerk, wherever it is.
+pub(crate) fn speed_with<S: Stage>(mut clerks: Clerks<S>) {
     const OPERATIONS: usize = 1_000;
-    let mut clerks = Clerks::new(seed, 3, 1, log_bytes_max);
     clerks.wait_leader();
     clerks.get(0, "x");
-    let began_ns = clerks.world.now_ns;
+    let began_ns = clerks.world.now_ns();
     for number in 0..OPERATIONS {
         clerks.append(0, "x", &token(0, number));
     }
-    let each_ns = (clerks.world.now_ns - began_ns) / OPERATIONS as u64;
+    let each_ns = (clerks.world.now_ns() - began_ns) / OPERATIONS as u64;
     println!(
         "speed: {} us of {} us an operation",
         each_ns / 1_000,

@@ -27,3 +27,4 @@ mod raft_election;
 mod raft_persistence;
 mod raft_snapshot;
 mod rsm;
+mod threads;

@@ -4,9 +4,12 @@
 //! - A link holds back at most one frame, and lets it go after the next one that gets through. All clerks share the links of
 //!   [`Endpoint::Clerks`], so a frame that is held back keeps its own way: it arrives late, never at somebody else.
 //! - What happens on a link follows from the seed, the link, and the number of frames sent on it.
+//! - Nothing here has a clock: it is as late as [`Faults::advance`] was told last. What is late arrives in the order of its time,
+//!   whatever became of the link meanwhile, and at most [`LATE_FRAMES_MAX`] frames are late at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_raft::NodeId;
@@ -40,7 +43,17 @@ pub struct LinkFaults {
     pub duplicate_per_mille: u16,
     /// A frame is held back until the next one on this link has overtaken it.
     pub reorder_per_mille: u16,
+    /// Every frame takes up to so much longer, each time as likely, and frames overtake each other. See
+    /// [`MemoryNetwork::advance`](super::MemoryNetwork::advance), which must be called.
+    pub delay_max: Duration,
+    /// A frame that answers another one takes up to `late_max` longer still.
+    pub late_per_mille: u16,
+    /// How late such an answer may be.
+    pub late_max: Duration,
 }
+
+/// So many frames may be late at once; what comes on top is lost, as on a wire that is full.
+const LATE_FRAMES_MAX: usize = 1 << 16;
 
 /// A frame, and who gets it in the end.
 #[derive(Clone)]
@@ -62,11 +75,17 @@ struct State {
     seed: u64,
     links: HashMap<(Endpoint, Endpoint), Link>,
     isolated: BTreeSet<NodeId>,
+    now: Duration,
+    /// What is late, by when it arrives, and which of those at one time was sent first.
+    late: BTreeMap<(Duration, u64), Parcel>,
+    late_ever: u64,
 }
 
 struct Link {
     faults: LinkFaults,
     dice: Dice,
+    /// Of their own, so that delays shift nothing else.
+    delay_dice: Dice,
     held: Option<Parcel>,
 }
 
@@ -80,6 +99,7 @@ impl Faults {
         state.seed = seed;
         for (ends, link) in &mut state.links {
             link.dice = Dice::new(seed, *ends);
+            link.delay_dice = Dice::new(seed ^ DELAYS, *ends);
         }
     }
 
@@ -94,6 +114,7 @@ impl Faults {
         let link = state.links.entry((from, to)).or_insert_with(|| Link {
             faults: LinkFaults::default(),
             dice: Dice::new(seed, (from, to)),
+            delay_dice: Dice::new(seed ^ DELAYS, (from, to)),
             held: None,
         });
         change(&mut link.faults);
@@ -127,10 +148,48 @@ impl Faults {
         {
             return Vec::new();
         }
-        match state.links.get_mut(&(from, to)) {
-            Some(link) => link.pass(parcel),
-            None => vec![parcel],
+        let Some(link) = state.links.get_mut(&(from, to)) else {
+            return vec![parcel];
+        };
+        let arriving = link.pass(parcel);
+        if link.faults.is_prompt() {
+            return arriving;
         }
+        let delays: Vec<Duration> = arriving.iter().map(|it| link.delay(&it.frame)).collect();
+        for (parcel, delay) in arriving.into_iter().zip(delays) {
+            state.put_off(parcel, delay);
+        }
+        Vec::new()
+    }
+
+    /// It is so late now. Gives what has to arrive, in order, and says when more will.
+    pub(super) fn advance(&self, now: Duration) -> (Vec<Parcel>, Option<Duration>) {
+        let mut state = self.state.lock();
+        state.now = state.now.max(now);
+        let mut arriving = Vec::new();
+        while let Some(first) = state.late.first_entry() {
+            let at = first.key().0;
+            if at > now {
+                return (arriving, Some(at));
+            }
+            arriving.push(first.remove());
+        }
+        (arriving, None)
+    }
+}
+
+impl State {
+    fn put_off(&mut self, parcel: Parcel, delay: Duration) {
+        if self.late.len() < LATE_FRAMES_MAX {
+            self.late_ever += 1;
+            self.late.insert((self.now + delay, self.late_ever), parcel);
+        }
+    }
+}
+
+impl LinkFaults {
+    fn is_prompt(&self) -> bool {
+        self.delay_max.is_zero() && self.late_per_mille == 0
     }
 }
 
@@ -155,7 +214,21 @@ impl Link {
         arriving.extend(self.held.take());
         arriving
     }
+
+    fn delay(&mut self, frame: &Frame) -> Duration {
+        let delay = self.delay_dice.up_to(self.faults.delay_max);
+        let is_late = self.delay_dice.roll(self.faults.late_per_mille);
+        let late = self.delay_dice.up_to(self.faults.late_max);
+        if is_late && frame.is_answer() {
+            delay + late
+        } else {
+            delay
+        }
+    }
 }
+
+/// Makes other dice of a seed.
+const DELAYS: u64 = 0x6465_6C61_7973;
 
 /// `SplitMix64`: all that a fault needs of a generator.
 struct Dice(u64);
@@ -173,6 +246,12 @@ impl Dice {
 
     fn roll(&mut self, per_mille: u16) -> bool {
         self.next() % 1000 < u64::from(per_mille)
+    }
+
+    fn up_to(&mut self, bound: Duration) -> Duration {
+        let bound_us =
+            u64::try_from(bound.as_micros()).map_or(u64::MAX - 1, |us| us.min(u64::MAX - 1));
+        Duration::from_micros(self.next() % (bound_us + 1))
     }
 
     fn next(&mut self) -> u64 {

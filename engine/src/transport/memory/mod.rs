@@ -14,6 +14,7 @@ mod gate;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 pub use faults::{Endpoint, LinkFaults};
 use faults::{Faults, Parcel};
@@ -135,6 +136,16 @@ impl MemoryNetwork {
     /// Takes all faults off all links.
     pub fn heal_all(&self) {
         self.faults.clear();
+    }
+
+    /// Delivers what was delayed up to `now`, and says when more is due. The network has no clock and no thread: whoever sets
+    /// delays calls this again and again, with a time that began where he likes. Delays count from the last call.
+    pub fn advance(&self, now: Duration) -> Option<Duration> {
+        let (arriving, next) = self.faults.advance(now);
+        for parcel in arriving {
+            parcel.deliver();
+        }
+        next
     }
 
     /// Carries a frame from one end to a node, through the faults of the link.

@@ -4,22 +4,26 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use quorate::simulation::Map;
-use quorate::{Bytes, Consistency, Error};
+use quorate::{Bytes, Error, Options};
 use quorate_sim::config::Config;
 use quorate_sim::judge::{
     ClientId, ClientOrder, History, Op, OpId, Operation, Response, check_appends,
     check_linearizable,
 };
 use quorate_sim::seed::{Rng, Stream};
-use quorate_sim::workload::{Call, Ticket, Workload, call_of, response_of};
-use quorate_sim::world::{End, World};
+use quorate_sim::workload::{Call, Ticket, Workload, response_of};
+use quorate_sim::world::World;
 
 use super::raft::must;
-use super::watch::{Meter, Traffic, log_bytes, snapshot_bytes};
-use super::{ELECTION_MS, GROUP, MS, UNRELIABLE, options};
+use super::stage::Stage;
+use super::watch::{Meter, Traffic};
+use super::{ELECTION_MS, MS, options};
 
 /// How long a call may take once nothing is wrong any more.
 const CALL_MS: u64 = 10_000;
+
+/// How often somebody looks for a leader.
+const LOOK_MS: u64 = 5;
 
 /// Calls are never given up, as in the course.
 const CALL_TIMEOUT_S: u64 = 600;
@@ -28,23 +32,29 @@ const CALL_TIMEOUT_S: u64 = 600;
 const STEPS_MAX: u64 = 5_000_000;
 
 /// A cluster and its clerks.
-pub(crate) struct Clerks {
-    pub(crate) world: World<Script>,
+pub(crate) struct Clerks<S = World<Script>> {
+    pub(crate) world: S,
     pub(crate) rng: Rng,
+    /// Nobody counts on threads.
     traffic: Rc<RefCell<Traffic>>,
 }
 
+/// What nodes and clerks are started with. `log_bytes_max` is the course's `maxraftstate`: snapshots are taken when there is so
+/// much log; none without it.
+pub(crate) fn clerk_options(log_bytes_max: Option<u64>) -> Options {
+    let mut options = options();
+    options.call_timeout = std::time::Duration::from_secs(CALL_TIMEOUT_S);
+    options.retry_after = std::time::Duration::from_millis(200);
+    if let Some(bytes) = log_bytes_max {
+        options.snapshot_log_bytes = bytes;
+    }
+    options
+}
+
 impl Clerks {
-    /// A cluster that has just been started. `log_bytes_max` is the course's `maxraftstate`: snapshots are taken when there is
-    /// so much log; none without it.
+    /// A cluster over virtual time that has just been started.
     pub(crate) fn new(seed: u64, nodes: usize, clerks: usize, log_bytes_max: Option<u64>) -> Self {
-        let mut options = options();
-        options.call_timeout = std::time::Duration::from_secs(CALL_TIMEOUT_S);
-        options.retry_after = std::time::Duration::from_millis(200);
-        if let Some(bytes) = log_bytes_max {
-            options.snapshot_log_bytes = bytes;
-        }
-        let config = Config::calm(seed, nodes, clerks, options);
+        let config = Config::calm(seed, nodes, clerks, clerk_options(log_bytes_max));
         let mut world = World::new(seed, config, false);
         let traffic = Rc::<RefCell<Traffic>>::default();
         world.add_judge(Box::new(Meter(Rc::clone(&traffic))));
@@ -59,65 +69,58 @@ impl Clerks {
     pub(crate) fn traffic(&self) -> Traffic {
         *self.traffic.borrow()
     }
+}
+
+impl<S: Stage> Clerks<S> {
+    /// A cluster elsewhere.
+    pub(crate) fn on(world: S, seed: u64) -> Self {
+        Self {
+            world,
+            rng: Rng::of(seed, Stream::Workload),
+            traffic: Rc::default(),
+        }
+    }
 
     pub(crate) fn run_ms(&mut self, ms: u64) {
-        must(self.world.run_until(self.world.now_ns + ms * MS));
+        let until_ns = self.world.now_ns() + ms * MS;
+        while self.world.step(until_ns) {}
     }
 
     // Faults.
 
     pub(crate) fn set_unreliable(&mut self) {
-        self.world.network.set_unreliable(Some(UNRELIABLE));
+        self.world.set_unreliable();
     }
 
     /// Nodes reach each other if this says the same of both. Clerks reach all.
-    pub(crate) fn partition<S: PartialEq>(&mut self, side: impl Fn(usize) -> S) {
-        let network = &mut self.world.network;
-        network.set_reach(|from, to| side(from) == side(to));
+    pub(crate) fn partition<T: PartialEq>(&mut self, side: impl Fn(usize) -> T) {
+        self.world.set_reach(|from, to| side(from) == side(to));
     }
 
     pub(crate) fn heal(&mut self) {
         self.partition(|_| ());
-        for clerk in 0..self.world.config.clerks {
-            self.world.network.set_clerk_reach(clerk, |_| true);
-        }
-    }
-
-    /// The power of all nodes goes off.
-    pub(crate) fn crash_all(&mut self) {
-        for node in 0..self.world.nodes.len() {
-            must(self.world.kill(node, End::Power));
-        }
     }
 
     // Calls.
 
     /// Has a clerk make a call.
     pub(crate) fn call(&mut self, clerk: usize, op: Op) -> Ticket {
-        let call = call_of(&op, Consistency::Linearizable);
-        let ticket = self.world.workload.invoke(clerk, op, self.world.now_ns);
-        must(self.world.call(clerk, ticket, call));
-        ticket
+        self.world.call(clerk, op)
     }
 
     /// What a call was answered, if it was.
     pub(crate) fn response(&self, ticket: Ticket) -> Option<Response> {
-        self.world.workload.calls[ticket.0 as usize]
-            .response
-            .clone()
+        self.world.response(ticket)
     }
 
     /// Waits for an answer.
     pub(crate) fn wait(&mut self, ticket: Ticket) -> Response {
-        let end_ns = self.world.now_ns + CALL_MS * MS;
+        let end_ns = self.world.now_ns() + CALL_MS * MS;
         loop {
             if let Some(response) = self.response(ticket) {
                 return response;
             }
-            assert!(
-                must(self.world.step(end_ns)),
-                "call {ticket:?} is not answered"
-            );
+            assert!(self.world.step(end_ns), "call {ticket:?} is not answered");
         }
     }
 
@@ -145,34 +148,34 @@ impl Clerks {
 
     /// Whoever leads, once there is somebody.
     pub(crate) fn wait_leader(&mut self) -> usize {
-        let within_ns = 10 * ELECTION_MS * MS;
-        let found = must(
-            self.world
-                .run_until_holds(within_ns, |world| world.leader(GROUP).is_some()),
-        );
-        assert!(found, "nobody leads");
-        self.world.leader(GROUP).expect("somebody leads")
+        let end_ns = self.world.now_ns() + 10 * ELECTION_MS * MS;
+        loop {
+            if let Some(leader) = self.world.leader() {
+                return leader;
+            }
+            assert!(self.world.now_ns() < end_ns, "nobody leads");
+            self.run_ms(LOOK_MS);
+        }
     }
 
     pub(crate) fn log_bytes(&self) -> u64 {
-        log_bytes(&self.world.nodes)
+        self.world.log_bytes()
     }
 
     pub(crate) fn snapshot_bytes(&self) -> u64 {
-        snapshot_bytes(&self.world.nodes)
+        self.world.snapshot_bytes()
     }
 
     // Judging.
 
     /// The operations recorded up to now, to say later from where on.
     pub(crate) fn recorded(&self) -> usize {
-        self.world.workload.calls.len()
+        self.world.operations().len()
     }
 
     /// The appends and reads recorded since then must show each append once and in order.
     pub(crate) fn judge_appends_since(&self, recorded: usize) {
-        let operations: Vec<Operation> =
-            self.world.workload.history.operations().split_off(recorded);
+        let operations = self.world.operations().split_off(recorded);
         if let Err(wrong) = check_appends(&operations, ClientOrder::Kept) {
             panic!("{wrong}");
         }
@@ -180,7 +183,7 @@ impl Clerks {
 
     /// All of it must be linearizable, and every call answered.
     pub(crate) fn judge(&self) {
-        if let Err(wrong) = self.world.workload.judge() {
+        if let Err(wrong) = self.world.judge() {
             panic!("{wrong}");
         }
     }
@@ -251,11 +254,19 @@ struct Called {
 }
 
 impl Script {
-    fn invoke(&mut self, clerk: usize, op: Op, now_ns: u64) -> Ticket {
+    pub(crate) fn invoke(&mut self, clerk: usize, op: Op, now_ns: u64) -> Ticket {
         let id = self.history.invoke(ClientId(clerk as u64), op, now_ns);
         let response = None;
         self.calls.push(Called { id, response });
         Ticket(self.calls.len() as u64 - 1)
+    }
+
+    pub(crate) fn response(&self, ticket: Ticket) -> Option<Response> {
+        self.calls[ticket.0 as usize].response.clone()
+    }
+
+    pub(crate) fn operations(&self) -> Vec<Operation> {
+        self.history.operations()
     }
 
     /// Whether an answer came since this was asked last.
@@ -299,19 +310,27 @@ impl Workload for Script {
     }
 
     fn judge(&self) -> Result<(), String> {
-        let open = self.calls.iter().filter(|it| it.response.is_none()).count();
-        if open > 0 {
-            return Err(format!("{open} calls have no answer"));
-        }
-        let verdict = check_linearizable(&self.history.operations(), STEPS_MAX);
-        if verdict.is_linearizable() {
-            Ok(())
-        } else {
-            Err(verdict.to_string())
-        }
+        judge_all(&self.history.operations())
     }
 
     fn calls(&self) -> u64 {
         self.calls.len() as u64
+    }
+}
+
+/// All calls have an answer, and their history is linearizable. A checker that cannot decide has failed.
+pub(crate) fn judge_all(operations: &[Operation]) -> Result<(), String> {
+    let open = operations
+        .iter()
+        .filter(|it| it.completed.is_none())
+        .count();
+    if open > 0 {
+        return Err(format!("{open} calls have no answer"));
+    }
+    let verdict = check_linearizable(operations, STEPS_MAX);
+    if verdict.is_linearizable() {
+        Ok(())
+    } else {
+        Err(verdict.to_string())
     }
 }

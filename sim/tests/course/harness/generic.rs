@@ -5,7 +5,7 @@ use quorate_sim::seed::Rng;
 use quorate_sim::workload::Ticket;
 
 use super::clerks::{Clerks, append, check_client_appends, get, put, text_of, token};
-use super::raft::must;
+use super::stage::Stage;
 use super::{ELECTION_MS, MS};
 
 /// How often clients run, and for how long each time.
@@ -71,14 +71,19 @@ impl Generic {
         self
     }
 
-    /// Plays it with a seed.
+    /// Plays it over virtual time.
     pub(crate) fn play(self, seed: u64) {
-        let mut clerks = Clerks::new(seed, self.nodes, self.clients + 1, self.log_bytes_max);
+        let clerks = Clerks::new(seed, self.nodes, self.clients + 1, self.log_bytes_max);
+        self.play_with(clerks, ITERATIONS);
+    }
+
+    /// Plays it so many times with clerks, one more than there are clients.
+    pub(crate) fn play_with<S: Stage>(self, mut clerks: Clerks<S>, iterations: usize) {
         if self.is_unreliable {
             clerks.set_unreliable();
         }
         let mut largest = 0;
-        for _ in 0..ITERATIONS {
+        for _ in 0..iterations {
             self.iterate(&mut clerks);
             largest = largest.max(self.check_sizes(&clerks));
         }
@@ -86,7 +91,7 @@ impl Generic {
         println!("{} calls, {largest} bytes of log", clerks.recorded());
     }
 
-    fn iterate(self, clerks: &mut Clerks) {
+    fn iterate<S: Stage>(self, clerks: &mut Clerks<S>) {
         let mut clients: Vec<Client> = (0..self.clients)
             .map(|place| Client::new(place, self, clerks.rng.fork()))
             .collect();
@@ -96,26 +101,26 @@ impl Generic {
             }
         }
         let recorded = clerks.recorded();
-        let end_ns = clerks.world.now_ns + ITERATION_MS * MS;
-        while clerks.world.now_ns < end_ns {
+        let end_ns = clerks.world.now_ns() + ITERATION_MS * MS;
+        while clerks.world.now_ns() < end_ns {
             if self.is_partitioned {
                 self.partition(clerks);
             }
             let lasts_ms = ELECTION_MS + clerks.rng.below(200);
-            let until_ns = end_ns.min(clerks.world.now_ns + lasts_ms * MS);
+            let until_ns = end_ns.min(clerks.world.now_ns() + lasts_ms * MS);
             run(clerks, &mut clients, until_ns);
         }
         if self.is_partitioned {
             clerks.heal();
-            let until_ns = clerks.world.now_ns + ELECTION_MS * MS;
+            let until_ns = clerks.world.now_ns() + ELECTION_MS * MS;
             run(clerks, &mut clients, until_ns);
         }
         if self.crashes {
             // Clients go on calling, so that there always is something on its way. Those of the course have stopped.
-            clerks.crash_all();
-            let until_ns = clerks.world.now_ns + ELECTION_MS * MS;
+            clerks.world.crash_all();
+            let until_ns = clerks.world.now_ns() + ELECTION_MS * MS;
             run(clerks, &mut clients, until_ns);
-            must(clerks.world.start_nodes());
+            clerks.world.start_all();
         }
         finish(clerks, &mut clients);
         if self.has_random_keys {
@@ -129,12 +134,12 @@ impl Generic {
     }
 
     /// Two parts, whoever is in which.
-    fn partition(self, clerks: &mut Clerks) {
+    fn partition<S: Stage>(self, clerks: &mut Clerks<S>) {
         let sides: Vec<bool> = (0..self.nodes).map(|_| clerks.rng.permille(500)).collect();
         clerks.partition(|node| sides[node]);
     }
 
-    fn check_sizes(self, clerks: &Clerks) -> u64 {
+    fn check_sizes<S: Stage>(self, clerks: &Clerks<S>) -> u64 {
         let (log, snapshot) = (clerks.log_bytes(), clerks.snapshot_bytes());
         match self.log_bytes_max {
             None => assert_eq!(snapshot, 0, "snapshots were not asked for"),
@@ -151,8 +156,8 @@ impl Generic {
 }
 
 /// Lets clients call until then.
-fn run(clerks: &mut Clerks, clients: &mut [Client], until_ns: u64) {
-    while clerks.world.now_ns < until_ns {
+fn run<S: Stage>(clerks: &mut Clerks<S>, clients: &mut [Client], until_ns: u64) {
+    while clerks.world.now_ns() < until_ns {
         for client in clients.iter_mut() {
             client.take_answer(clerks);
             client.call_if_rested(clerks);
@@ -160,8 +165,8 @@ fn run(clerks: &mut Clerks, clients: &mut [Client], until_ns: u64) {
         let resting = clients.iter().filter(|client| client.asked.is_none());
         let next_ns = resting.map(|client| client.rests_until_ns).min();
         let next_ns = next_ns.unwrap_or(until_ns).min(until_ns);
-        while must(clerks.world.step(next_ns)) {
-            if clerks.world.workload.take_news() {
+        while clerks.world.step(next_ns) {
+            if clerks.world.take_news() {
                 break;
             }
         }
@@ -169,11 +174,11 @@ fn run(clerks: &mut Clerks, clients: &mut [Client], until_ns: u64) {
 }
 
 /// Lets clients get their last answers.
-fn finish(clerks: &mut Clerks, clients: &mut [Client]) {
-    let end_ns = clerks.world.now_ns + FINISH_MS * MS;
+fn finish<S: Stage>(clerks: &mut Clerks<S>, clients: &mut [Client]) {
+    let end_ns = clerks.world.now_ns() + FINISH_MS * MS;
     while clients.iter().any(|client| client.asked.is_some()) {
         assert!(
-            must(clerks.world.step(end_ns)),
+            clerks.world.step(end_ns),
             "calls are not answered though nothing is wrong"
         );
         for client in clients.iter_mut() {
@@ -213,8 +218,8 @@ impl Client {
         }
     }
 
-    fn call_if_rested(&mut self, clerks: &mut Clerks) {
-        if self.asked.is_some() || clerks.world.now_ns < self.rests_until_ns {
+    fn call_if_rested<S: Stage>(&mut self, clerks: &mut Clerks<S>) {
+        if self.asked.is_some() || clerks.world.now_ns() < self.rests_until_ns {
             return;
         }
         let (op, asked) = self.choose();
@@ -241,7 +246,7 @@ impl Client {
         }
     }
 
-    fn take_answer(&mut self, clerks: &mut Clerks) {
+    fn take_answer<S: Stage>(&mut self, clerks: &mut Clerks<S>) {
         let Some((ticket, asked)) = &self.asked else {
             return;
         };
@@ -258,6 +263,6 @@ impl Client {
         }
         self.asked = None;
         let rest_ms = self.rng.below(REST_MS_MAX + 1);
-        self.rests_until_ns = clerks.world.now_ns + rest_ms * MS;
+        self.rests_until_ns = clerks.world.now_ns() + rest_ms * MS;
     }
 }

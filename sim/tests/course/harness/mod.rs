@@ -4,6 +4,7 @@ pub(crate) mod clerks;
 pub(crate) mod commands;
 pub(crate) mod generic;
 pub(crate) mod raft;
+pub(crate) mod stage;
 pub(crate) mod watch;
 
 use std::time::Duration;

@@ -8,7 +8,6 @@ use quorate::simulation::{Body, Entry, StateMachine};
 use quorate::transport::Frame;
 use quorate::transport::codec::encode_frame;
 use quorate_sim::judge::{Judge, Step};
-use quorate_sim::network::is_asking;
 use quorate_sim::node::{NodeSlot, Sent};
 use quorate_sim::world::Look;
 
@@ -47,7 +46,7 @@ impl<M: StateMachine> Judge<M> for Meter {
             Frame::Raft(messages) => {
                 for message in messages {
                     let body = &message.message.body;
-                    traffic.rpcs += u64::from(is_asking(body));
+                    traffic.rpcs += u64::from(body.wants_answer());
                     let is_rejection = matches!(body, Body::AppendRejected { .. });
                     traffic.rejections += u64::from(is_rejection);
                 }
