@@ -10,4 +10,6 @@
 
 mod clerks;
 mod nodes;
+mod raft;
+mod servers;
 mod stage;
