@@ -218,6 +218,81 @@ fn a_frame_held_back_follows_the_next_one() {
 }
 
 #[test]
+fn delayed_frames_arrive_in_the_order_of_their_time_when_it_has_come() {
+    let ms = Duration::from_millis;
+    let run = |seed| {
+        let network = MemoryNetwork::new();
+        network.seed(seed);
+        let delayed = LinkFaults {
+            delay_max: ms(26),
+            ..LinkFaults::default()
+        };
+        network.set_faults(ONE, TWO, delayed);
+        let (one, _) = attach(&network, ONE);
+        let (_two, heard) = attach(&network, TWO);
+        assert_eq!(network.advance(ms(1_000)), None);
+        for id in 0..100 {
+            assert!(one.send(TWO, numbered(id)));
+        }
+        assert_eq!(ids(&heard), [], "nothing arrives by itself");
+        let first = network.advance(ms(1_000)).unwrap();
+        assert!(first > ms(1_000) && first <= ms(1_026), "{first:?}");
+        assert!(
+            network.advance(ms(1_013)).is_some(),
+            "half of them are not due"
+        );
+        let mut arrived = ids(&heard);
+        assert!((25..75).contains(&arrived.len()), "{}", arrived.len());
+        // What is on its way arrives, whatever becomes of the link.
+        network.cut(ONE, TWO);
+        assert_eq!(network.advance(ms(1_026)), None);
+        arrived.extend(ids(&heard));
+        assert_eq!(arrived.len(), 100);
+        assert!(!arrived.is_sorted(), "they overtake each other");
+        arrived
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn only_answers_are_late_and_a_process_that_died_hears_none_of_them() {
+    let ms = Duration::from_millis;
+    let network = MemoryNetwork::new();
+    let late = LinkFaults {
+        late_per_mille: 1000,
+        late_max: ms(2_000),
+        ..LinkFaults::default()
+    };
+    network.set_faults(ONE, TWO, late);
+    let (one, _) = attach(&network, ONE);
+    let (_two, heard) = attach(&network, TWO);
+    let answer = |id| {
+        Frame::Reply(Reply {
+            id: RequestId(id),
+            result: Ok(ReplyBody::Answer(Bytes::new())),
+        })
+    };
+    one.send(TWO, numbered(1));
+    for id in 2..12 {
+        one.send(TWO, answer(id));
+    }
+    assert!(network.advance(ms(0)).is_some(), "answers are late");
+    assert_eq!(ids(&heard), [1], "what asks is not");
+    network.advance(ms(2_000));
+    assert_eq!(heard.try_iter().count(), 10);
+    one.send(TWO, answer(12));
+    network.detach(TWO);
+    let (_two, heard_later) = attach(&network, TWO);
+    assert_eq!(network.advance(ms(4_000)), None);
+    assert_eq!(
+        heard_later.try_iter().count(),
+        0,
+        "it was sent to another process"
+    );
+}
+
+#[test]
 fn who_is_detached_neither_hears_nor_speaks() {
     let network = MemoryNetwork::new();
     let (one, _) = attach(&network, ONE);

@@ -80,6 +80,11 @@ impl Nodes {
         self.set_links();
     }
 
+    pub(crate) fn set_reliable(&mut self) {
+        self.quality = LinkFaults::default();
+        self.set_links();
+    }
+
     /// Nodes reach each other if this says so, and not otherwise. Clerks reach all.
     pub(crate) fn set_reach(&mut self, reaches: impl Fn(usize, usize) -> bool) {
         for (from, to) in pairs(self.count()) {

@@ -204,12 +204,20 @@ impl Servers {
     /// Every command that was answered is applied, none twice, and in an order that is explained by when they were given and
     /// answered.
     pub(crate) fn judge(mut self) {
-        let (reader, clerk) = (ClientId(u64::MAX), self.nodes.cluster().clerk());
-        let read = Op::Get { key: KEY.into() };
-        let id = self.history.invoke(reader, read, self.nodes.now_ns());
-        let reading = clerk.get_async(KEY, Consistency::Linearizable);
-        self.wait(|_| reading.is_ready());
-        let value = reading.wait().expect("the cluster is whole");
+        self.nodes.set_reliable();
+        let reader = ClientId(u64::MAX);
+        let clerk = self.nodes.cluster().clerk();
+        let end_ns = self.nodes.now_ns() + ONE_MS * MS;
+        let (id, value) = loop {
+            let read = Op::Get { key: KEY.into() };
+            let id = self.history.invoke(reader, read, self.nodes.now_ns());
+            let reading = clerk.get_async(KEY, Consistency::Linearizable);
+            self.wait(|_| reading.is_ready());
+            match reading.wait() {
+                Ok(value) => break (id, value),
+                Err(error) => assert!(self.nodes.now_ns() < end_ns, "{error}"),
+            }
+        };
         let now_ns = self.nodes.now_ns();
         self.history.complete(id, Response::Value(value), now_ns);
         self.take_answers();
