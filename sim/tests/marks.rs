@@ -22,3 +22,22 @@ fn every_mark_is_met() {
     }
     panic!("{SEEDS_MAX} seeds never met {:?}", counts.missing());
 }
+
+#[test]
+fn the_documents_tell_of_each_mark_and_of_no_other() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/testing.md");
+    let text = std::fs::read_to_string(path).expect("the document is here");
+    let (_, section) = text
+        .split_once("\n### Marks\n")
+        .expect("there is a section on marks");
+    let section = section.split("\n##").next().unwrap_or_default();
+    let rows: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    assert_eq!(rows.len(), MARKS.len());
+    for (row, mark) in rows.iter().zip(MARKS) {
+        let told = format!("| `{mark:?}` | {} |", mark.meaning());
+        assert!(row.starts_with(&told), "{row} instead of {told}");
+    }
+}
