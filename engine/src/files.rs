@@ -79,13 +79,19 @@ impl<M: StateMachine> NodeFiles<M> {
                 file,
                 from_bytes,
                 until_bytes,
+                ticket: _held,
             } => {
                 if let Err(error) = self.send(to, transfer, &meta, &file, from_bytes, until_bytes) {
                     let reason = error.to_string();
                     self.done(transfer.group, JobDone::SendFailed { transfer, reason });
                 }
             }
-            Job::Receive { from, chunk, id } => self.receive(from, chunk, id),
+            Job::Receive {
+                from,
+                chunk,
+                id,
+                ticket: _held,
+            } => self.receive(from, chunk, id),
             Job::Delete { group, file } => {
                 // What could not be deleted now is deleted at the next open.
                 let _left = self.snapshots.remove(group, &file);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use quorate::simulation::{
     Answer, Body, ClientSend, CommandBuffer, Map, Query, SimClient, SimNode, SimSetup,
+    TRANSFER_JOBS_MAX,
 };
 use quorate::transport::{
     ClerkInbox, Frame, Origin, Reply, ReplySink, Request, RequestBody, RequestId, Transport,
@@ -397,6 +398,31 @@ fn a_snapshot_that_comes_twice_before_it_is_stored_leaves_the_file_that_is_named
     let now_ns = bench.now_ns;
     bench.members[lagging].open(now_ns);
     assert_eq!(bench.get(lagging, "k7").as_deref(), Some(&b"v"[..]));
+}
+
+/// Chunks that a leader sent again and again to a follower whose disk was stuck all waited for it, 256 KiB each.
+#[test]
+fn chunks_that_come_while_the_disk_is_stuck_are_lost_when_too_many_wait() {
+    let mut options = options();
+    options.trailing_entries = 0;
+    let mut bench = Bench::new(options);
+    bench.until("an election", |bench| bench.leader().is_some());
+    let leader = bench.leader().expect("it leads");
+    let lagging = (leader + 1) % 3;
+    let (from, chunk) = bench.chunk_for(lagging);
+    let node = bench.members[lagging].node.as_mut().expect("it runs");
+    for _ in 0..1_000 {
+        node.deliver(Origin::Node(from), chunk.clone());
+        node.pass(bench.now_ns);
+    }
+    assert_eq!(node.jobs(), TRANSFER_JOBS_MAX);
+    // There is room again for each that is done.
+    assert!(node.job_step());
+    let now_ns = bench.now_ns;
+    bench.members[lagging].work(now_ns);
+    assert_eq!(bench.get(lagging, "k7").as_deref(), Some(&b"v"[..]));
+    let node = bench.members[lagging].node.as_ref().expect("it runs");
+    assert_eq!(node.jobs(), 0);
 }
 
 /// The leader had not heard how far a follower was and no longer had the entries; the follower refused the snapshot, since it

@@ -6,14 +6,15 @@
 //! - A snapshot covers only what this replica has applied.
 //! - The log is cut only in the batch that names the snapshot (`docs/format.md`), and the file before it goes, by name, only
 //!   when that batch is durable.
-//! - At most one save, one incoming transfer, and one outgoing transfer for each peer are under way.
+//! - At most one save, one incoming transfer, and one outgoing transfer for each peer are under way, and their jobs are at most
+//!   [`TRANSFER_JOBS_MAX`](super::ports::TRANSFER_JOBS_MAX), however long the disk is stuck.
 
 use quorate_kv::StateMachine;
 use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta};
 use quorate_wal::SnapshotRef;
 
 use super::event::Received;
-use super::ports::{Job, Ports, WINDOW_BYTES};
+use super::ports::{Job, Ports, TransferTicket, WINDOW_BYTES, transfer_ticket};
 use super::replica::Replica;
 use super::shard::submit_job;
 use super::storage::{config_to_bytes, snapshot_meta};
@@ -40,6 +41,8 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     doomed: Vec<SnapshotRef>,
     incoming: Option<(NodeId, SnapshotTransfer)>,
     received: Option<Received<M>>,
+    /// Held by each job that reads or writes for another node.
+    tickets: TransferTicket,
     /// Numbers files and transfers; starts above every id seen on disk.
     next_id: u64,
     /// The last failure, for whoever asks how the replica stands.
@@ -69,6 +72,7 @@ impl<M: StateMachine> SnapshotState<M> {
             doomed: Vec::new(),
             incoming: None,
             received: None,
+            tickets: TransferTicket::default(),
             next_id: above.max(seed) + 1,
             trouble: None,
         }
@@ -263,7 +267,8 @@ impl<M: StateMachine> Replica<M> {
             tries: 0,
             retry_at_ns: 0,
         };
-        outgoing.ask(now_ns, self.options.transfer_timeout_ns, ports);
+        let timeout_ns = self.options.transfer_timeout_ns;
+        outgoing.ask(now_ns, timeout_ns, &self.snapshots.tickets, ports);
         self.snapshots.outgoing.push(outgoing);
     }
 
@@ -283,14 +288,17 @@ impl<M: StateMachine> Replica<M> {
         else {
             return;
         };
-        let outgoing = &mut self.snapshots.outgoing[place];
+        let SnapshotState {
+            outgoing, tickets, ..
+        } = &mut self.snapshots;
+        let outgoing = &mut outgoing[place];
         match ack.status {
             SnapshotAckStatus::Next { offset_bytes } => {
                 if offset_bytes > outgoing.acknowledged_bytes && offset_bytes <= outgoing.file.bytes
                 {
                     outgoing.acknowledged_bytes = offset_bytes;
                     outgoing.tries = 0;
-                    outgoing.ask(now_ns, timeout_ns, ports);
+                    outgoing.ask(now_ns, timeout_ns, tickets, ports);
                 }
             }
             SnapshotAckStatus::Done => self.end_send(now_ns, place, true, ports),
@@ -323,7 +331,8 @@ impl<M: StateMachine> Replica<M> {
                 self.end_send(now_ns, place, false, ports);
             } else {
                 outgoing.asked_bytes = outgoing.acknowledged_bytes;
-                outgoing.ask(now_ns, self.options.transfer_timeout_ns, ports);
+                let timeout_ns = self.options.transfer_timeout_ns;
+                outgoing.ask(now_ns, timeout_ns, &self.snapshots.tickets, ports);
                 place += 1;
             }
         }
@@ -351,14 +360,23 @@ impl<M: StateMachine> Replica<M> {
 }
 
 impl Outgoing {
-    /// Has the next chunks sent, as far as the window reaches.
-    fn ask<M: StateMachine>(&mut self, now_ns: u64, timeout_ns: u64, ports: &Ports<M>) {
+    /// Has the next chunks sent, as far as the window reaches; at the next timeout, if too many jobs wait.
+    fn ask<M: StateMachine>(
+        &mut self,
+        now_ns: u64,
+        timeout_ns: u64,
+        tickets: &TransferTicket,
+        ports: &Ports<M>,
+    ) {
         self.retry_at_ns = now_ns.saturating_add(timeout_ns);
         self.tries += 1;
         let until_bytes = (self.acknowledged_bytes + WINDOW_BYTES).min(self.file.bytes);
         if until_bytes <= self.asked_bytes && self.file.bytes > 0 {
             return;
         }
+        let Some(ticket) = transfer_ticket(tickets) else {
+            return;
+        };
         submit_job(
             ports,
             Job::Send {
@@ -368,6 +386,7 @@ impl Outgoing {
                 file: self.file.clone(),
                 from_bytes: self.asked_bytes,
                 until_bytes,
+                ticket,
             },
         );
         self.asked_bytes = until_bytes;
@@ -402,6 +421,10 @@ impl<M: StateMachine> Replica<M> {
             }
             return;
         }
+        // One that is lost here is sent again.
+        let Some(ticket) = transfer_ticket(&self.snapshots.tickets) else {
+            return;
+        };
         self.snapshots.incoming = Some((from, transfer));
         // Never the transfer's own number: it may come twice before the first one is taken in, and the copy that is not wanted
         // is deleted by its name.
@@ -409,7 +432,13 @@ impl<M: StateMachine> Replica<M> {
         if mutants::SNAPSHOT_COPIES_SHARE_A_FILE {
             id = transfer.attempt;
         }
-        submit_job(ports, Job::Receive { from, chunk, id });
+        let job = Job::Receive {
+            from,
+            chunk,
+            id,
+            ticket,
+        };
+        submit_job(ports, job);
     }
 
     /// A snapshot is here, whole and verified: whether it is installed is the core's decision.

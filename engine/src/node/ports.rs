@@ -46,6 +46,7 @@ pub(crate) enum Job<M: StateMachine> {
         file: SnapshotRef,
         from_bytes: u64,
         until_bytes: u64,
+        ticket: TransferTicket,
     },
     /// Store a chunk that arrived; after the last one, verify, publish and restore. The first one begins a file with
     /// this id.
@@ -53,9 +54,22 @@ pub(crate) enum Job<M: StateMachine> {
         from: NodeId,
         chunk: SnapshotChunk,
         id: u64,
+        ticket: TransferTicket,
     },
     /// Delete a snapshot.
     Delete { group: GroupId, file: SnapshotRef },
+}
+
+/// Jobs of one replica that read or write snapshots for other nodes, at most. What comes on top while a disk is stuck is lost, as
+/// on a wire, and asked for or sent again: two for each peer of the largest cluster.
+pub const TRANSFER_JOBS_MAX: usize = 32;
+
+/// Counts such jobs: each holds a clone until it is done.
+pub(crate) type TransferTicket = Arc<()>;
+
+/// A ticket for one more job; none while there are [`TRANSFER_JOBS_MAX`].
+pub(crate) fn transfer_ticket(tickets: &TransferTicket) -> Option<TransferTicket> {
+    (Arc::strong_count(tickets) <= TRANSFER_JOBS_MAX).then(|| Arc::clone(tickets))
 }
 
 /// How many bytes of a snapshot one chunk carries.

@@ -20,6 +20,7 @@ pub use deed::Deed;
 pub use node::{SimNode, SimSetup};
 pub use view::{ReplicaView, Stand};
 
+pub use crate::node::TRANSFER_JOBS_MAX;
 pub use quorate_kv::{
     Answer, Command, CommandBuffer, Image, Map, MapImage, Outcome, Position, Query, RestoreError,
     SessionId, StateMachine,

@@ -1,7 +1,7 @@
 //! What a node may keep waiting, send at once and take of its disk. Invariant 19 of `docs/testing.md`, and the bounds that
 //! every queue has.
 
-use quorate::simulation::{Body, StateMachine};
+use quorate::simulation::{Body, StateMachine, TRANSFER_JOBS_MAX};
 use quorate::transport::Frame;
 
 use super::{Judge, Step};
@@ -11,9 +11,6 @@ use crate::world::Look;
 
 /// Events that are never refused, for each group: its jobs that ended, and that the log moved.
 const OWN_EVENTS_MAX: usize = 8;
-
-/// Jobs of a group and a peer at most: a save, a transfer each way with all of its chunks twice, files to delete.
-const JOBS_MAX: usize = 64;
 
 /// Queues, windows, messages and disks stay within their bounds.
 #[derive(Clone, Debug)]
@@ -31,12 +28,12 @@ impl Bounds {
     pub fn new(config: &Config) -> Self {
         let options = &config.options;
         let entry_bytes = options.log.entry_bytes_max as usize;
-        let pairs = config.groups as usize * config.nodes;
+        let groups = config.groups as usize;
         let segment_bytes = options.log.segment_bytes_max;
         let busy_bytes = options.snapshot_log_bytes * u64::from(config.groups.min(4));
         Self {
-            events_max: options.queue_max + OWN_EVENTS_MAX * config.groups as usize,
-            jobs_max: JOBS_MAX * pairs,
+            events_max: options.queue_max + OWN_EVENTS_MAX * groups,
+            jobs_max: groups * jobs_max(config.nodes),
             append_bytes_max: options.append_bytes_max.max(entry_bytes),
             inflight_messages_max: options.inflight_messages_max,
             inflight_bytes_max: options.inflight_bytes_max
@@ -103,6 +100,12 @@ impl Bounds {
         }
         Ok(())
     }
+}
+
+/// Jobs of a group that may wait: its transfers and one save; for each of them that is done, the deletion of the file that it
+/// replaces, since those are done before what comes behind them; and of each file that is no longer sent to a peer.
+fn jobs_max(nodes: usize) -> usize {
+    2 * (TRANSFER_JOBS_MAX + 1) + nodes
 }
 
 /// More than the state of any run takes: its snapshots are shorter than this, all groups together.
