@@ -129,10 +129,10 @@ fn backup_3b() {
     let first = servers.check_one_leader();
     let pair = [first, (first + 1) % 5];
     let others = [2, 3, 4].map(|step| (first + step) % 5);
-    others.iter().for_each(|&node| servers.disconnect(node));
+    servers.disconnect_each(&others);
     give_many(&mut servers, first, BACKLOG);
-    pair.iter().for_each(|&node| servers.disconnect(node));
-    others.iter().for_each(|&node| servers.connect(node));
+    servers.disconnect_each(&pair);
+    servers.connect_each(&others);
     for _ in 0..BACKLOG {
         servers.one(3);
     }
@@ -144,14 +144,12 @@ fn backup_3b() {
     };
     servers.disconnect(other);
     give_many(&mut servers, second, BACKLOG);
-    others.iter().for_each(|&node| servers.disconnect(node));
-    [pair[0], pair[1], other]
-        .iter()
-        .for_each(|&node| servers.connect(node));
+    servers.disconnect_each(&others);
+    servers.connect_each(&[pair[0], pair[1], other]);
     for _ in 0..BACKLOG {
         servers.one(3);
     }
-    others.iter().for_each(|&node| servers.connect(node));
+    servers.connect_each(&others);
     servers.one(5);
     servers.judge();
 }
@@ -207,7 +205,9 @@ fn cut_logs(servers: &mut Servers, nodes: [usize; 2]) {
         }
         assert!(servers.nodes.now_ns() < end_ns, "logs are not cut");
         // One that is busy with another snapshot does not hear of it.
-        dbs.iter().for_each(|db| db.snapshot(GroupId(0)));
+        for db in dbs {
+            db.snapshot(GroupId(0));
+        }
         servers.run_ms(50);
     }
 }

@@ -109,6 +109,18 @@ impl Servers {
         self.set_links();
     }
 
+    pub(crate) fn connect_each(&mut self, nodes: &[usize]) {
+        for &node in nodes {
+            self.connect(node);
+        }
+    }
+
+    pub(crate) fn disconnect_each(&mut self, nodes: &[usize]) {
+        for &node in nodes {
+            self.disconnect(node);
+        }
+    }
+
     fn set_links(&mut self) {
         let connected = self.is_connected.clone();
         self.nodes
@@ -250,7 +262,7 @@ impl Servers {
             "servers applied different commands"
         );
         if value.len() > shared {
-            self.agreed = value.to_owned();
+            value.clone_into(&mut self.agreed);
         }
     }
 }
