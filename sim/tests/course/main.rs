@@ -5,6 +5,9 @@
 //! Here each of them is played on the nodes that `Db` runs, for several seeds, with the thresholds of the course. Names are the
 //! course's, with its suffixes (raft as of 2024: 3a to 3d; clerks as of 2023: 3a and 3b; the machine: 4a and 4c).
 //!
+//! Besides them there are published bugs that none of these scenarios brings about (`published`), and the ten heaviest on real
+//! threads (`threads`).
+//!
 //! How the course's terms are meant here:
 //! - *Start on a server* is a request given to that node directly, which is refused unless it leads.
 //! - *Crash* is a power cut: what was not synced is lost, in part or as a whole. The course's crashes lose nothing.
