@@ -55,6 +55,8 @@ struct Member {
     disk: CrashDisk,
     outbox: Arc<Outbox>,
     node: Option<SimNode<Map>>,
+    /// Its jobs are not done.
+    is_stuck: bool,
 }
 
 impl Member {
@@ -78,7 +80,7 @@ impl Member {
             if due.drive {
                 node.log_step().expect("the disk is sound");
             }
-            let had_job = node.job_step();
+            let had_job = !self.is_stuck && node.job_step();
             if !has_work && !due.prepare && !due.drive && !had_job {
                 return;
             }
@@ -167,6 +169,7 @@ impl Bench {
                 disk,
                 outbox: Arc::default(),
                 node: None,
+                is_stuck: false,
             };
             member.open(0);
             member
@@ -423,6 +426,31 @@ fn chunks_that_come_while_the_disk_is_stuck_are_lost_when_too_many_wait() {
     assert_eq!(bench.get(lagging, "k7").as_deref(), Some(&b"v"[..]));
     let node = bench.members[lagging].node.as_ref().expect("it runs");
     assert_eq!(node.jobs(), 0);
+}
+
+/// The other end of it: a leader whose disk was stuck asked for the same part of a snapshot again and again.
+#[test]
+fn a_leader_asks_a_stuck_disk_for_so_many_parts_of_a_snapshot_and_no_more() {
+    let mut options = options();
+    options.trailing_entries = 0;
+    let mut bench = Bench::new(options);
+    bench.until("an election", |bench| bench.leader().is_some());
+    let leader = bench.leader().expect("it leads");
+    let lagging = (leader + 1) % 3;
+    bench.chunk_for(lagging);
+    bench.members[leader].is_stuck = true;
+    let jobs = |bench: &Bench| bench.members[leader].node.as_ref().map(SimNode::jobs);
+    let mut most = 0;
+    for _ in 0..100_000 {
+        bench.round();
+        most = most.max(jobs(&bench).expect("it runs"));
+    }
+    assert_eq!(bench.leader(), Some(leader));
+    assert_eq!(most, TRANSFER_JOBS_MAX);
+    bench.members[leader].is_stuck = false;
+    bench.until("the snapshot arrives", |bench| {
+        bench.get(lagging, "k7").is_some()
+    });
 }
 
 /// The leader had not heard how far a follower was and no longer had the entries; the follower refused the snapshot, since it

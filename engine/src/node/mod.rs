@@ -22,7 +22,7 @@ pub(crate) use event::{Event, JobDone, Outlet, Received};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
 pub(crate) use install::SnapshotState;
 #[cfg(feature = "simulation")]
-pub use ports::TRANSFER_JOBS_MAX;
+pub(crate) use ports::TRANSFER_JOBS_MAX;
 pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
 pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};

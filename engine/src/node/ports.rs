@@ -62,7 +62,7 @@ pub(crate) enum Job<M: StateMachine> {
 
 /// Jobs of one replica that read or write snapshots for other nodes, at most. What comes on top while a disk is stuck is lost, as
 /// on a wire, and asked for or sent again: two for each peer of the largest cluster.
-pub const TRANSFER_JOBS_MAX: usize = 32;
+pub(crate) const TRANSFER_JOBS_MAX: usize = 32;
 
 /// Counts such jobs: each holds a clone until it is done.
 pub(crate) type TransferTicket = Arc<()>;

@@ -20,7 +20,6 @@ pub use deed::Deed;
 pub use node::{SimNode, SimSetup};
 pub use view::{ReplicaView, Stand};
 
-pub use crate::node::TRANSFER_JOBS_MAX;
 pub use quorate_kv::{
     Answer, Command, CommandBuffer, Image, Map, MapImage, Outcome, Position, Query, RestoreError,
     SessionId, StateMachine,
@@ -33,3 +32,6 @@ pub use quorate_wal::{Disk, Drove, Due, Log, LogError, LogStatus, Prepared};
 
 #[cfg(doc)]
 use crate::transport::Transport;
+
+/// So many jobs of one replica that read or write snapshots for other nodes may wait, at most.
+pub const TRANSFER_JOBS_MAX: usize = crate::node::TRANSFER_JOBS_MAX;
