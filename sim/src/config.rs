@@ -6,6 +6,7 @@ use quorate::Options;
 
 use crate::clock::TRUE_RATE;
 use crate::faults::{FaultClass, SwarmPlan};
+use crate::reduction::{Reduction, ReductionError};
 use crate::seed::{Rng, Stream};
 
 const MS: u64 = 1_000_000;
@@ -26,6 +27,8 @@ pub struct Config {
     pub options: Options,
     /// Which faults strike.
     pub plan: SwarmPlan,
+    /// What is left out of all this.
+    pub reduction: Reduction,
     /// Whether frames are encoded and decoded on their way, as by the TCP transport, or moved.
     pub is_encoded: bool,
     /// Whether frames that are moved go through the memory transport itself.
@@ -64,6 +67,7 @@ impl Config {
             clerks,
             options,
             plan,
+            reduction: Reduction::default(),
             is_encoded: rng.permille(667),
             has_lease_reads,
             rates_permille,
@@ -92,7 +96,27 @@ impl Config {
 
     /// Switches off all classes of faults but these; what else was drawn stays.
     pub fn allow_only(&mut self, classes: &[FaultClass]) {
-        self.plan.classes.retain(|class| classes.contains(class));
+        self.retain(|class| classes.contains(&class));
+    }
+
+    /// Leaves things out of the run. What is left draws what it drew before.
+    ///
+    /// # Errors
+    ///
+    /// If that leaves nothing to play, or asks for more than there is.
+    pub fn reduce(&mut self, reduction: Reduction) -> Result<(), ReductionError> {
+        reduction.check(self)?;
+        self.nodes = reduction.nodes.unwrap_or(self.nodes);
+        self.groups = reduction.groups.unwrap_or(self.groups);
+        self.trouble_ns = reduction.trouble_ms.map_or(self.trouble_ns, |ms| ms * MS);
+        // One that strikes at moments stays in the plan, from which the moments draw, and is left out when it strikes.
+        self.retain(|class| class.is_event() || !reduction.without.contains(&class));
+        self.reduction = reduction;
+        Ok(())
+    }
+
+    fn retain(&mut self, keeps: impl Fn(FaultClass) -> bool) {
+        self.plan.classes.retain(|&class| keeps(class));
         if !self.plan.has(FaultClass::ClockRate) {
             self.rates_permille = (TRUE_RATE, TRUE_RATE);
         }

@@ -108,7 +108,7 @@ impl FaultClass {
     }
 
     /// Whether it strikes at moments; the others are a quality of the whole run.
-    fn is_event(self) -> bool {
+    pub fn is_event(self) -> bool {
         !matches!(
             self,
             Self::ClockRate

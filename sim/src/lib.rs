@@ -32,11 +32,15 @@ pub mod marks;
 pub mod network;
 pub mod node;
 pub mod phases;
+pub mod picture;
+pub mod reduction;
 pub mod seed;
+pub mod shrink;
+pub mod story;
 pub mod tool;
 pub mod trace;
 mod wire;
 pub mod workload;
 pub mod world;
 
-pub use phases::{Failure, Report, run};
+pub use phases::{Failure, FailureClass, Report, run};

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use quorate_sim::tool;
+use quorate_sim::workload::KvWorkload;
 
 fn main() -> ExitCode {
-    tool::main(std::env::args().skip(1))
+    tool::main::<KvWorkload>(std::env::args())
 }

@@ -12,6 +12,7 @@ use quorate_wal::testing::CrashDisk;
 
 use crate::clock::Clock;
 use crate::faults::FaultClass;
+use crate::seed::Rng;
 use crate::wire::Wire;
 use crate::world::End;
 
@@ -44,10 +45,10 @@ pub struct NodeSlot<M: StateMachine> {
     pub harm: Harm,
     /// The places of those whose frames are on its queue.
     pub(crate) unheard: BTreeSet<usize>,
-    /// It stands still in the middle of its next step.
-    pub(crate) is_to_pause: bool,
-    /// It ends in its next step of the log, in this way, and is started again then.
-    pub(crate) is_to_end: Option<(End, u64)>,
+    /// It stands still for so long in the middle of its next step; zero if it does not.
+    pub(crate) is_to_pause_ns: u64,
+    /// It ends in its next step of the log, in this way, and is started again then; with what draws the rest.
+    pub(crate) is_to_end: Option<(End, u64, Rng)>,
     /// Its log failed, and it will be started again.
     pub(crate) is_replacing: bool,
     pub(crate) timers: Timers,
@@ -151,7 +152,7 @@ impl<M: StateMachine> NodeSlot<M> {
             is_abandoned: false,
             unheard: BTreeSet::new(),
             harm: Harm::None,
-            is_to_pause: false,
+            is_to_pause_ns: 0,
             is_to_end: None,
             is_replacing: false,
             timers: Timers::default(),
@@ -205,7 +206,7 @@ impl<M: StateMachine> NodeSlot<M> {
         self.timers = Timers::default();
         self.paused_until_ns = 0;
         self.unheard.clear();
-        self.is_to_pause = false;
+        self.is_to_pause_ns = 0;
         self.is_to_end = None;
         self.is_replacing = false;
         let _dead = self.take_sent();

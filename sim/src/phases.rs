@@ -1,6 +1,7 @@
 //! A run from beginning to end: boot; trouble; a quorum goes on without the rest; all heal and agree; the power of all goes
 //! off, and everything acknowledged is read again.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quorate::simulation::ReplicaView;
@@ -9,8 +10,9 @@ use crate::config::Config;
 use crate::marks::{Mark, MarkCounts};
 use crate::node::Harm;
 use crate::seed::{Rng, Stream};
+use crate::story::{Story, What};
 use crate::trace::Who;
-use crate::workload::Workload;
+use crate::workload::{Guarded, MachinePanic, Workload, text_of};
 use crate::world::{End, World};
 
 const MS: u64 = 1_000_000;
@@ -44,8 +46,14 @@ pub struct Report {
     pub marks: MarkCounts,
     /// What went wrong, if anything did.
     pub failure: Option<Failure>,
+    /// Troubles that struck, and those that were left out among them.
+    pub troubles: u32,
+    /// The most calls that any clerk made, those at the end aside.
+    pub calls_max: u64,
     /// What happened, one line a step, if it was asked for.
     pub lines: Vec<String>,
+    /// What happened, for those who draw it, if it was asked for.
+    pub story: Option<Story>,
 }
 
 /// What went wrong in a run.
@@ -57,16 +65,62 @@ pub struct Failure {
     pub what: String,
 }
 
+/// In which way a run failed. Two runs failed in the same way if they broke the same invariant, or what went wrong is told in
+/// the same words: numbers and what stands in quotes aside, and of several lines the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailureClass(String);
+
+impl Failure {
+    /// In which way it failed.
+    pub fn class(&self) -> FailureClass {
+        let line = self.what.lines().next().unwrap_or_default();
+        if let Some(rest) = line.strip_prefix(INVARIANT) {
+            let end = rest.find(|it: char| !it.is_ascii_digit());
+            let number = &rest[..end.unwrap_or(rest.len())];
+            return FailureClass(format!("{INVARIANT}{number}"));
+        }
+        let mut words = String::new();
+        let mut is_quoted = false;
+        for letter in line.chars() {
+            if letter == '"' {
+                is_quoted = !is_quoted;
+            }
+            let is_number = letter.is_ascii_digit();
+            if is_quoted || is_number && words.ends_with('#') {
+                continue;
+            }
+            words.push(if is_number { '#' } else { letter });
+        }
+        FailureClass(words)
+    }
+}
+
+/// What the texts of judges begin with.
+const INVARIANT: &str = "invariant ";
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Plays the run of a seed and a shape. A panic of what is under test is a failure of the run.
 pub fn run<W: Workload>(seed: u64, config: Config, keeps_text: bool) -> Report {
-    let mut world = World::<W>::new(seed, config, keeps_text);
+    let mut world = World::<Guarded<W>>::new(seed, config, keeps_text);
     let played = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
     let what = match played {
         Ok(Ok(())) => None,
         Ok(Err(what)) => Some(what),
-        Err(panic) => Some(format!("a panic: {}", text_of(panic.as_ref()))),
+        Err(panic) => Some(match panic.downcast_ref::<MachinePanic>() {
+            Some(MachinePanic { place, text }) => format!("the machine panics in {place}: {text}"),
+            None => format!("a panic: {}", text_of(panic.as_ref())),
+        }),
     };
     let at_ns = world.now_ns;
+    let mut story = world.story.take();
+    if let Some(story) = story.as_mut().filter(|_| what.is_some()) {
+        story.suspects = world.workload.suspects();
+    }
     Report {
         seed,
         hash: world.trace.hash(),
@@ -75,7 +129,10 @@ pub fn run<W: Workload>(seed: u64, config: Config, keeps_text: bool) -> Report {
         virtual_ns: at_ns,
         marks: world.marks().counts().clone(),
         failure: what.map(|what| Failure { at_ns, what }),
+        troubles: world.troubles(),
+        calls_max: world.calls_max(),
         lines: world.trace.lines().to_vec(),
+        story,
     }
 }
 
@@ -116,7 +173,10 @@ fn go_on_without_the_rest<W: Workload>(world: &mut World<W>) -> Result<(), Strin
     let before = world.successes();
     let is_live = holds_in_time(world, |world| {
         let now = world.successes();
-        now.iter().zip(&before).all(|(now, before)| now > before)
+        let clerks = now.iter().zip(&before).enumerate();
+        let mut has_more =
+            clerks.map(|(clerk, (now, before))| now > before || world.is_spent(clerk));
+        has_more.all(|has_more| has_more)
     })?;
     require(is_live, "a quorum that is whole makes no progress")
 }
@@ -289,14 +349,51 @@ fn phase<W: Workload>(world: &mut World<W>, name: &'static str) {
     world
         .trace
         .note(world.now_ns, Who::World, name, 0, String::new);
+    if let Some(story) = &mut world.story {
+        story.happens(world.now_ns, None, What::Phase(name));
+    }
 }
 
 fn require(holds: bool, what: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.to_owned()) }
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a text")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(what: &str) -> FailureClass {
+        let what = what.to_owned();
+        Failure { at_ns: 0, what }.class()
+    }
+
+    #[test]
+    fn failures_are_alike_by_their_invariant_or_by_their_words() {
+        let alike = [
+            (
+                "invariant 4, equal states: n1 of group 0",
+                "invariant 4, safety: n3 applies (2, 5)",
+            ),
+            (
+                "group 0: n1 and n22 hold something else",
+                "group 12: n3 and n4 hold something else",
+            ),
+            ("a get of \"a\" is wrong", "a get of \"b\\x01\" is wrong"),
+            ("17 calls are open\n n1: dead", "2 calls are open"),
+        ];
+        for (one, other) in alike {
+            assert_eq!(class(one), class(other));
+        }
+        let unlike = [
+            (
+                "invariant 1, election safety",
+                "invariant 14, no term without a majority",
+            ),
+            ("a panic: overflow", "a panic: no index 7"),
+            ("no leader was elected", "a quorum makes no progress"),
+        ];
+        for (one, other) in unlike {
+            assert_ne!(class(one), class(other));
+        }
+    }
 }

@@ -16,11 +16,11 @@ pub enum Stream {
     Network,
     /// How long the disk takes, and what survives a power cut.
     Disk,
-    /// Rates and jumps of clocks.
+    /// What clocks show at first, and their rates.
     Clock,
     /// What clerks call.
     Workload,
-    /// Which faults strike, when and whom.
+    /// Which faults strike, when, whom and how hard.
     Faults,
     /// Where judges look more closely.
     Judges,

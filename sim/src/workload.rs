@@ -1,5 +1,6 @@
 //! What clerks call, and what becomes of it.
 
+mod guarded;
 mod kv;
 
 use quorate::Error;
@@ -9,6 +10,7 @@ use quorate::{Bytes, Consistency};
 use crate::config::Config;
 use crate::seed::Rng;
 
+pub(crate) use guarded::{Guarded, MachinePanic, text_of};
 pub use kv::{KvWorkload, call_of, response_of};
 
 /// A call of a clerk.
@@ -60,4 +62,20 @@ pub trait Workload: Sized {
 
     /// How many calls were made.
     fn calls(&self) -> u64;
+
+    /// A call in a few words, for those who read of it. Asked right after it was made.
+    fn describe(&self, ticket: Ticket, call: &Call) -> String {
+        let _ = ticket;
+        let what = match &call.kind {
+            CallKind::Write(_) => "write",
+            CallKind::Query(..) => "query",
+        };
+        format!("{what} {}", call.key.escape_ascii())
+    }
+
+    /// The calls on which [`judge`](Self::judge) fails, the one whose answer cannot be right first, as far as they are
+    /// known. Asked after a failure only, for those who draw it.
+    fn suspects(&self) -> Vec<Ticket> {
+        Vec::new()
+    }
 }

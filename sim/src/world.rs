@@ -29,6 +29,7 @@ use crate::marks::{Mark, Marks};
 use crate::network::{Endpoint, Network, Packet};
 use crate::node::NodeSlot;
 use crate::seed::{Rng, Stream};
+use crate::story::{Story, What};
 use crate::trace::{Trace, Who};
 use crate::wire::Wire;
 use crate::workload::Workload;
@@ -67,6 +68,8 @@ pub struct World<W: Workload> {
     pub workload: W,
     /// What happened.
     pub trace: Trace,
+    /// What happened, for those who draw it; kept along with the text of the trace.
+    pub story: Option<Story>,
     clerks: Vec<Clerk>,
     heap: BinaryHeap<Scheduled>,
     /// What is scheduled, where the heap says. The heap moves its elements about all the time.
@@ -79,8 +82,12 @@ pub struct World<W: Workload> {
     judges: Vec<Box<dyn Judge<W::Machine>>>,
     schedule_rng: Rng,
     disk_rng: Rng,
-    clock_rng: Rng,
+    /// When there is trouble, and a stream of its own for each.
+    trouble_rng: Rng,
+    /// The stream of the trouble that strikes at present: leaving out another one does not move it.
     fault_rng: Rng,
+    /// Troubles up to now, those that were left out among them.
+    troubles: u32,
     damage: Damage,
     /// Whether an operator looks after replicas that stand aside.
     is_tended: bool,
@@ -177,6 +184,16 @@ impl Ord for Scheduled {
     }
 }
 
+impl Relief {
+    /// The node whose disk is well again; `None`: the network is.
+    fn node(self) -> Option<usize> {
+        match self {
+            Self::Network => None,
+            Self::Disk(node) | Self::Space(node) => Some(node),
+        }
+    }
+}
+
 impl<W: Workload> World<W> {
     /// The world of a seed, with nobody running yet.
     pub fn new(seed: u64, config: Config, keeps_text: bool) -> Self {
@@ -191,6 +208,7 @@ impl<W: Workload> World<W> {
             NodeSlot::new(place, clock, wire.clone())
         });
         let nodes: Vec<_> = nodes.collect();
+        let mut trouble_rng = Rng::of(seed, Stream::Faults).fork();
         let clerks = (0..config.clerks).map(|_| Clerk::new(&config, workload_rng.fork()));
         Self {
             seed,
@@ -205,6 +223,7 @@ impl<W: Workload> World<W> {
             ),
             workload: W::new(&config),
             trace: Trace::new(keeps_text),
+            story: keeps_text.then(Story::default),
             heap: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
@@ -218,8 +237,9 @@ impl<W: Workload> World<W> {
             ],
             schedule_rng: Rng::of(seed, Stream::Schedule),
             disk_rng: Rng::of(seed, Stream::Disk),
-            clock_rng,
-            fault_rng: Rng::of(seed, Stream::Faults).fork(),
+            fault_rng: trouble_rng.fork(),
+            trouble_rng,
+            troubles: 0,
             damage: Damage::new(seed, config.nodes),
             is_tended: false,
             has_trouble: false,
@@ -360,6 +380,13 @@ impl<W: Workload> World<W> {
             number: self.scheduled,
             place,
         });
+    }
+
+    /// Tells the story, if anybody listens.
+    fn happens(&mut self, node: Option<usize>, what: What) {
+        if let Some(story) = &mut self.story {
+            story.happens(self.now_ns, node, what);
+        }
     }
 
     pub(crate) fn mark(&mut self, mark: Mark) {

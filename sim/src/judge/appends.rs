@@ -117,6 +117,26 @@ pub enum AppendViolation {
     },
 }
 
+impl AppendViolation {
+    /// The operations that contradict each other.
+    pub fn operations(&self) -> Vec<OpId> {
+        match *self {
+            Self::OtherOperation(id) | Self::RefusedTookEffect(id) => vec![id],
+            Self::Foreign { read, .. } => vec![read],
+            Self::WrongLength { append, .. } => vec![append],
+            Self::AmbiguousToken { first, second } | Self::Reordered { first, second } => {
+                vec![second, first]
+            }
+            Self::Duplicated { append, read } | Self::FutureRead { read, append } => {
+                vec![read, append]
+            }
+            Self::Diverged { read, longest } => vec![read, longest],
+            Self::Lost { append, by } => vec![append, by],
+            Self::StaleRead { read, missing } => vec![read, missing],
+        }
+    }
+}
+
 impl fmt::Display for AppendViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -75,6 +75,44 @@ impl Op {
     }
 }
 
+impl fmt::Display for Op {
+    /// In a line, for the reader: long values are cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key().escape_ascii();
+        match self {
+            Self::Put { value, .. } => write!(f, "put {key} {}", Brief(Some(value))),
+            Self::Append { suffix, .. } => write!(f, "append {key} {}", Brief(Some(suffix))),
+            Self::Get { .. } => write!(f, "get {key}"),
+            Self::Delete { .. } => write!(f, "delete {key}"),
+            Self::CompareAndSwap { expected, new, .. } => {
+                let (expected, new) = (Brief(expected.as_deref()), Brief(Some(new)));
+                write!(f, "swap {key} {expected} for {new}")
+            }
+        }
+    }
+}
+
+/// A value in a few letters.
+struct Brief<'a>(Option<&'a [u8]>);
+
+/// More bytes of a value than these are not shown.
+const BRIEF_BYTES_MAX: usize = 48;
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("nothing"),
+            Some(value) if value.len() <= BRIEF_BYTES_MAX => {
+                write!(f, "\"{}\"", value.escape_ascii())
+            }
+            Some(value) => {
+                let shown = value[..BRIEF_BYTES_MAX].escape_ascii();
+                write!(f, "\"{shown}...\" of {} bytes", value.len())
+            }
+        }
+    }
+}
+
 /// What was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
@@ -92,6 +130,22 @@ pub enum Response {
     Refused,
     /// It may have had an effect, may have it later, or never.
     Unknown,
+}
+
+impl fmt::Display for Response {
+    /// In a line, for the reader: long values are cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Length(length) => write!(f, "done, {length} bytes"),
+            Self::Existed(true) => f.write_str("there was a value"),
+            Self::Existed(false) => f.write_str("there was no value"),
+            Self::Conflict(current) => write!(f, "conflict with {}", Brief(current.as_deref())),
+            Self::Value(value) => write!(f, "{}", Brief(value.as_deref())),
+            Self::Refused => f.write_str("refused"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
 }
 
 /// One operation of a history.
@@ -178,6 +232,11 @@ impl History {
         operation.completed = (response != Response::Unknown).then_some(event);
         operation.completed_at_ns = Some(at_ns);
         operation.response = response;
+    }
+
+    /// One operation, as it was recorded up to now; `None` if it is not of this history.
+    pub fn operation(&self, id: OpId) -> Option<Operation> {
+        self.lock().operations.get(id.0).cloned()
     }
 
     /// What was recorded up to now, in the order of the calls.

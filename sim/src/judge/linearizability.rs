@@ -52,6 +52,21 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Of these operations, which were judged, those that whoever looks for the mistake has to look at: the one whose answer
+    /// is not explained first, then all others of its key.
+    pub fn suspects(&self, operations: &[Operation]) -> Vec<OpId> {
+        let (key, blocked) = match self {
+            Self::Linearizable => return Vec::new(),
+            Self::NotLinearizable(explanation) => (&explanation.key, Some(explanation.blocked)),
+            Self::Undecided { key, .. } => (key, None),
+        };
+        let of_key = operations.iter().filter(|it| it.op.key() == key);
+        let others = of_key.map(|it| it.id).filter(|id| Some(*id) != blocked);
+        blocked.into_iter().chain(others).collect()
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

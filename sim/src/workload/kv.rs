@@ -87,9 +87,7 @@ impl Workload for KvWorkload {
     }
 
     fn judge(&self) -> Result<(), String> {
-        let operations = self.history.operations().into_iter();
-        let is_append = |operation: &Operation| operation.op.key().starts_with(APPEND_PREFIX);
-        let (appends, mixed): (Vec<_>, Vec<_>) = operations.partition(is_append);
+        let (appends, mixed) = split(self.history.operations());
         // Exact as well, and in nearly linear time however many answers were lost.
         check_appends(&appends, ClientOrder::Kept).map_err(|wrong| wrong.to_string())?;
         let verdict = check_linearizable(&mixed, STEPS_MAX);
@@ -102,6 +100,24 @@ impl Workload for KvWorkload {
 
     fn calls(&self) -> u64 {
         self.operations.len() as u64
+    }
+
+    fn describe(&self, ticket: Ticket, call: &Call) -> String {
+        let operation = self.operations.get(ticket.0 as usize);
+        let operation = operation.and_then(|id| self.history.operation(*id));
+        let text = operation.map(|operation| operation.op.to_string());
+        text.unwrap_or_else(|| call.key.escape_ascii().to_string())
+    }
+
+    fn suspects(&self) -> Vec<Ticket> {
+        let operations = self.history.operations();
+        let (appends, mixed) = split(operations);
+        let ids = match check_appends(&appends, ClientOrder::Kept) {
+            Err(wrong) => wrong.operations(),
+            Ok(_) => check_linearizable(&mixed, STEPS_MAX).suspects(&mixed),
+        };
+        // The number of an operation is its ticket.
+        ids.into_iter().map(|id| Ticket(id.0 as u64)).collect()
     }
 }
 
@@ -116,6 +132,12 @@ impl KvWorkload {
         self.operations.push(id);
         Ticket(self.operations.len() as u64 - 1)
     }
+}
+
+/// Those on keys of appends, and the others.
+fn split(operations: Vec<Operation>) -> (Vec<Operation>, Vec<Operation>) {
+    let is_append = |operation: &Operation| operation.op.key().starts_with(APPEND_PREFIX);
+    operations.into_iter().partition(is_append)
 }
 
 fn any_operation(rng: &mut Rng, clerk: u64, number: u64, clerks: u64) -> Op {

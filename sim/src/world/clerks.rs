@@ -28,6 +28,8 @@ pub(super) struct Clerk {
     rng: Rng,
     tickets: BTreeMap<CallId, Ticket>,
     is_ticking: bool,
+    /// Calls made, those at the end of a run aside.
+    calls: u64,
     /// Whether it makes another call when it has its answers.
     goes_on: bool,
     /// Calls that succeeded.
@@ -44,6 +46,7 @@ impl Clerk {
             rng,
             tickets: BTreeMap::new(),
             is_ticking: false,
+            calls: 0,
             goes_on: false,
             successes: 0,
         }
@@ -81,6 +84,23 @@ impl<W: Workload> World<W> {
         self.clerks.iter().map(|clerk| clerk.successes).collect()
     }
 
+    /// Whether a clerk may call nothing more, however long the run lasts, and is answered: its calls are bounded, or it was
+    /// taken away.
+    pub fn is_spent(&self, clerk: usize) -> bool {
+        !self.may_call(clerk) && self.clerks[clerk].client.outstanding() == 0
+    }
+
+    /// The most calls that any clerk has made, those at the end of a run aside.
+    pub fn calls_max(&self) -> u64 {
+        let calls = self.clerks.iter().map(|clerk| clerk.calls);
+        calls.max().unwrap_or(0)
+    }
+
+    fn may_call(&self, clerk: usize) -> bool {
+        let reduction = &self.config.reduction;
+        reduction.may_call(clerk, self.clerks[clerk].calls)
+    }
+
     /// Has a clerk look at everything once more.
     pub fn last_calls(&mut self, clerk: usize) -> Result<(), String> {
         for (ticket, call) in self.workload.last_calls(clerk, self.now_ns) {
@@ -103,6 +123,10 @@ impl<W: Workload> World<W> {
             return Err(format!("more was called than may be: {CALLS_MAX} calls"));
         }
         for _ in 0..count {
+            if !self.may_call(clerk) {
+                break;
+            }
+            self.clerks[clerk].calls += 1;
             let rng = &mut self.clerks[clerk].rng;
             let (ticket, call) = self.workload.call(clerk, rng, self.now_ns);
             self.issue(clerk, ticket, call);
@@ -119,6 +143,9 @@ impl<W: Workload> World<W> {
             };
             format!("#{} {what} {:?}", ticket.0, call.key)
         });
+        if let Some(story) = &mut self.story {
+            story.called(now_ns, clerk, ticket, self.workload.describe(ticket, &call));
+        }
         let Clerk {
             client, tickets, ..
         } = &mut self.clerks[clerk];
@@ -224,6 +251,9 @@ impl<W: Workload> World<W> {
             Ok(answer) => format!("#{} {answer:?}", ticket.0),
             Err(error) => format!("#{} {error}", ticket.0),
         });
+        if let Some(story) = &mut self.story {
+            story.answered(self.now_ns, ticket, &answer);
+        }
         self.workload.answered(ticket, answer, self.now_ns)?;
         if is_last {
             self.think(clerk);

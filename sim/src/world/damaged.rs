@@ -33,7 +33,7 @@ const PUT_BACK_NS: u64 = 1_000_000_000;
 /// How often disks are struck in a run at most: more leaves no node but those that are spared.
 const STRIKES_MAX: u64 = 8;
 
-/// The disks that may be struck in a run, and where choices about them come from.
+/// The disks that may be struck in a run, and where choices about what becomes of them come from.
 pub(super) struct Damage {
     rng: Rng,
     victims: Vec<usize>,
@@ -111,27 +111,35 @@ impl<W: Workload> World<W> {
     }
 
     /// Damages one of the disks that may be, if there is anything to damage.
-    pub(super) fn strike_disk(&mut self, class: FaultClass) -> Result<(), String> {
-        let node = self.damage.rng.pick(&self.damage.victims);
+    pub(super) fn strike_disk(&mut self, number: u32, class: FaultClass) -> Result<(), String> {
+        let node = self.fault_rng.pick(&self.damage.victims);
         if self.damage.left == 0 || self.nodes[node].harm == Harm::Lost {
             return Ok(());
         }
         if class == FaultClass::Wipe {
             self.damage.left -= 1;
-            return self.wipe(node);
+            self.tell_struck(number, class, node);
+            return self.wipe(number, node);
         }
         let slot = &mut self.nodes[node];
         if class == FaultClass::Misread && slot.process.is_none() {
             return Ok(());
         }
-        let Some(what) = damage(&slot.disk, class, &mut self.damage.rng) else {
+        let Some(what) = damage(&slot.disk, class, &mut self.fault_rng) else {
             return Ok(());
         };
         self.damage.left -= 1;
+        self.tell_struck(number, class, node);
         self.note(Who::Node(node), "damaged", class as u64, || {
-            format!("{class:?}, {what}")
+            format!("{number}: {class:?}, {what}")
         });
         self.set_damaged(node, class)
+    }
+
+    fn tell_struck(&mut self, number: u32, class: FaultClass, node: usize) {
+        if let Some(story) = &mut self.story {
+            story.struck(number, Some(class), node, (self.now_ns, self.now_ns));
+        }
     }
 
     /// Tells the judges that a disk was struck: for scripts that do it themselves.
@@ -185,9 +193,9 @@ impl<W: Workload> World<W> {
     }
 
     /// Everything on a disk is gone, or a part of it without which nobody may take the rest for the node that it was.
-    fn wipe(&mut self, node: usize) -> Result<(), String> {
+    fn wipe(&mut self, number: u32, node: usize) -> Result<(), String> {
         self.kill(node, End::Power)?;
-        let part = self.damage.rng.pick(&WIPED);
+        let part = self.fault_rng.pick(&WIPED);
         let slot = &mut self.nodes[node];
         if slot.before_wipe.is_none() {
             slot.before_wipe = Some((slot.disk.fork(), slot.harm));
@@ -205,7 +213,7 @@ impl<W: Workload> World<W> {
             Wiped::Snapshots => remove_snapshots(&slot.disk)?,
         }
         self.note(Who::Node(node), "wiped", part as u64, || {
-            format!("{part:?}")
+            format!("{number}: {part:?}")
         });
         if part == Wiped::All {
             self.may_put_back(node);

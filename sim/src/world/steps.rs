@@ -6,12 +6,14 @@
 
 use quorate::simulation::{LogStatus, SimNode};
 use quorate::transport::{Frame, Origin};
+use quorate::{GroupId, Role};
 
 use super::{Event, World, link_to_clerk};
 use crate::judge::Step;
 use crate::marks::Mark;
 use crate::network::{Endpoint, Packet};
 use crate::node::Sent;
+use crate::story::What;
 use crate::trace::Who;
 use crate::workload::Workload;
 
@@ -53,6 +55,7 @@ impl<W: Workload> World<W> {
                 return Ok(());
             }
             self.note(Who::Node(node), "unopened", 0, || error.to_string());
+            self.happens(Some(node), What::Unopened(error.to_string()));
             if !is_faulty {
                 return Err(format!("node {} cannot be opened: {error}", node + 1));
             }
@@ -64,6 +67,7 @@ impl<W: Workload> World<W> {
         }
         self.note(Who::Node(node), "opened", 0, String::new);
         self.opened_again(node);
+        self.happens(Some(node), What::Opened);
         self.judge(Step::Opened { node })?;
         self.wake(node);
         Ok(())
@@ -213,15 +217,28 @@ impl<W: Workload> World<W> {
             is_pass: what == "pass",
         })?;
         self.send_all(node, what)?;
+        self.note_leaders(node);
         self.schedule_steps(node);
         Ok(())
+    }
+
+    /// Tells the story of who leads.
+    fn note_leaders(&mut self, node: usize) {
+        let (Some(story), Some(process)) = (&mut self.story, &self.nodes[node].process) else {
+            return;
+        };
+        for group in (0..u64::from(self.config.groups)).map(GroupId) {
+            let (role, term) = process.role(group);
+            let leads = (role == Role::Leader).then_some(term);
+            story.leads(self.now_ns, node, group, leads);
+        }
     }
 
     /// Brings what a node sent on its way. If it stands still in the middle of it, the rest leaves when it goes on.
     fn send_all(&mut self, node: usize, what: &'static str) -> Result<(), String> {
         let sent = self.nodes[node].take_sent();
         self.note(Who::Node(node), what, sent.len() as u64, || describe(&sent));
-        let pause_ns = self.draw_pause(node);
+        let pause_ns = self.pause(node);
         let before_pause = match pause_ns {
             0 => sent.len(),
             _ => self.schedule_rng.index(sent.len() + 1),

@@ -13,6 +13,8 @@ use crate::judge::Step;
 use crate::marks::Mark;
 use crate::network::Endpoint;
 use crate::node::{DIR, LOG_DIR};
+use crate::seed::Rng;
+use crate::story::What;
 use crate::trace::Who;
 use crate::workload::Workload;
 
@@ -55,6 +57,9 @@ impl<W: Workload> World<W> {
     /// started again, save for those that were abandoned.
     pub fn heal(&mut self) -> Result<(), String> {
         self.network.calm();
+        if let Some(story) = &mut self.story {
+            story.healed(self.now_ns);
+        }
         for node in 0..self.nodes.len() {
             self.mend_disk(node);
             self.nodes[node].is_to_end = None;
@@ -85,14 +90,21 @@ impl<W: Workload> World<W> {
 
     /// Ends a process, possibly in the middle of a step of its log.
     pub fn kill(&mut self, node: usize, end: End) -> Result<(), String> {
-        let in_step = self.disk_rng.permille(300);
-        self.kill_in(node, end, in_step)
+        let mut rng = self.disk_rng.fork();
+        let in_step = rng.permille(300);
+        self.kill_in(node, end, in_step, rng)
     }
 
-    fn kill_in(&mut self, node: usize, end: End, in_step: bool) -> Result<(), String> {
-        let changes = self.disk_rng.pick(&[0, 1, 1, 1, 2, 5]);
-        let writes_first = self.disk_rng.permille(500);
-        let survivors = self.draw_survivors();
+    fn kill_in(
+        &mut self,
+        node: usize,
+        end: End,
+        in_step: bool,
+        mut rng: Rng,
+    ) -> Result<(), String> {
+        let changes = rng.pick(&[0, 1, 1, 1, 2, 5]);
+        let writes_first = rng.permille(500);
+        let survivors = draw_survivors(&mut rng);
         let slot = &mut self.nodes[node];
         let Some(process) = &slot.process else {
             return Ok(());
@@ -119,6 +131,7 @@ impl<W: Workload> World<W> {
         self.note(Who::Node(node), "killed", changes, || {
             format!("{end:?}, in a step: {in_step}, of what was not synced: {survivors:?}")
         });
+        self.happens(Some(node), What::Killed(end));
         self.hang_up(node);
         self.judge(Step::Killed { node })
     }
@@ -145,14 +158,33 @@ impl<W: Workload> World<W> {
         }
         let events = self.config.plan.events();
         if !events.is_empty() {
+            let number = self.next_trouble();
             let class = self.fault_rng.pick(&events);
-            self.strike(class)?;
+            if self.config.reduction.strikes(number, Some(class)) {
+                self.strike(number, class)?;
+            }
         }
-        if self.fault_rng.permille(HANDOVER_PERMILLE) {
-            self.hand_over();
+        if self.trouble_rng.permille(HANDOVER_PERMILLE) {
+            let number = self.next_trouble();
+            if self.config.reduction.strikes(number, None) {
+                self.hand_over(number);
+            }
         }
         self.schedule_trouble();
         Ok(())
+    }
+
+    /// How many troubles there were, those that were left out among them.
+    pub fn troubles(&self) -> u32 {
+        self.troubles
+    }
+
+    /// The number of a trouble, which draws from a stream of its own from here on. Whether the ones before it struck moves
+    /// neither.
+    fn next_trouble(&mut self) -> u32 {
+        self.fault_rng = self.trouble_rng.fork();
+        self.troubles += 1;
+        self.troubles - 1
     }
 
     pub(super) fn relieve(&mut self, relief: Relief) {
@@ -165,6 +197,9 @@ impl<W: Workload> World<W> {
             Relief::Space(node) => self.nodes[node].disk.set_capacity(None),
         }
         self.note(Who::World, "relief", 0, || format!("{relief:?}"));
+        if let Some(story) = &mut self.story {
+            story.relieved(self.now_ns, relief.node());
+        }
     }
 
     /// Everything is right with a disk again.
@@ -175,14 +210,12 @@ impl<W: Workload> World<W> {
         slot.disk_state = crate::node::DiskState::default();
     }
 
-    /// How long a node stands still in the middle of a step; zero if it does not.
-    pub(super) fn draw_pause(&mut self, node: usize) -> u64 {
-        if !std::mem::take(&mut self.nodes[node].is_to_pause) {
+    /// Has a node stand still in the middle of a step, if it is to. For how long; zero if it does not.
+    pub(super) fn pause(&mut self, node: usize) -> u64 {
+        let pause_ns = std::mem::take(&mut self.nodes[node].is_to_pause_ns);
+        if pause_ns == 0 {
             return 0;
         }
-        let mean_ns = self.fault_rng.pick(&PAUSE_MEANS_NS);
-        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(mean_ns);
-        let pause_ns = pause_ns.min(PAUSE_MAX_NS);
         let until_ns = self.now_ns + pause_ns;
         self.nodes[node].paused_until_ns = until_ns;
         let id = self.nodes[node].id;
@@ -190,6 +223,7 @@ impl<W: Workload> World<W> {
         self.note(Who::Node(node), "pauses", pause_ns, || {
             format!("for {} ms", pause_ns / MS)
         });
+        self.happens(Some(node), What::Paused { until_ns });
         pause_ns
     }
 
@@ -197,28 +231,35 @@ impl<W: Workload> World<W> {
         if self.config.plan.events().is_empty() {
             return;
         }
-        let gap_ns = self.fault_rng.wait(self.config.plan.gap_ns);
+        let gap_ns = self.trouble_rng.wait(self.config.plan.gap_ns);
         self.schedule(self.now_ns + 1 + gap_ns, Event::Trouble);
     }
 
-    fn strike(&mut self, class: FaultClass) -> Result<(), String> {
+    fn strike(&mut self, number: u32, class: FaultClass) -> Result<(), String> {
         if class.is_damage() {
-            return self.strike_disk(class);
+            return self.strike_disk(number, class);
         }
         let node = self.draw_victim();
         let other = self.fault_rng.index(self.nodes.len());
         let lasts_ns = 1 + self.fault_rng.wait(LAST_NS);
-        let number = class as u64 * 16 + node as u64;
-        self.note(Who::World, "fault", number, || {
-            format!("{class:?} at n{}, for {} ms", node + 1, lasts_ns / MS)
-        });
         let end_ns = self.now_ns + lasts_ns;
+        let what = class as u64 * 16 + node as u64;
+        self.note(Who::World, "fault", what, || {
+            format!(
+                "{number}: {class:?} at n{}, for {} ms",
+                node + 1,
+                lasts_ns / MS
+            )
+        });
+        if let Some(story) = &mut self.story {
+            story.struck(number, Some(class), node, (self.now_ns, end_ns));
+        }
         match class {
             FaultClass::Crash => self.crash(node, End::Process, end_ns)?,
             FaultClass::PowerCut => self.crash(node, End::Power, end_ns)?,
-            FaultClass::Pause => self.nodes[node].is_to_pause = true,
+            FaultClass::Pause => self.nodes[node].is_to_pause_ns = self.draw_pause(),
             FaultClass::ClockJump => {
-                let by_ns = self.clock_rng.between(1, 10_000) * MS;
+                let by_ns = self.fault_rng.between(1, 10_000) * MS;
                 self.nodes[node].clock.jump(by_ns);
                 self.wake(node);
             }
@@ -289,7 +330,7 @@ impl<W: Workload> World<W> {
     }
 
     /// The leader of a group hands over to whom it chooses, or another node asks for an election.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, number: u32) {
         let group = GroupId(self.fault_rng.below(u64::from(self.config.groups)));
         let any = self.fault_rng.index(self.nodes.len());
         let leader = self.leader(group).unwrap_or(any);
@@ -303,30 +344,44 @@ impl<W: Workload> World<W> {
         } else {
             process.transfer(group, None);
         }
-        self.note(Who::Node(node), "handover", u64::from(asks), String::new);
+        self.note(Who::Node(node), "handover", u64::from(asks), || {
+            format!("{number}")
+        });
+        if let Some(story) = &mut self.story {
+            story.struck(number, None, node, (self.now_ns, self.now_ns));
+        }
         self.wake(node);
     }
 
     /// Ends a process and has it started again; half of the time in the next step of its log that has something to do, since
     /// a moment that is drawn rarely falls into one.
     fn crash(&mut self, node: usize, end: End, until_ns: u64) -> Result<(), String> {
-        if self.disk_rng.permille(500) && self.nodes[node].process.is_some() {
-            self.nodes[node].is_to_end = Some((end, until_ns));
+        let mut rng = self.fault_rng.fork();
+        let waits = rng.permille(500);
+        let in_step = rng.permille(300);
+        if waits && self.nodes[node].process.is_some() {
+            self.nodes[node].is_to_end = Some((end, until_ns, rng));
             return Ok(());
         }
-        self.kill(node, end)?;
+        self.kill_in(node, end, in_step, rng)?;
         self.schedule(until_ns, Event::Restart(node));
         Ok(())
     }
 
     /// Ends a process that was to end in this step of its log. Whether it did.
     pub(super) fn end_in_step(&mut self, node: usize) -> Result<bool, String> {
-        let Some((end, until_ns)) = self.nodes[node].is_to_end.take() else {
+        let Some((end, until_ns, rng)) = self.nodes[node].is_to_end.take() else {
             return Ok(false);
         };
-        self.kill_in(node, end, true)?;
+        self.kill_in(node, end, true, rng)?;
         self.schedule(until_ns.max(self.now_ns), Event::Restart(node));
         Ok(true)
+    }
+
+    fn draw_pause(&mut self) -> u64 {
+        let mean_ns = self.fault_rng.pick(&PAUSE_MEANS_NS);
+        let pause_ns = PAUSE_MIN_NS + self.fault_rng.wait(mean_ns);
+        pause_ns.min(PAUSE_MAX_NS)
     }
 
     /// A leader of some group half of the time, since that is where most is going on.
@@ -339,21 +394,22 @@ impl<W: Workload> World<W> {
             any
         }
     }
+}
 
-    fn draw_survivors(&mut self) -> Survivors {
-        let seed = self.disk_rng.draw();
-        let percent = self.disk_rng.between(0, 100) as u8;
-        let torn_percent = self.disk_rng.pick(&[0, 50, 95]);
-        match self.disk_rng.below(5) {
-            0 => Survivors::None,
-            1 => Survivors::All,
-            2 => Survivors::Prefix((seed % 8) as usize),
-            _ => Survivors::Random {
-                seed,
-                survive_percent: percent,
-                torn_percent,
-            },
-        }
+/// What survives of what was not synced.
+fn draw_survivors(rng: &mut Rng) -> Survivors {
+    let seed = rng.draw();
+    let percent = rng.between(0, 100) as u8;
+    let torn_percent = rng.pick(&[0, 50, 95]);
+    match rng.below(5) {
+        0 => Survivors::None,
+        1 => Survivors::All,
+        2 => Survivors::Prefix((seed % 8) as usize),
+        _ => Survivors::Random {
+            seed,
+            survive_percent: percent,
+            torn_percent,
+        },
     }
 }
 
