@@ -116,12 +116,11 @@ impl Picture {
             }
         });
         let calls: Vec<Call> = calls.collect();
-        let blamed = suspects.first().and_then(|id| {
-            let operation = operations.iter().find(|it| it.id == *id)?;
-            operation.completed_at_ns
-        });
-        let failure = blamed.filter(|_| !verdict.is_linearizable());
-        let failure = failure.map(|at_ns| Moment {
+        let blamed = calls
+            .iter()
+            .find(|call| call.suspicion == Some(Suspicion::Blamed));
+        let blamed_ns = blamed.and_then(|call| call.answer.as_ref()).map(|it| it.0);
+        let failure = blamed_ns.map(|at_ns| Moment {
             at_ns,
             text: verdict.to_string(),
         });
@@ -135,7 +134,7 @@ impl Picture {
             lanes: Vec::new(),
             phases: Vec::new(),
             failure,
-            from_ns: calls.iter().map(|call| call.called_ns).min().unwrap_or(0),
+            from_ns: 0,
             until_ns,
         };
         picture.draw_calls(calls);
