@@ -119,7 +119,7 @@ pub fn run<W: Workload>(seed: u64, config: Config, keeps_text: bool) -> Report {
     let at_ns = world.now_ns;
     let mut story = world.story.take();
     if let Some(story) = story.as_mut().filter(|_| what.is_some()) {
-        story.suspects = world.workload.suspects();
+        story.suspects.extend(world.workload.suspects());
     }
     Report {
         seed,

@@ -79,6 +79,14 @@ enum Suspicion {
     Related,
 }
 
+/// Shortly before the first call or trouble: until then a run elects leaders.
+fn beginning(story: &Story, until_ns: u64) -> u64 {
+    let calls = story.calls.first().map(|call| call.called_ns);
+    let strikes = story.strikes.first().map(|strike| strike.at_ns);
+    let first_ns = calls.into_iter().chain(strikes).min().unwrap_or(0);
+    first_ns.saturating_sub(until_ns.saturating_sub(first_ns) / 20)
+}
+
 /// The first is to blame.
 fn suspicions<T: Copy + Ord>(suspects: &[T]) -> BTreeMap<T, Suspicion> {
     let related = suspects.iter().map(|it| (*it, Suspicion::Related));
@@ -177,6 +185,7 @@ impl Picture {
                 suspicion,
             }
         });
+        picture.from_ns = beginning(story, report.virtual_ns);
         picture.draw_calls(calls.collect());
         picture.draw_story(story);
         picture
@@ -232,5 +241,171 @@ impl Picture {
         if count > 0 {
             self.notes.push(format!("{count} {of_what} are not drawn"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::judge::{ClientId, Op, check_linearizable};
+    use crate::phases::{Failure, run};
+    use crate::workload::KvWorkload;
+
+    fn get(key: &'static [u8]) -> Op {
+        Op::Get { key: key.into() }
+    }
+
+    /// So many reads of nothing, by three clients, and before them a read of what nobody wrote.
+    fn history(reads: u64, key: &'static [u8], value: &'static [u8]) -> History {
+        let history = History::new();
+        let wrong = history.invoke(ClientId(7), get(key), 1_000_000);
+        history.complete(wrong, Response::Value(Some(value.into())), 2_000_000);
+        for number in 0..reads {
+            let at_ns = 3_000_000 + number * 1_000_000;
+            let id = history.invoke(ClientId(number % 3), get(b"other"), at_ns);
+            history.complete(id, Response::Value(None), at_ns + 600_000);
+        }
+        history
+    }
+
+    fn drawn(history: &History) -> String {
+        let operations = history.operations();
+        let verdict = check_linearizable(&operations, 1_000_000);
+        Picture::of_history(&operations, &verdict).to_html()
+    }
+
+    /// The numbers of an attribute, of all elements of a kind.
+    fn numbers(html: &str, element: &str, attribute: &str) -> Vec<f64> {
+        let (begins, is) = (format!("<{element} "), format!(" {attribute}=\""));
+        let elements = html.split(&begins).skip(1);
+        let values = elements.filter_map(|rest| {
+            let inside = rest.split('>').next()?;
+            let value = inside.split(&is).nth(1)?;
+            value.split('"').next()?.parse().ok()
+        });
+        values.collect()
+    }
+
+    /// Whether every element that begins ends, in its turn, and nothing else does.
+    fn is_well_formed(html: &str) -> bool {
+        let mut open = Vec::new();
+        for rest in html.split('<').skip(1) {
+            let Some((tag, _)) = rest.split_once('>') else {
+                return false;
+            };
+            let name = tag
+                .split([' ', '/'])
+                .find(|it| !it.is_empty())
+                .unwrap_or("");
+            let ends_alone = tag.ends_with('/') || ["!DOCTYPE", "meta"].contains(&name);
+            if tag.starts_with('/') {
+                if open.pop() != Some(name) {
+                    return false;
+                }
+            } else if !ends_alone {
+                open.push(name);
+            }
+        }
+        open.is_empty()
+    }
+
+    #[test]
+    fn what_is_wrong_is_marked_and_named() {
+        let html = drawn(&history(10, b"k", b"v"));
+        assert!(is_well_formed(&html), "{html}");
+        assert_eq!(html.matches("class=\"answered blamed\"").count(), 1);
+        assert_eq!(html.matches("class=\"wrong\"").count(), 1);
+        assert!(html.contains("not linearizable: on key"), "{html}");
+        for lane in ["client 0", "client 1", "client 2", "client 7"] {
+            assert!(html.contains(&format!(">{lane}</text>")), "{lane}");
+        }
+        let right = History::new();
+        let html = drawn(&right);
+        assert!(is_well_formed(&html) && !html.contains("class=\"wrong\""));
+    }
+
+    #[test]
+    fn whatever_is_called_the_page_stays_a_page() {
+        let html = drawn(&history(3, b"<script>\"'&", b"</svg>\x00\x1b"));
+        assert!(is_well_formed(&html), "{html}");
+        assert!(!html.contains("<script") && html.matches("</svg>").count() == 3);
+        let mut report = run::<KvWorkload>(1, Config::plain(1), false);
+        report.failure = Some(Failure {
+            at_ns: 7,
+            what: "<b>\u{1b}[31m &amp; \"it\"".repeat(10_000),
+        });
+        let html = Picture::of_run("<i>", &report).to_html();
+        assert!(is_well_formed(&html) && !html.contains('\u{1b}'));
+        assert!(
+            !html.contains("<b>") && html.len() < 100_000,
+            "{}",
+            html.len()
+        );
+    }
+
+    #[test]
+    fn a_bounded_number_of_calls_is_drawn_the_suspected_one_among_them() {
+        let calls = CALLS_MAX as u64 + 500;
+        let html = drawn(&history(calls, b"k", b"v"));
+        let bars = html.matches("<g><title>").count();
+        assert_eq!(bars, CALLS_MAX);
+        assert!(html.contains("501 earlier calls are not drawn"));
+        assert!(html.contains("blamed\" x="));
+    }
+
+    #[test]
+    fn everything_of_a_run_is_drawn_where_it_is_seen() {
+        for seed in 0..20 {
+            let report = run::<KvWorkload>(seed, Config::draw(seed), true);
+            let html = Picture::of_run("it", &report).to_html();
+            assert!(is_well_formed(&html), "seed {seed}");
+            let plot = html.split("class=\"plot\"").nth(1).expect("a plot");
+            let bars = plot.split("<g>").skip(1).collect::<Vec<_>>().join("<g>");
+            let width: f64 = plot
+                .split('"')
+                .nth(1)
+                .and_then(|it| it.parse().ok())
+                .expect("a width");
+            let (x, widths) = (numbers(&bars, "rect", "x"), numbers(&bars, "rect", "width"));
+            let story = report.story.expect("it was kept");
+            assert!(
+                x.len() >= story.calls.len() && x.len() == widths.len(),
+                "seed {seed}"
+            );
+            for (x, bar) in x.iter().zip(&widths) {
+                // A bar is made wide enough to be seen, also at the end.
+                assert!(
+                    *x >= 0.0 && x + bar <= width + 2.0,
+                    "seed {seed}: {x} {bar}"
+                );
+                assert!(*bar >= 2.0, "seed {seed}");
+            }
+            let ticks = numbers(plot, "line", "x1");
+            assert!(
+                (3..400).contains(&ticks.len()),
+                "seed {seed}: {}",
+                ticks.len()
+            );
+            for name in ["clerk c0", "node n1"] {
+                assert!(html.contains(&format!(">{name}</text>")), "seed {seed}");
+            }
+            for phase in ["boot", "quorum", "heal", "power"] {
+                assert!(plot.contains(&format!(">{phase}</text>")), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_written_says_where() {
+        let path = Path::new("no/such/directory/picture.html");
+        let error = write(path, &history(1, b"k", b"v"), &Verdict::Linearizable).unwrap_err();
+        assert_eq!(error.path, path);
+        assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("picture.html");
+        write(&path, &history(1, b"k", b"v"), &Verdict::Linearizable).unwrap();
+        let html = std::fs::read_to_string(&path).unwrap();
+        assert!(html.starts_with("<!DOCTYPE html>"));
     }
 }

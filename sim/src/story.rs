@@ -20,8 +20,8 @@ pub struct Story {
     pub strikes: Vec<Strike>,
     /// What became of nodes, and the phases of the run.
     pub happenings: Vec<Happening>,
-    /// The calls on which the run failed, as far as they are known; see
-    /// [`suspects`](crate::workload::Workload::suspects).
+    /// The calls on which the run failed, the worst first: one that was answered as no machine may, and those that the
+    /// workload [suspects](crate::workload::Workload::suspects).
     pub suspects: Vec<Ticket>,
     /// In which term a node leads a group.
     leading: BTreeMap<(usize, GroupId), Term>,
@@ -66,7 +66,7 @@ pub struct Strike {
     pub node: usize,
     /// When it struck.
     pub at_ns: u64,
-    /// When it was over, where it lasts.
+    /// When it was over, if it lasts.
     pub until_ns: u64,
 }
 
@@ -97,6 +97,8 @@ pub enum What {
         /// Until then, if it lives so long.
         until_ns: u64,
     },
+    /// A process stands still no more, before its time.
+    GoesOn,
     /// A replica leads its group from here on.
     Leads {
         /// Which group.
@@ -220,7 +222,8 @@ impl Story {
     }
 
     fn end(&mut self, now_ns: u64, is_over: impl Fn(&Strike) -> bool) {
-        for strike in self.strikes.iter_mut().filter(|it| is_over(it)) {
+        let lasting = self.strikes.iter_mut().filter(|it| it.lasts());
+        for strike in lasting.filter(|it| is_over(it)) {
             strike.until_ns = strike.until_ns.min(now_ns).max(strike.at_ns);
         }
     }

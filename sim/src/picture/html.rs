@@ -17,7 +17,7 @@ const WIDTH_MAX: f64 = 24_000.0;
 /// A bar is never narrower, so that it is seen.
 const BAR_MIN: f64 = 2.0;
 /// The median of all calls is this wide, if the bounds allow it.
-const CALL: f64 = 14.0;
+const CALL: f64 = 24.0;
 /// Between two marks of the axis at least.
 const TICK_MIN: f64 = 90.0;
 /// A letter of a label.
@@ -165,8 +165,8 @@ fn plot(picture: &Picture, scale: &Scale) -> String {
         );
     }
     for (lane, y) in lanes {
-        for bar in &lane.bars {
-            draw(&mut svg, scale, bar, y);
+        for (bar, end_ns) in with_room(lane) {
+            draw(&mut svg, scale, bar, end_ns, y);
         }
     }
     if let Some(failure) = &picture.failure {
@@ -230,7 +230,25 @@ fn says(svg: &mut String, scale: &Scale, failure: &Moment) {
     );
 }
 
-fn draw(svg: &mut String, scale: &Scale, bar: &Bar, lane_y: usize) {
+/// The bars of a lane in the order of time, and up to where there is room for the label of each: its end or, for a moment,
+/// anywhere; but not beyond the next bar of the row.
+fn with_room(lane: &Lane) -> Vec<(&Bar, u64)> {
+    let mut bars: Vec<&Bar> = lane.bars.iter().collect();
+    bars.sort_by_key(|bar| bar.from_ns);
+    let mut next_ns = vec![u64::MAX; lane.rows];
+    let mut with_room: Vec<(&Bar, u64)> = Vec::with_capacity(bars.len());
+    for bar in bars.into_iter().rev() {
+        let is_moment =
+            matches!(bar.tone, Tone::Fault | Tone::Ended) && bar.from_ns == bar.until_ns;
+        let end_ns = if is_moment { u64::MAX } else { bar.until_ns };
+        with_room.push((bar, end_ns.min(next_ns[bar.row])));
+        next_ns[bar.row] = bar.from_ns;
+    }
+    with_room.reverse();
+    with_room
+}
+
+fn draw(svg: &mut String, scale: &Scale, bar: &Bar, room_ns: u64, lane_y: usize) {
     let x = scale.x(bar.from_ns);
     let width = (scale.x(bar.until_ns) - x).max(BAR_MIN);
     let y = lane_y + bar.row * (ROW + ROW_GAP) + 1;
@@ -247,13 +265,8 @@ fn draw(svg: &mut String, scale: &Scale, bar: &Bar, lane_y: usize) {
             "<g><title>{title}</title><rect class=\"{class}{marked}\" x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{ROW}\" rx=\"2\"/>"
         ),
     );
-    // Beside a moment there is room for a name; what is longer than its bar is cut.
-    let is_moment = matches!(bar.tone, Tone::Fault | Tone::Ended) && bar.from_ns == bar.until_ns;
-    let (text, text_x) = if is_moment {
-        (bar.label.clone(), x + BAR_MIN + 2.0)
-    } else {
-        (fitting(&bar.label, width - 4.0), x + 2.0)
-    };
+    let text_x = x + BAR_MIN + 1.0;
+    let text = fitting(&bar.label, scale.x(room_ns) - text_x - 1.0);
     if !text.is_empty() {
         let (text, text_y) = (escaped(&text), y + 12);
         put(

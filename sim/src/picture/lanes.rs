@@ -9,6 +9,7 @@ use quorate::GroupId;
 
 use super::{Call, Suspicion};
 use crate::story::{Happening, Outcome, Strike, What};
+use crate::world::End;
 
 /// Rows of a lane of calls.
 const ROWS_MAX: usize = 8;
@@ -215,13 +216,21 @@ impl NodeLane {
             }
             What::Unopened(reason) => self.end_process(at_ns, "unopened", reason),
             What::Killed(end) => {
-                let end = format!("{end:?}");
-                self.end_process(at_ns, &end, "the process ends");
+                let label = match end {
+                    End::Process => "killed",
+                    End::Power => "power off",
+                };
+                self.end_process(at_ns, label, "the process ends");
             }
             What::Paused { until_ns } => {
                 let bar = self.begin(Self::PROCESS, at_ns, Tone::Paused, "pause", "stands still");
                 self.bars[bar].until_ns = *until_ns;
                 self.paused = Some(bar);
+            }
+            What::GoesOn => {
+                if let Some(bar) = self.paused.take() {
+                    self.bars[bar].until_ns = at_ns;
+                }
             }
             What::Leads { group, term } => {
                 self.leads_no_more(*group, at_ns);
@@ -322,8 +331,10 @@ mod tests {
             happened(1, What::Opened),
             happened(2, What::Leads { group, term }),
             happened(4, What::Paused { until_ns: 90 }),
-            happened(5, What::Killed(crate::world::End::Power)),
+            happened(5, What::Killed(End::Power)),
             happened(6, What::Opened),
+            happened(7, What::Paused { until_ns: 90 }),
+            happened(9, What::GoesOn),
         ];
         let (lanes, _) = of_nodes(&happenings, &[], 100);
         let spans = lanes[0]
@@ -336,6 +347,7 @@ mod tests {
             (Tone::Paused, 4, 5),
             (Tone::Ended, 5, 5),
             (Tone::Up, 6, 100),
+            (Tone::Paused, 7, 9),
         ];
         assert_eq!(spans.collect::<Vec<_>>(), expected);
     }

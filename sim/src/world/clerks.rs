@@ -254,7 +254,11 @@ impl<W: Workload> World<W> {
         if let Some(story) = &mut self.story {
             story.answered(self.now_ns, ticket, &answer);
         }
-        self.workload.answered(ticket, answer, self.now_ns)?;
+        let judged = self.workload.answered(ticket, answer, self.now_ns);
+        if let Some(story) = self.story.as_mut().filter(|_| judged.is_err()) {
+            story.suspects.push(ticket);
+        }
+        judged?;
         if is_last {
             self.think(clerk);
         }

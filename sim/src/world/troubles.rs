@@ -63,8 +63,10 @@ impl<W: Workload> World<W> {
         for node in 0..self.nodes.len() {
             self.mend_disk(node);
             self.nodes[node].is_to_end = None;
+            self.nodes[node].is_to_pause_ns = 0;
             if self.nodes[node].paused_until_ns > self.now_ns {
                 self.nodes[node].paused_until_ns = self.now_ns;
+                self.happens(Some(node), What::GoesOn);
                 self.wake_all_steps(node);
             }
             let slot = &self.nodes[node];
