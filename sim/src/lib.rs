@@ -12,6 +12,8 @@
 //! - [`phases`]: boot; trouble; a random quorum must make progress while the rest is dead; all are healed and must agree;
 //!   the power of all goes off, and every acknowledged write is read again.
 //! - [`workload`]: what clerks call, on which machine, and which answers are right.
+//! - [`reduction`] and [`shrink`](mod@shrink): what is left out of a run that fails, to make it small. [`story`] and [`picture`]: what
+//!   happened in it, drawn. [`tool`]: the command line of all this, also for a machine of your own.
 //! - [`judge`]: what must hold after every step, and of the whole history. [`marks`]: rare things that happened.
 //!
 //! # Judges of histories
@@ -21,6 +23,8 @@
 //!   operations, up to some thousands of operations for each key.
 //! - [`judge::check_appends`]: the same for appends of unique tokens and reads, in nearly linear
 //!   time.
+//!
+//! [`picture::write`] draws a history, and what a verdict says to look at.
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -259,3 +259,98 @@ impl Drop for QuietPanics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marks::MarkCounts;
+
+    /// The report of a run with so many troubles that fails with this, if with anything.
+    fn report(troubles: u32, failure: Option<&str>) -> Report {
+        Report {
+            seed: 0,
+            hash: 0,
+            steps: 0,
+            calls: 0,
+            virtual_ns: 0,
+            marks: MarkCounts::default(),
+            failure: failure.map(|what| Failure {
+                at_ns: 0,
+                what: what.to_owned(),
+            }),
+            troubles,
+            calls_max: 90,
+            lines: Vec::new(),
+            story: None,
+        }
+    }
+
+    /// Shrinks runs that are not played: `fails` says what is wrong with one of which something is left out.
+    fn shrunk(troubles: u32, fails: impl Fn(&Reduction) -> Option<&'static str>) -> (String, u32) {
+        let mut config = Config::draw(1);
+        config.plan.classes = vec![FaultClass::Drop, FaultClass::Delay, FaultClass::Crash];
+        (config.nodes, config.groups, config.clerks) = (5, 4, 3);
+        let whole = report(troubles, fails(&Reduction::default()));
+        let mut told = 0;
+        let mut attempts = Attempts {
+            play: |config: Config| report(troubles, fails(&config.reduction)),
+            config: &config,
+            class: whole
+                .failure
+                .as_ref()
+                .map(Failure::class)
+                .expect("it fails"),
+            smallest: (Reduction::default(), whole),
+            passed: BTreeSet::new(),
+            count: 1,
+            progress: |count, _: &Reduction| told = count,
+        };
+        attempts.shrink();
+        let (smallest, count) = (attempts.smallest.0.to_string(), attempts.count);
+        assert_eq!(told, count, "of every attempt something is told");
+        (smallest, count)
+    }
+
+    #[test]
+    fn all_that_is_not_to_blame_goes() {
+        let (smallest, count) = shrunk(60, |run| {
+            let is_wrong = run.strikes(7, Some(FaultClass::Crash))
+                && run.strikes(41, None)
+                && !run.without.contains(&FaultClass::Delay)
+                && run.may_call(2, 16)
+                && run.nodes.is_none_or(|nodes| nodes >= 3)
+                && run.trouble_ms.is_none_or(|ms| ms >= 1_234);
+            is_wrong.then_some("5 are too many")
+        });
+        let expected =
+            "troubles=7+41,without=Drop,clerks=2,calls=17,nodes=3,groups=1,trouble_ms=1234";
+        assert_eq!(smallest, expected);
+        assert!(count < 200, "{count}");
+    }
+
+    #[test]
+    fn what_fails_in_another_way_is_not_taken() {
+        // The fewer troubles, the more does it fail, and in another way.
+        let (smallest, _) = shrunk(10, |run| {
+            if run.strikes(3, None) && run.may_call(0, 0) {
+                return Some("invariant 4, safety: n1");
+            }
+            Some("invariant 5, commits: n1")
+        });
+        assert_eq!(
+            smallest,
+            "troubles=3,without=Drop+Delay,clerks=0,calls=1,nodes=1,groups=1,trouble_ms=0"
+        );
+    }
+
+    #[test]
+    fn there_are_a_bounded_number_of_attempts() {
+        let (smallest, count) = shrunk(3_000, |run| {
+            (0..3_000)
+                .all(|number| run.strikes(number, None))
+                .then_some("so many")
+        });
+        assert_eq!(count, ATTEMPTS_MAX);
+        assert!(!smallest.contains("troubles"), "{smallest}");
+    }
+}
