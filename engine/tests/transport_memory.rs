@@ -256,6 +256,24 @@ fn delayed_frames_arrive_in_the_order_of_their_time_when_it_has_come() {
 }
 
 #[test]
+fn a_wire_on_which_too_much_is_late_loses_what_comes_on_top() {
+    const LATE_FRAMES_MAX: usize = 1 << 16;
+    let network = MemoryNetwork::new();
+    let delayed = LinkFaults {
+        delay_max: Duration::from_millis(26),
+        ..LinkFaults::default()
+    };
+    network.set_faults(ONE, TWO, delayed);
+    let (one, _) = attach(&network, ONE);
+    let (_two, heard) = attach(&network, TWO);
+    for id in 0..LATE_FRAMES_MAX as u64 + 100 {
+        assert!(one.send(TWO, numbered(id)));
+    }
+    network.advance(Duration::from_millis(26));
+    assert_eq!(heard.try_iter().count(), LATE_FRAMES_MAX);
+}
+
+#[test]
 fn only_answers_are_late_and_a_process_that_died_hears_none_of_them() {
     let ms = Duration::from_millis;
     let network = MemoryNetwork::new();
