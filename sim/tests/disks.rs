@@ -8,7 +8,7 @@ use quorate::GroupId;
 use quorate_sim::config::Config;
 use quorate_sim::faults::{FAULT_CLASSES, FaultClass, SwarmPlan};
 use quorate_sim::marks::{Mark, MarkCounts};
-use quorate_sim::node::DIR;
+use quorate_sim::node::{DIR, Harm};
 use quorate_sim::run;
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::{End, World};
@@ -101,7 +101,11 @@ fn one_or_two_nodes_stand_still_rather_than_go_on_without_what_they_lost() {
 
 /// Three nodes that have worked for a while without faults.
 fn settled(seed: u64) -> World<KvWorkload> {
-    let mut world = World::<KvWorkload>::new(seed, config(seed, 3, &[FaultClass::BitRot]), false);
+    settled_as(seed, config(seed, 3, &[FaultClass::BitRot]))
+}
+
+fn settled_as(seed: u64, config: Config) -> World<KvWorkload> {
+    let mut world = World::<KvWorkload>::new(seed, config, false);
     world.start_nodes().expect("disks are sound");
     world.start_clerks();
     world.run_until(5 * SECOND_NS).expect("nothing is wrong");
@@ -135,6 +139,25 @@ fn entries_that_the_log_names_as_lost_set_their_replica_aside() {
     let process = world.nodes[0].process.as_ref().expect("it runs");
     assert!(process.stand(GroupId(0)).is_aside);
     assert!(world.has_aside());
+}
+
+#[test]
+fn a_node_whose_snapshot_rotted_is_refused() {
+    let mut config = config(7, 3, &[FaultClass::BitRot]);
+    config.options.snapshot_log_bytes = 512;
+    let mut world = settled_as(7, config);
+    world.kill(0, End::Power).expect("it dies");
+    let disk = &world.nodes[0].disk;
+    let mut files = disk.files().into_iter();
+    let file = files.find(|path| path.extension().is_some_and(|it| it == "snap"));
+    let file = file.expect("it has a snapshot");
+    let content = disk.contents(&file).expect("it is there");
+    assert!(disk.flip(&file, content.len() as u64 / 2, 3));
+    let told = world.set_damaged(0, FaultClass::BitRot);
+    told.expect("nothing is wrong");
+    world.heal().expect("the others go on");
+    assert!(world.nodes[0].process.is_none());
+    assert_eq!(world.nodes[0].harm, Harm::Lost);
 }
 
 #[test]
