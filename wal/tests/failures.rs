@@ -174,11 +174,12 @@ fn space_is_given_back_even_if_there_was_none_when_the_log_was_opened() {
     commit(&log, batch);
     rest(&log);
     assert!(log.stats().segments < segments_before);
-    // What was given back is used again, although nothing else is free.
-    assert_eq!(log.status(), LogStatus::Healthy);
-    assert!(log.stats().recycled > 0);
-    commit(&log, appended(1, 41..=45, 1, 1000));
+    // It was deleted, and not used again: whoever read it before the log was opened may hold bytes of it. So there is space.
+    assert_eq!(log.stats().recycled, 0);
     disk.faults.full.store(false, Ordering::SeqCst);
+    rest(&log);
+    assert_eq!(log.status(), LogStatus::Healthy);
+    commit(&log, appended(1, 41..=45, 1, 1000));
     commit(&log, appended(1, 46..=60, 1, 1000));
     log.prepare().unwrap();
     assert!(reserve_bytes(&disk.inner) > 0, "there is a reserve again");
