@@ -20,8 +20,8 @@ const MS: u64 = 1_000_000;
 /// How long a phase may take that must succeed, in virtual time.
 const LIVENESS_NS: u64 = 60_000 * MS;
 
-/// How many events there may be in a phase at whose end everything is at rest. Of 10,000 seeds none takes a twentieth of it;
-/// what goes round in circles takes them in a few seconds, of ours and of its own.
+/// How many events there may be in a phase at whose end everything is at rest. Of 2,000 seeds none takes a tenth of it; what
+/// goes round in circles takes them in a few seconds.
 const REST_EVENTS: u64 = 250_000;
 /// How often replicas that stand aside are brought back in one phase, at most: each of eight groups on three nodes, twice.
 const RETURNS_MAX: u32 = 48;
