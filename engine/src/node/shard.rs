@@ -453,9 +453,16 @@ impl<M: StateMachine> Shard<M> {
         let replicas = &self.replicas;
         let own_bytes = || replicas.iter().map(Replica::snapshot_bytes).sum();
         let pressure = self.space.pressure(self.ports.log.disk_bytes(), own_bytes);
+        let pinned_by = match pressure {
+            Pressure::None => Vec::new(),
+            Pressure::LetGo | Pressure::Refuse => self.ports.log.stats().pinned_by,
+        };
+        // Refusing waits for groups to let go of the oldest segment. Where none holds it, the log gets smaller by moving what
+        // lives, and may move no more than is written: refusing that would last for ever.
+        let refuses = pressure == Pressure::Refuse && !pinned_by.is_empty();
         match self.health {
-            Health::Good if pressure == Pressure::Refuse => self.health = Health::Behind,
-            Health::Behind if pressure != Pressure::Refuse && self.stalled.is_empty() => {
+            Health::Good if refuses => self.health = Health::Behind,
+            Health::Behind if !refuses && self.stalled.is_empty() => {
                 self.health = Health::Good;
             }
             _ => {}
@@ -471,7 +478,7 @@ impl<M: StateMachine> Shard<M> {
             return;
         }
         self.let_go_at_ns = now_ns;
-        for group in self.ports.log.stats().pinned_by {
+        for group in pinned_by {
             if let Some(slot) = self.slot(group) {
                 self.replicas[slot].let_go(&mut self.writes, &self.ports);
             }

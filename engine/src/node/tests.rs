@@ -20,6 +20,9 @@ use crate::trouble::{Trouble, TroubledDisk};
 
 const GROUP: GroupId = GroupId(0);
 
+/// More than passes between two looks at the log's size.
+const SECOND_NS: u64 = 1_000_000_001;
+
 /// Keeps jobs until the test does them.
 #[derive(Default)]
 struct Queue(Mutex<Vec<Job<Map>>>);
@@ -51,6 +54,11 @@ impl Bench {
     }
 
     fn on(disk: Arc<dyn Disk>) -> Self {
+        Self::with_space(disk, u64::MAX / 4)
+    }
+
+    /// One whose log may take so many bytes, apart from the snapshots' size.
+    fn with_space(disk: Arc<dyn Disk>, base_bytes: u64) -> Self {
         let (log, _) = Log::open(Arc::clone(&disk), Path::new("/wal"), LogOptions::default())
             .expect("a fresh log opens");
         let snapshots = Snapshots::open(disk, Path::new("/snap")).expect("memory");
@@ -74,7 +82,7 @@ impl Bench {
             transport: Arc::new(NoTransport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
         };
-        let space = LogSpace::new(u64::MAX / 4, Arc::new(AtomicU64::new(0)));
+        let space = LogSpace::new(base_bytes, Arc::new(AtomicU64::new(0)));
         let told = Arc::new(AtomicBool::new(false));
         let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, told);
         let mut bench = Self {
@@ -116,19 +124,7 @@ impl Bench {
     }
 
     fn put(&mut self, key: &str, value: &[u8]) {
-        let command = CommandBuffer::put(key.as_bytes(), value)
-            .expect("within the limits")
-            .seal_plain();
-        let body = RequestBody::Propose { command };
-        let request = Request {
-            id: RequestId(1),
-            group: GROUP,
-            body,
-        };
-        self.take(Event::Frame(
-            Origin::Clerk(Arc::new(Deaf)),
-            Frame::Request(request),
-        ));
+        self.take(put(key, value));
         self.take(Event::LogMoved);
     }
 
@@ -174,6 +170,20 @@ impl Bench {
             Job::Send { .. } | Job::Receive { .. } => panic!("a group of one sends nothing"),
         }
     }
+}
+
+/// A client asks for a write.
+fn put(key: &str, value: &[u8]) -> Event<Map> {
+    let command = CommandBuffer::put(key.as_bytes(), value)
+        .expect("within the limits")
+        .seal_plain();
+    let body = RequestBody::Propose { command };
+    let request = Request {
+        id: RequestId(1),
+        group: GROUP,
+        body,
+    };
+    Event::Frame(Origin::Clerk(Arc::new(Deaf)), Frame::Request(request))
 }
 
 /// A save had just published its file when the deletion of an older one, asked for meanwhile, swept it away with all that the
@@ -265,6 +275,32 @@ fn an_old_snapshot_stays_if_the_batch_that_names_the_new_one_never_becomes_durab
     bench.do_other_jobs();
     let both = [&first, &second].map(|file| bench.snapshots.exists(GROUP, file));
     assert_eq!(both, [true, true], "on disk the log may name either");
+}
+
+/// A log that was too large, of which no group held the oldest segment, made its node refuse all entries. What would have made it
+/// smaller was moving, and moving waits for something to be written: the node took no part in its groups any more.
+#[test]
+fn a_large_log_refuses_entries_only_while_a_group_can_let_go_of_something() {
+    let mut bench = Bench::with_space(Arc::new(MemoryDisk::new()), 1);
+    bench.write("a");
+    let look = |bench: &mut Bench| {
+        bench.now_ns += SECOND_NS;
+        bench.shard.tick(bench.now_ns);
+        bench.shard.flush(bench.now_ns);
+    };
+    look(&mut bench);
+    let before = bench.log.bounds(GROUP);
+    bench.take(put("refused", b"v"));
+    assert_eq!(bench.log.bounds(GROUP), before, "the group is to let go");
+
+    let (_, saved) = bench.do_job().expect("a save");
+    bench.take(saved);
+    bench.take(Event::LogMoved);
+    assert_eq!(bench.log.stats().pinned_by, []);
+    look(&mut bench);
+    let before = bench.log.bounds(GROUP);
+    bench.take(put("taken", b"v"));
+    assert!(bench.log.bounds(GROUP) > before, "nothing can be let go");
 }
 
 #[cfg(feature = "simulation")]
