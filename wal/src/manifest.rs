@@ -105,6 +105,24 @@ impl ManifestFiles {
         Ok(slots)
     }
 
+    /// The newest segment that the newest manifest on the disk settles; zero without a manifest. Makes no
+    /// files.
+    pub(crate) fn settled(disk: &dyn Disk, dir: &Path) -> Result<SegmentId, OpenError> {
+        let mut slots = Vec::with_capacity(NAMES.len());
+        for name in NAMES {
+            let path = dir.join(name);
+            match disk.open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(OpenError::io("open", &path, source)),
+                Ok(file) => slots.push(read_durable(file.as_ref(), &path)?),
+            }
+        }
+        Ok(match newer(slots) {
+            Found::Manifest(manifest) => manifest.settled,
+            Found::Nothing | Found::Damaged => SegmentId(0),
+        })
+    }
+
     /// Writes a manifest over the older slot and makes it durable. The space that it takes is there
     /// already unless the log has more segments than ever before.
     pub(crate) fn write(&self, manifest: &Manifest) -> io::Result<()> {
@@ -117,12 +135,7 @@ impl ManifestFiles {
     fn read(&self) -> Result<Found, OpenError> {
         let mut slots = Vec::with_capacity(NAMES.len());
         for (file, path) in self.files.iter().zip(&self.paths) {
-            let failed = |action, source| OpenError::io(action, path, source);
-            // What a process that died has written may be in the cache only.
-            file.sync_data().map_err(|source| failed("sync", source))?;
-            file.drop_cache()
-                .map_err(|source| failed("drop the cache of", source))?;
-            slots.push(read_slot(file.as_ref(), path)?);
+            slots.push(read_durable(file.as_ref(), path)?);
         }
         Ok(newer(slots))
     }
@@ -142,6 +155,15 @@ impl ManifestFiles {
         }
         Ok(())
     }
+}
+
+/// Reads a slot from the disk: what a process that died has written may be in the cache only.
+fn read_durable(file: &dyn DiskFile, path: &Path) -> Result<Slot, OpenError> {
+    let failed = |action, source| OpenError::io(action, path, source);
+    file.sync_data().map_err(|source| failed("sync", source))?;
+    file.drop_cache()
+        .map_err(|source| failed("drop the cache of", source))?;
+    read_slot(file, path)
 }
 
 /// What stands in one slot.

@@ -4,6 +4,7 @@
 mod common;
 mod forge;
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
 use common::*;
@@ -177,6 +178,43 @@ fn no_number_in_a_manifest_costs_memory_or_a_panic() {
         opened > tried / 10 && opened < tried,
         "{opened} of {tried} were opened"
     );
+}
+
+/// Found by fuzzing: a manifest that did without all segments but one that had never been written to. With `accept_damage` the log
+/// was opened empty, and the segments deleted.
+#[test]
+fn where_damage_is_accepted_a_manifest_of_nothing_costs_nothing() {
+    let _alone = ALONE.lock();
+    let sound = sample();
+    let (log, before) = open(&sound);
+    drop(log);
+    let ids = segments(&sound)
+        .into_iter()
+        .map(|(_, bytes)| get(&bytes, 16, 8));
+    let newest = ids.max().unwrap();
+    let disk = sound.fork();
+    let empty = Path::new(DIR).join(format!("{:016x}.seg", newest + 1));
+    disk.create(&empty).unwrap().zero_fill(16 << 10).unwrap();
+    for name in ["MANIFEST-a", "MANIFEST-b"] {
+        let path = Path::new(DIR).join(name);
+        let mut bytes = read(&disk, &path);
+        put(&mut bytes, 12, 4, 0);
+        put(&mut bytes, 16, 8, u64::from(u32::MAX));
+        put(&mut bytes, 32, 8, newest);
+        put(&mut bytes, 40, 8, newest + 1);
+        fix_manifest(&mut bytes);
+        disk.open(&path)
+            .unwrap()
+            .write_at(0, &[IoSlice::new(&bytes)])
+            .unwrap();
+    }
+    assert!(try_open(&disk).is_err(), "it is damaged");
+    let mut accepting = options();
+    accepting.accept_damage = true;
+    let (_, found) = Log::open(disk.as_disk(), Path::new(DIR), accepting).unwrap();
+    assert_eq!(found.groups, before.groups);
+    let named = found.report.damage.iter().find(|it| it.file == empty);
+    assert_eq!(named.map(|it| it.kind), Some(DamageKind::SegmentHeader));
 }
 
 /// The indexes of a run, of a compaction and of a snapshot end one before the largest number: a log that is there takes no more,

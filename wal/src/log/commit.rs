@@ -172,6 +172,7 @@ mod tests {
     /// Threads wait for lsns from 1 on. They say which they waited for when they are let go of.
     fn waiting(line: &Arc<Line>, threads: u64) -> mpsc::Receiver<u64> {
         let (left, leaves) = mpsc::channel();
+        let all = line.count.load(Ordering::SeqCst) + threads as usize;
         for lsn in 1..=threads {
             let (line, left) = (Arc::clone(line), left.clone());
             thread::spawn(move || {
@@ -182,7 +183,7 @@ mod tests {
                 let _ = left.send(lsn);
             });
         }
-        while line.count.load(Ordering::SeqCst) < threads as usize {
+        while line.count.load(Ordering::SeqCst) < all {
             thread::yield_now();
         }
         leaves

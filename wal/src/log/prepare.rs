@@ -206,7 +206,9 @@ impl Log {
         self.seal_segments(preparer)?;
         // Giving back first may give the space that the next segment needs.
         let deleted = self.reclaim(preparer);
-        let may_move = self.pace.is_begun() || !self.is_uncovered.load(Ordering::Relaxed);
+        let is_resting = !self.is_uncovered.load(Ordering::Relaxed);
+        // A move makes the log uncovered: what was begun at rest goes on.
+        let may_move = is_resting || self.pace.is_begun() || preparer.reclaim.is_moving();
         let moving = may_move && self.move_entries(preparer);
         let segment_ready = if moving && !self.pace.is_pressing() {
             // The segment that is being emptied is the next one, if it is empty in time.
@@ -214,7 +216,7 @@ impl Log {
         } else {
             self.ready_segment(preparer)?
         };
-        if !may_move {
+        if !self.pace.is_begun() {
             self.pace.wake_at_begin();
         }
         self.drop_kept(preparer);

@@ -47,6 +47,11 @@ pub(crate) struct Reclaim {
 }
 
 impl Reclaim {
+    /// Whether a move was made and none was found unnecessary since.
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving.is_some()
+    }
+
     pub(super) fn kept_bytes(&self) -> u64 {
         self.kept.as_ref().map_or(0, |kept| kept.bytes)
     }

@@ -420,7 +420,9 @@ fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<DirLock, OpenError> {
 }
 
 /// Opens every segment file and reads its first block. The files from the newest to the newest in
-/// service are synced and read from the disk: the log may end in any of them.
+/// service are synced and read from the disk: the log may end in any of them. So are those before one
+/// that was written without syncs, but for what a manifest vouches for: a sync of them that failed may
+/// have left in the cache what the disk does not have.
 fn read_candidates(
     disk: &dyn Disk,
     dir: &Path,
@@ -437,10 +439,11 @@ fn read_candidates(
         .filter_map(|name| parse_segment_name(name))
         .collect();
     ids.sort_unstable();
+    let settled = ManifestFiles::settled(disk, dir)?;
     let mut candidates = BTreeMap::new();
-    let mut in_tail = true;
+    let mut from_disk = true;
     for id in ids.into_iter().rev() {
-        let candidate = read_candidate(disk, dir, id, in_tail)?;
+        let candidate = read_candidate(disk, dir, id, from_disk)?;
         let path = &candidate.segment.path;
         match &candidate.header {
             HeaderBlock::Foreign(major) => {
@@ -459,7 +462,9 @@ fn read_candidates(
                     expected: options.identity,
                 });
             }
-            HeaderBlock::Valid(_) => in_tail = false,
+            HeaderBlock::Valid(header) => {
+                from_disk &= header.unsynced && header.prev > settled;
+            }
             HeaderBlock::Blank | HeaderBlock::Invalid => {}
         }
         candidates.insert(id, candidate);
@@ -471,7 +476,7 @@ pub(crate) fn read_candidate(
     disk: &dyn Disk,
     dir: &Path,
     id: SegmentId,
-    in_tail: bool,
+    from_disk: bool,
 ) -> Result<Candidate, OpenError> {
     let path = dir.join(segment_name(id));
     let failed = |action, source| OpenError::Io {
@@ -480,7 +485,7 @@ pub(crate) fn read_candidate(
         source,
     };
     let file = disk.open(&path).map_err(|error| failed("open", error))?;
-    if in_tail && !mutants::RECOVERS_FROM_CACHE {
+    if from_disk && !mutants::RECOVERS_FROM_CACHE {
         file.sync_data().map_err(|error| failed("sync", error))?;
         file.drop_cache()
             .map_err(|error| failed("drop the cache of", error))?;

@@ -65,11 +65,10 @@ pub(crate) fn sort(
         sorted.generation = sorted.generation.max(header.generation);
     }
     let top = top(&candidates, manifest)?;
-    let is_right = |manifest: &&Manifest| {
-        // Where damage is accepted, a manifest whose newest segment is not there has no say.
-        let has_top = top.is_none_or(|top| candidates.contains_key(&top));
-        manifest.generation >= sorted.generation && (has_top || !accept_damage)
-    };
+    // Where damage is accepted, a manifest whose newest segment is not there, or holds nothing, has no say:
+    // it may do without everything that is left.
+    let has_say = !accept_damage || top.map_or(Ok(true), |top| was_in_service(&candidates, top))?;
+    let is_right = |manifest: &&Manifest| manifest.generation >= sorted.generation && has_say;
     match (manifest.filter(is_right), top) {
         (_, None) => {}
         (Some(manifest), Some(top)) => {
@@ -78,10 +77,10 @@ pub(crate) fn sort(
         }
         // Without the manifest nobody knows which of the older files are dead.
         (None, Some(top)) => {
-            let (path, kind) = if candidates.contains_key(&top) {
-                (dir.to_owned(), DamageKind::Manifest)
-            } else {
-                (dir.join(segment_name(top)), DamageKind::MissingSegment)
+            let (path, kind) = match candidates.get(&top) {
+                None => (dir.join(segment_name(top)), DamageKind::MissingSegment),
+                Some(_) if has_say => (dir.to_owned(), DamageKind::Manifest),
+                Some(_) => (dir.join(segment_name(top)), DamageKind::SegmentHeader),
             };
             sorted.damage.push(damage(path, kind));
             sorted.take_all(&mut candidates);
@@ -314,6 +313,18 @@ fn top(
         }
     }
     Ok(top)
+}
+
+/// Whether a segment is there and holds something, or did.
+fn was_in_service(
+    candidates: &BTreeMap<SegmentId, Candidate>,
+    id: SegmentId,
+) -> Result<bool, OpenError> {
+    match candidates.get(&id) {
+        None => Ok(false),
+        Some(candidate) if candidate.header().is_some() => Ok(true),
+        Some(candidate) => holds_acknowledged(candidate),
+    }
 }
 
 /// Whether a segment without a header was in service nevertheless: a second batch in it says that the

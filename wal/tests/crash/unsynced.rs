@@ -2,18 +2,24 @@
 //! is left is a log that was once acknowledged.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
-use quorate_wal::testing::Survivors;
-use quorate_wal::{Durability, LogOptions};
+use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind, Survivors};
+use quorate_wal::{Drove, Durability, Log, LogOptions, LogStatus, Recovered};
 
-use crate::common::Random;
+use crate::common::{DIR, Random};
 use crate::model::{STEPS, Step};
-use crate::world::{Crash, World, check, check_entries, options, seeds, survivors};
+use crate::world::{Crash, World, check, check_entries, options, seeds, settle, survivors};
 
 fn unsynced() -> LogOptions {
     let mut options = options();
     options.durability = Durability::ProcessCrash;
     options
+}
+
+fn reopen(disk: &CrashDisk) -> (Arc<Log>, Recovered) {
+    Log::open(Arc::new(disk.clone()), Path::new(DIR), unsynced()).expect("the log opens")
 }
 
 /// Several batches wait, and any subset of their blocks survives: a later batch that is whole
@@ -81,4 +87,57 @@ fn every_power_cut_of_a_log_without_syncs_leaves_a_log_that_was_once_acknowledge
         let after = World::resume(&crash, &world.moments, &Survivors::All, &what);
         check_entries(&after.log, &world.moments[all].groups, &what);
     }
+}
+
+/// Found by fuzzing: a sync of a full segment failed, which leaves in the cache what the disk does not have, and the process was
+/// started again. What was found in the cache was vouched for by the next manifest, and gone with the power.
+#[test]
+fn what_only_the_cache_holds_of_a_full_segment_is_not_vouched_for() {
+    let mut wide = unsynced();
+    (wide.segment_bytes_min, wide.segment_bytes_max) = (64 << 10, 64 << 10);
+    let mut failed = 0;
+    for id in 1..=6 {
+        let fault = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
+        // The first sync fills it, one makes its first batches durable for a manifest, one seals it.
+        for skipped in 0..4 {
+            let mut world = World::with(wide.clone());
+            let name = format!("{id:016x}.seg");
+            world
+                .disk
+                .inject(fault.clone().on(&name).after(skipped).times(1));
+            for submitted in 1..=100 {
+                if world.log.status() != LogStatus::Healthy {
+                    break;
+                }
+                // Several batches in each segment, of which a manifest has synced the first.
+                world.submit(Step::Pair);
+                while let Ok(drove @ (Drove::Wrote { .. } | Drove::NeedsSegment)) =
+                    world.log.drive()
+                {
+                    if drove == Drove::NeedsSegment {
+                        let _ = world.log.prepare();
+                    }
+                }
+                if submitted % 5 == 0 {
+                    let _ = world.log.prepare();
+                }
+            }
+            failed += usize::from(world.log.status() != LogStatus::Healthy);
+            world.disk.process_crash();
+            let (log, recovered) = reopen(&world.disk);
+            // The next manifest vouches for what was found.
+            settle(&log);
+            log.prepare().unwrap();
+            drop(log);
+            world.disk.power_cut(&Survivors::None);
+            let (log, again) = reopen(&world.disk);
+            assert_eq!(again.report.damage, [], "{name} {skipped}");
+            assert_eq!(again.groups, recovered.groups, "{name} {skipped}");
+            for (&group, found) in &again.groups {
+                let read = log.read(group, found.first_index, found.last_index + 1, usize::MAX);
+                assert!(read.is_ok(), "{name} {skipped}: {read:?}");
+            }
+        }
+    }
+    assert!(failed > 6, "{failed}");
 }
