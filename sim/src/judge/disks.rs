@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate::simulation::{Body, Deed, Message, StateMachine};
+use quorate::simulation::{Body, Deed, Message, Stand, StateMachine};
 use quorate::transport::{Frame, Reply, ReplyBody};
 use quorate::{GroupId, LogIndex, LogOptions, NodeId, Term};
 use quorate_wal::testing::{CrashDisk, Survivors};
@@ -208,12 +208,14 @@ impl Disks {
         let term = term_of(look, at, index);
         let mut holders = BTreeSet::new();
         for (slot, replica) in look.nodes.iter().zip(look.books.group(group).replicas()) {
-            let is_there = self.recover(look, slot)?.is_some_and(|inspection| {
+            let inspection = self.recover(look, slot)?;
+            let misses = inspection.is_none() || is_out(slot) || replica.stand.is_aside;
+            let is_there = inspection.is_some_and(|inspection| {
                 let found = inspection.groups.iter().find(|it| it.group == group);
                 found.is_some_and(|found| holds(found, index, term))
             });
-            // What damage took was there when it was counted.
-            let was_there = slot.harm != Harm::None && replica.holds(index, term);
+            // What damage took was there when it was counted. A disk that misses nothing shows what it holds.
+            let was_there = slot.harm != Harm::None && misses && replica.holds(index, term);
             if is_there || was_there {
                 holders.insert(slot.id);
             }
@@ -292,26 +294,30 @@ fn check_named<M: StateMachine>(look: &Look<'_, M>, node: usize) -> Result<(), S
     let inspection = inspect(&slot.disk.fork(), &Path::new(DIR).join(LOG_DIR));
     let inspection = inspection
         .map_err(|error| format!("invariant 16, a log recovers: that of {}: {error}", slot.id))?;
-    for found in &inspection.groups {
-        let stand = process.stand(found.group);
-        let mut lost = found.lost.iter();
-        let behind = lost.find(|lost| lost.1 > stand.snapshot.0);
-        if let Some(lost) = behind.filter(|_| !stand.is_aside) {
-            return Err(format!(
-                "invariant 17, what is lost is named: {} of group {} goes on without {lost:?}",
-                slot.id, found.group.0
-            ));
-        }
+    inspection.groups.iter().try_for_each(|found| {
+        let at = Place {
+            node: slot.id,
+            group: found.group,
+        };
+        check_aside(at, &found.lost, &process.stand(found.group))
+    })
+}
+
+/// A replica stands aside that lost entries, first and last of each stretch, which no snapshot covers.
+pub fn check_aside(at: Place, lost: &[(u64, u64)], stand: &Stand) -> Result<(), String> {
+    let mut lost = lost.iter();
+    let behind = lost.find(|lost| lost.1 > stand.snapshot.0);
+    match behind.filter(|_| !stand.is_aside) {
+        None => Ok(()),
+        Some(lost) => Err(format!(
+            "invariant 17, what is lost is named: {} of group {} goes on without {lost:?}",
+            at.node, at.group.0
+        )),
     }
-    Ok(())
 }
 
 /// A replica that comes back has at least the term and the commit index that were seen on its disk before.
-pub fn check_floor(
-    at: Place,
-    floor: GroupState,
-    stand: &quorate::simulation::Stand,
-) -> Result<(), String> {
+pub fn check_floor(at: Place, floor: GroupState, stand: &Stand) -> Result<(), String> {
     if stand.term.0 >= floor.term && stand.commit.0 >= floor.commit {
         return Ok(());
     }
@@ -467,6 +473,11 @@ pub fn check_twice(
 
 fn term_of<M: StateMachine>(look: &Look<'_, M>, at: Place, index: LogIndex) -> Option<Term> {
     look.books.replica(at).term_at(index)
+}
+
+/// Whether so much of a disk is gone that what is left of it says nothing of what was there.
+fn is_out<M: StateMachine>(slot: &NodeSlot<M>) -> bool {
+    slot.harm == Harm::Lost || slot.before_wipe.is_some()
 }
 
 /// Whether a log, or the snapshot in front of it, has an entry.

@@ -31,7 +31,9 @@ pub use appends::{AppendViolation, AppendsSeen, ClientOrder, check_appends};
 pub use books::{Books, Committed, Event, GroupBook, Place, Promise, ReplicaBook, Rule};
 pub use bounds::Bounds;
 pub use commits::Commits;
-pub use disks::{Disks, Rates, check_files, check_floor, check_group, check_twice, recovered};
+pub use disks::{
+    Disks, Rates, check_aside, check_files, check_floor, check_group, check_twice, recovered,
+};
 pub use elections::Elections;
 pub use history::{ClientId, History, Op, OpId, Operation, Response};
 pub use linearizability::{Explanation, Verdict, check_linearizable};

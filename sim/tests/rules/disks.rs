@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use quorate::{Bytes, LogIndex, NodeId, Role, Term};
 use quorate_sim::config::Config;
+use quorate_sim::faults::FaultClass;
 use quorate_sim::judge::{
-    Books, Disks, Event, Rates, check_files, check_floor, check_group, check_twice, recovered,
+    Books, Disks, Event, Rates, check_aside, check_files, check_floor, check_group, check_twice,
+    recovered,
 };
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::World;
@@ -51,6 +53,27 @@ fn disks_that_lie_are_found_when_a_client_is_answered() {
         ..Rates::all()
     };
     let mut world = watched(3, rates);
+    lie(&world);
+    world.start_clerks();
+    says(
+        world.run_until(20_000_000_000),
+        "invariant 8, on a majority of disks",
+    );
+}
+
+/// What struck them took nothing away, so that it excuses nothing.
+#[test]
+fn struck_disks_that_miss_nothing_and_lie_are_found_when_a_client_is_answered() {
+    let rates = Rates {
+        accepted_permille: 0,
+        vote_permille: 0,
+        ..Rates::all()
+    };
+    let mut world = watched(3, rates);
+    for node in 0..world.nodes.len() {
+        let told = world.set_damaged(node, FaultClass::BitRot);
+        told.expect("nothing is wrong");
+    }
     lie(&world);
     world.start_clerks();
     says(
@@ -160,6 +183,27 @@ fn what_is_wrong_with_a_recovered_log_is_found() {
     says(
         check_floor(at(1), floor, &back),
         "invariant 5, what was durable stays",
+    );
+}
+
+#[test]
+fn a_replica_that_goes_on_without_what_its_log_names_as_lost_is_found() {
+    let goes_on = stand(Role::Follower, 1, 9);
+    let mut is_aside = goes_on;
+    is_aside.is_aside = true;
+    let mut is_covered = goes_on;
+    is_covered.snapshot = LogIndex(4);
+    let lost = [(2, 4)];
+    says(
+        check_aside(at(1), &lost, &goes_on),
+        "invariant 17, what is lost is named",
+    );
+    check_aside(at(1), &lost, &is_aside).expect("it says so");
+    check_aside(at(1), &lost, &is_covered).expect("a snapshot has it");
+    check_aside(at(1), &[], &goes_on).expect("nothing is lost");
+    says(
+        check_aside(at(1), &[(2, 4), (5, 5)], &is_covered),
+        "invariant 17, what is lost is named",
     );
 }
 
