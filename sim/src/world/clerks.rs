@@ -28,6 +28,8 @@ pub(super) struct Clerk {
     rng: Rng,
     tickets: BTreeMap<CallId, Ticket>,
     is_ticking: bool,
+    /// Whether its next call is scheduled: never more than one is.
+    is_thinking: bool,
     /// Calls made, those at the end of a run aside.
     calls: u64,
     /// Whether it makes another call when it has its answers.
@@ -46,6 +48,7 @@ impl Clerk {
             rng,
             tickets: BTreeMap::new(),
             is_ticking: false,
+            is_thinking: false,
             calls: 0,
             goes_on: false,
             successes: 0,
@@ -57,8 +60,10 @@ impl<W: Workload> World<W> {
     /// Has all clerks make calls, one after the other.
     pub fn start_clerks(&mut self) {
         for clerk in 0..self.clerks.len() {
-            if !self.clerks[clerk].goes_on {
-                self.clerks[clerk].goes_on = true;
+            let state = &mut self.clerks[clerk];
+            let is_new = !std::mem::replace(&mut state.goes_on, true);
+            // One that still waits for answers thinks when it has them.
+            if is_new && state.client.outstanding() == 0 {
                 self.think(clerk);
             }
         }
@@ -110,6 +115,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn clerk_call(&mut self, clerk: usize) -> Result<(), String> {
+        self.clerks[clerk].is_thinking = false;
         if !self.clerks[clerk].goes_on {
             return Ok(());
         }
@@ -265,7 +271,11 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
+    /// Schedules the next call of a clerk, unless it is.
     fn think(&mut self, clerk: usize) {
+        if std::mem::replace(&mut self.clerks[clerk].is_thinking, true) {
+            return;
+        }
         let rng = &mut self.clerks[clerk].rng;
         let times = if rng.permille(LONG_THOUGHT_PERMILLE) {
             LONG_THOUGHT_TIMES
@@ -274,5 +284,31 @@ impl<W: Workload> World<W> {
         };
         let wait_ns = rng.wait(self.config.think_ns * times);
         self.schedule(self.now_ns + wait_ns, Event::ClerkCall(clerk));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::KvWorkload;
+
+    #[test]
+    fn a_clerk_thinks_of_one_call_at_a_time_however_often_it_is_stopped_and_started() {
+        let mut world = World::<KvWorkload>::new(1, Config::plain(1), false);
+        world.start_nodes().expect("fresh disks");
+        let count = world.clerks.len();
+        for _ in 0..50 {
+            world.start_clerks();
+            for _ in 0..200 {
+                assert!(world.step(u64::MAX).expect("nothing is wrong"));
+                let thoughts = world.events.iter().flatten();
+                let thoughts = thoughts.filter(|it| matches!(it, Event::ClerkCall(_)));
+                assert!(thoughts.count() <= count);
+            }
+            world.stop_clerks();
+            // Its thought, or what it waits for, outlives the stop.
+            world.step(u64::MAX).expect("nothing is wrong");
+        }
+        assert!(world.successes().iter().all(|&calls| calls > 0));
     }
 }
