@@ -20,7 +20,7 @@ const MS: u64 = 1_000_000;
 /// How long a phase may take that must succeed, in virtual time.
 const LIVENESS_NS: u64 = 60_000 * MS;
 
-/// How many events there may be in a phase at whose end everything is at rest. Of 2,000 seeds none takes a tenth of it; what
+/// How many events there may be in a phase at whose end everything is at rest, and while something is brought back in it. Of 2,000 seeds none takes a tenth of it; what
 /// goes round in circles takes them in a few seconds.
 const REST_EVENTS: u64 = 250_000;
 /// How often replicas that stand aside are brought back in one phase, at most: each of eight groups on three nodes, twice.
@@ -204,10 +204,13 @@ fn stand_still<W: Workload>(world: &mut World<W>) -> Result<(), String> {
 /// What lost entries comes back with a snapshot. Clerks call meanwhile.
 fn bring_back<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     phase(world, "aside");
+    // As often as something has to be brought back, there is as much to do again.
+    world.expect_rest(REST_EVENTS);
     world.start_clerks();
     world.tend_aside();
     let is_back = holds_in_time(world, |world| !world.has_aside())?;
     world.stop_clerks();
+    world.expect_rest(REST_EVENTS);
     if is_back {
         phase(world, "back");
         return Ok(());
