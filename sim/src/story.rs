@@ -2,7 +2,7 @@
 //!
 //! It is told along with the text of a trace, and draws nothing: with it and without it a run is the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate::{Bytes, Error, GroupId, Term};
@@ -25,6 +25,8 @@ pub struct Story {
     pub suspects: Vec<Ticket>,
     /// In which term a node leads a group.
     leading: BTreeMap<(usize, GroupId), Term>,
+    /// Which replicas stand aside.
+    aside: BTreeSet<(usize, GroupId)>,
     /// Where calls without an answer are.
     open: BTreeMap<Ticket, usize>,
 }
@@ -92,6 +94,18 @@ pub enum What {
     Unopened(String),
     /// A process ended.
     Killed(End),
+    /// What was wiped off a disk was put back.
+    PutBack,
+    /// A replica stands aside from here on: it lost entries.
+    Aside {
+        /// Of which group.
+        group: GroupId,
+    },
+    /// A replica stands aside no more.
+    Back {
+        /// Of which group.
+        group: GroupId,
+    },
     /// A process stands still.
     Paused {
         /// Until then, if it lives so long.
@@ -202,6 +216,7 @@ impl Story {
     pub(crate) fn happens(&mut self, at_ns: u64, node: Option<usize>, what: What) {
         if let (What::Killed(_), Some(node)) = (&what, node) {
             self.leading.retain(|(leader, _), _| *leader != node);
+            self.aside.retain(|(aside, _)| *aside != node);
         }
         self.happenings.push(Happening { at_ns, node, what });
     }
@@ -216,6 +231,24 @@ impl Story {
             let what = match term {
                 Some(term) => What::Leads { group, term },
                 None => What::Follows { group },
+            };
+            self.happens(at_ns, Some(node), what);
+        }
+    }
+
+    /// A replica stands aside, or does not.
+    pub(crate) fn stands_aside(&mut self, at_ns: u64, node: usize, group: GroupId, is_aside: bool) {
+        let place = (node, group);
+        let is_new = if is_aside {
+            self.aside.insert(place)
+        } else {
+            self.aside.remove(&place)
+        };
+        if is_new {
+            let what = if is_aside {
+                What::Aside { group }
+            } else {
+                What::Back { group }
             };
             self.happens(at_ns, Some(node), what);
         }

@@ -10,6 +10,7 @@ use quorate_sim::faults::{FAULT_CLASSES, FaultClass, SwarmPlan};
 use quorate_sim::marks::{Mark, MarkCounts};
 use quorate_sim::node::{DIR, Harm};
 use quorate_sim::run;
+use quorate_sim::story::{Happening, What};
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::{End, World};
 use quorate_wal::testing::CrashDisk;
@@ -51,6 +52,17 @@ fn steps_of(
             let is_what = |line: &&String| line.split_whitespace().nth(2) == Some(what);
             *steps.entry(what).or_default() += report.lines.iter().filter(is_what).count();
         }
+        let story = report.story.expect("it was kept");
+        for Happening { what, .. } in &story.happenings {
+            let told = match what {
+                What::Unopened(_) => "told unopened",
+                What::PutBack => "told put back",
+                What::Aside { .. } => "told aside",
+                What::Back { .. } => "told back",
+                _ => continue,
+            };
+            *steps.entry(told).or_default() += 1;
+        }
     }
     println!("{class:?}, {nodes} nodes: {steps:?}");
     (steps, marks)
@@ -64,10 +76,11 @@ fn damaging() -> impl Iterator<Item = FaultClass> {
 fn what_a_disk_loses_is_named_or_brought_back_by_a_snapshot() {
     for class in damaging() {
         let (steps, marks) = steps_of(class, 3, 0..60);
-        let has = |what| steps[what] > 0;
+        let has = |what| steps.get(what).is_some_and(|&count| count > 0);
         match class {
             FaultClass::Wipe => {
                 assert!(has("wiped") && has("refused"), "{steps:?}");
+                assert!(has("told unopened") && has("told put back"), "{steps:?}");
                 assert!(marks.of(Mark::WipedAndBack) > 0, "{class:?}");
             }
             FaultClass::Misread => {
@@ -76,6 +89,11 @@ fn what_a_disk_loses_is_named_or_brought_back_by_a_snapshot() {
             }
             _ => {
                 assert!(has("damaged") && has("refused"), "{class:?}: {steps:?}");
+                assert!(has("told unopened"), "{class:?}: {steps:?}");
+                assert!(
+                    has("told aside") && has("told back"),
+                    "{class:?}: {steps:?}"
+                );
                 assert!(marks.of(Mark::Quarantined) > 0, "{class:?}");
                 assert!(marks.of(Mark::QuarantineOver) > 0, "{class:?}");
             }

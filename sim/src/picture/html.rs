@@ -34,7 +34,7 @@ const STYLE: &str = "\
 text{font:10px ui-monospace,Menlo,Consolas,monospace;fill:#1d2733}\
 .name{font-size:11px;font-weight:600}.lane{fill:#f5f7f9}.tick{stroke:#d5dbe1}.ms{fill:#66727f}\
 .answered{fill:#8fc7a1}.failed{fill:#f0b35e}.unknown{fill:#c3a3dd}.up{fill:#cfd8e1}.paused{fill:#8d9aa8}\
-.leads{fill:#9cc3ea}.fault{fill:#f2a89b}.ended{fill:#b5301f}\
+.leads{fill:#9cc3ea}.aside{fill:#e6d27a}.fault{fill:#f2a89b}.ended{fill:#b5301f}\
 .related{stroke:#a33a10;stroke-width:1.5}.blamed{stroke:#c00000;stroke-width:3}\
 .phase{stroke:#93a0ad;stroke-dasharray:3 3}.wrong{stroke:#c00000;stroke-width:2}.says{fill:#c00000;font-weight:600}";
 

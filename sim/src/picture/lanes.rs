@@ -53,13 +53,14 @@ pub(super) enum Tone {
     Up,
     Paused,
     Leads,
+    Aside,
     Fault,
     Ended,
 }
 
 impl Tone {
     /// All, with their class in the page and what they mean.
-    pub(super) const ALL: [(Self, &'static str, &'static str); 8] = [
+    pub(super) const ALL: [(Self, &'static str, &'static str); 9] = [
         (Self::Answered, "answered", "call, answered"),
         (Self::Failed, "failed", "call that failed and had no effect"),
         (
@@ -70,6 +71,11 @@ impl Tone {
         (Self::Up, "up", "process runs"),
         (Self::Paused, "paused", "process stands still"),
         (Self::Leads, "leads", "leads a group in a term"),
+        (
+            Self::Aside,
+            "aside",
+            "replica that lost entries stands aside",
+        ),
         (Self::Fault, "fault", "fault"),
         (Self::Ended, "ended", "process ends, or cannot be started"),
     ];
@@ -192,7 +198,8 @@ pub(super) fn of_nodes(
     (lanes.collect(), phases)
 }
 
-/// A node's lane while it is drawn: whether the process runs, what struck it, and a row for each group that it led.
+/// A node's lane while it is drawn: whether the process runs, what struck it, and a row for each group that it led, or in which it
+/// stood aside.
 #[derive(Default)]
 struct NodeLane {
     bars: Vec<Bar>,
@@ -200,6 +207,7 @@ struct NodeLane {
     up: Option<usize>,
     paused: Option<usize>,
     leads: BTreeMap<GroupId, usize>,
+    aside: BTreeMap<GroupId, usize>,
     groups: BTreeMap<GroupId, usize>,
 }
 
@@ -234,15 +242,36 @@ impl NodeLane {
             }
             What::Leads { group, term } => {
                 self.leads_no_more(*group, at_ns);
-                let next = Self::GROUPS + self.groups.len();
-                let row = *self.groups.entry(*group).or_insert(next);
+                let row = self.row_of(*group);
                 let label = format!("g{} t{}", group.0, term.0);
                 let title = format!("leads group {} in term {}", group.0, term.0);
                 let bar = self.begin(row, at_ns, Tone::Leads, &label, &title);
                 self.leads.insert(*group, bar);
             }
             What::Follows { group } => self.leads_no_more(*group, at_ns),
+            What::Aside { group } => {
+                let row = self.row_of(*group);
+                let label = format!("g{} aside", group.0);
+                let title = format!("stands aside in group {}", group.0);
+                let bar = self.begin(row, at_ns, Tone::Aside, &label, &title);
+                self.aside.insert(*group, bar);
+            }
+            What::Back { group } => {
+                if let Some(bar) = self.aside.remove(group) {
+                    self.bars[bar].until_ns = at_ns;
+                }
+            }
+            What::PutBack => {
+                let title = "what was wiped off the disk is put back";
+                let bar = self.begin(Self::STRIKES, at_ns, Tone::Fault, "put back", title);
+                self.bars[bar].until_ns = at_ns;
+            }
         }
+    }
+
+    fn row_of(&mut self, group: GroupId) -> usize {
+        let next = Self::GROUPS + self.groups.len();
+        *self.groups.entry(group).or_insert(next)
     }
 
     fn begin(&mut self, row: usize, at_ns: u64, tone: Tone, label: &str, title: &str) -> usize {
@@ -260,7 +289,11 @@ impl NodeLane {
 
     fn end_process(&mut self, at_ns: u64, label: &str, title: &str) {
         let open = self.up.take().into_iter().chain(self.paused.take());
-        for bar in open.chain(std::mem::take(&mut self.leads).into_values()) {
+        let offices = [
+            std::mem::take(&mut self.leads),
+            std::mem::take(&mut self.aside),
+        ];
+        for bar in open.chain(offices.into_iter().flat_map(BTreeMap::into_values)) {
             self.bars[bar].until_ns = self.bars[bar].until_ns.min(at_ns);
         }
         let bar = self.begin(Self::PROCESS, at_ns, Tone::Ended, label, title);
@@ -331,10 +364,14 @@ mod tests {
             happened(1, What::Opened),
             happened(2, What::Leads { group, term }),
             happened(4, What::Paused { until_ns: 90 }),
+            happened(4, What::Aside { group }),
             happened(5, What::Killed(End::Power)),
+            happened(5, What::PutBack),
             happened(6, What::Opened),
             happened(7, What::Paused { until_ns: 90 }),
             happened(9, What::GoesOn),
+            happened(9, What::Aside { group }),
+            happened(11, What::Back { group }),
         ];
         let (lanes, _) = of_nodes(&happenings, &[], 100);
         let spans = lanes[0]
@@ -345,9 +382,12 @@ mod tests {
             (Tone::Up, 1, 5),
             (Tone::Leads, 2, 5),
             (Tone::Paused, 4, 5),
+            (Tone::Aside, 4, 5),
             (Tone::Ended, 5, 5),
+            (Tone::Fault, 5, 5),
             (Tone::Up, 6, 100),
             (Tone::Paused, 7, 9),
+            (Tone::Aside, 9, 11),
         ];
         assert_eq!(spans.collect::<Vec<_>>(), expected);
     }

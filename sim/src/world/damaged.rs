@@ -21,6 +21,7 @@ use crate::judge::Step;
 use crate::marks::Mark;
 use crate::node::{DIR, Harm, LOG_DIR, NodeSlot, SNAPSHOT_DIR};
 use crate::seed::{Rng, Stream};
+use crate::story::What;
 use crate::trace::Who;
 use crate::workload::Workload;
 
@@ -240,6 +241,7 @@ impl<W: Workload> World<W> {
         slot.disk = disk;
         slot.harm = harm;
         self.note(Who::Node(node), "putback", 0, String::new);
+        self.happens(Some(node), What::PutBack);
         self.mark(Mark::WipedAndBack);
         self.judge(Step::Harmed { node })?;
         self.restart(node)

@@ -51,11 +51,11 @@ impl<W: Workload> World<W> {
         let opened = slot.open(now_ns, nodes, groups, &self.config.options, seed);
         let is_faulty = slot.disk_state.is_faulty;
         if let Err(error) = opened {
+            self.happens(Some(node), What::Unopened(error.to_string()));
             if self.is_refused(node, &error)? {
                 return Ok(());
             }
             self.note(Who::Node(node), "unopened", 0, || error.to_string());
-            self.happens(Some(node), What::Unopened(error.to_string()));
             if !is_faulty {
                 return Err(format!("node {} cannot be opened: {error}", node + 1));
             }
@@ -217,13 +217,13 @@ impl<W: Workload> World<W> {
             is_pass: what == "pass",
         })?;
         self.send_all(node, what)?;
-        self.note_leaders(node);
+        self.note_offices(node);
         self.schedule_steps(node);
         Ok(())
     }
 
-    /// Tells the story of who leads.
-    fn note_leaders(&mut self, node: usize) {
+    /// Tells the story of who leads, and who stands aside.
+    fn note_offices(&mut self, node: usize) {
         let (Some(story), Some(process)) = (&mut self.story, &self.nodes[node].process) else {
             return;
         };
@@ -231,6 +231,7 @@ impl<W: Workload> World<W> {
             let (role, term) = process.role(group);
             let leads = (role == Role::Leader).then_some(term);
             story.leads(self.now_ns, node, group, leads);
+            story.stands_aside(self.now_ns, node, group, process.stand(group).is_aside);
         }
     }
 
