@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - What is left strikes when it struck before and draws what it drew before: each trouble has a number and a stream of its
-//!   own, whether those before it strike or not.
+//!   own, whether those before it strike or not. Only so many disks are struck in a run, though: if an early damage is left
+//!   out, a later one may strike that found this budget used.
 //! - A reduction is printed as it is parsed.
 
 use std::fmt;
@@ -87,6 +88,16 @@ pub enum ReductionError {
         /// How many there are.
         there: u64,
     },
+    /// The run has none of this number.
+    #[error("{name}={number} cannot be left of a run: there are {there}, numbered from 0")]
+    NoSuch {
+        /// Of what.
+        name: &'static str,
+        /// Which is asked for.
+        number: u32,
+        /// How many there are.
+        there: u64,
+    },
     /// Without any there is no run.
     #[error("a run without {name} cannot be played")]
     Nothing {
@@ -140,7 +151,16 @@ impl Reduction {
                 return Err(ReductionError::Nothing { name });
             }
         }
-        Ok(())
+        let there = config.clerks as u64;
+        let last = self.clerks.as_ref().and_then(Numbers::last);
+        match last.filter(|&number| u64::from(number) >= there) {
+            None => Ok(()),
+            Some(number) => Err(ReductionError::NoSuch {
+                name: "clerks",
+                number,
+                there,
+            }),
+        }
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), ReductionError> {
@@ -245,6 +265,11 @@ impl Numbers {
         let mut ranges = self.ranges.iter();
         ranges.any(|&(first, last)| (first..=last).contains(&number))
     }
+
+    /// The greatest of them.
+    fn last(&self) -> Option<u32> {
+        self.ranges.last().map(|&(_, last)| last)
+    }
 }
 
 impl FromIterator<u32> for Numbers {
@@ -342,6 +367,15 @@ mod tests {
         };
         assert_eq!(reduced("nodes=2").unwrap().nodes, 2);
         assert_eq!(reduced("trouble_ms=7").unwrap().trouble_ns, 7_000_000);
+        let (last, beyond) = (config.clerks - 1, config.clerks);
+        assert!(reduced("clerks=none").is_ok());
+        assert!(reduced(&format!("clerks=0-{last}")).is_ok());
+        let refused = reduced(&format!("clerks=0+{beyond}")).map(drop);
+        let refused = refused.expect_err("there is none of this number");
+        assert!(
+            refused.to_string().starts_with(&format!("clerks={beyond}")),
+            "{refused}"
+        );
         for text in [
             "nodes=4",
             "nodes=0",

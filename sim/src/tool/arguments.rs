@@ -21,14 +21,24 @@ pub(super) struct Arguments {
     pub(super) start: u64,
     /// Plays one seed and prints what happened, one line a step. `SEED@SCHEME`, as failures are printed, is refused where
     /// seeds mean other runs than they did when it was printed.
-    #[arg(long, value_name = "SEED[@SCHEME]")]
+    #[arg(long, value_name = "SEED[@SCHEME]", conflicts_with_all = OF_A_RANGE)]
     pub(super) replay: Option<SeedName>,
     /// Takes away nodes, groups, clerks, troubles and calls from the run of a seed that fails as long as it fails in the same
     /// way, and prints what is left and how to replay it.
-    #[arg(long, value_name = "SEED[@SCHEME]", conflicts_with_all = ["replay", "only"])]
+    #[arg(
+        long,
+        value_name = "SEED[@SCHEME]",
+        conflicts_with_all = OF_A_RANGE,
+        conflicts_with = "replay"
+    )]
     pub(super) shrink: Option<SeedName>,
     /// Of a run that is replayed, has only this take place; as it is printed by `--shrink`.
-    #[arg(long, value_name = "NAME=VALUE,...", requires = "replay")]
+    #[arg(
+        long,
+        value_name = "NAME=VALUE,...",
+        requires = "replay",
+        conflicts_with = "shrink"
+    )]
     pub(super) only: Option<Reduction>,
     /// Draws the run that is replayed, or the smallest failing one, into an HTML file.
     #[arg(long, value_name = "FILE")]
@@ -46,6 +56,9 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX))]
     pub(super) threads: Option<u16>,
 }
+
+/// What is said of many seeds, and means nothing where one is played. Only what is given conflicts, not a default.
+const OF_A_RANGE: [&str; 4] = ["seeds", "start", "marks", "threads"];
 
 /// More threads than any machine has cores are a slip.
 const THREADS_MAX: i64 = 1_024;

@@ -32,6 +32,9 @@ pub(super) fn replay<W: Workload>(
         "seed {seed}@{SCHEME}: {} steps, {} calls, trace {:016x}",
         report.steps, report.calls, report.hash
     )?;
+    let code = verdict(&mut out, std::slice::from_ref(&report))?;
+    // Whoever asks for a picture where none can be written still reads the rest.
+    out.flush()?;
     if let Some(path) = &arguments.picture {
         let mut command = arguments.command(program, "--replay", &format!("{seed}@{SCHEME}"));
         if let Some(reduction) = &arguments.only {
@@ -39,7 +42,5 @@ pub(super) fn replay<W: Workload>(
         }
         Picture::of_run(&command, &report).write(path)?;
     }
-    let code = verdict(&mut out, &[report])?;
-    out.flush()?;
     Ok(code)
 }

@@ -32,11 +32,12 @@ pub(super) fn shrink<W: Workload>(
     let mut out = io::BufWriter::new(io::stdout().lock());
     verdict(&mut out, std::slice::from_ref(&shrunk.whole))?;
     describe(&mut out, &config, &shrunk)?;
+    writeln!(out, "replay it with:\n  {command}")?;
+    // It took long to find, and is not lost where no picture can be written.
+    out.flush()?;
     if let Some(path) = &arguments.picture {
         Picture::of_run(&command, &shrunk.report).write(path)?;
     }
-    writeln!(out, "replay it with:\n  {command}")?;
-    out.flush()?;
     // What was shrunk has failed.
     Ok(ExitCode::FAILURE)
 }
