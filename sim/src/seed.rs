@@ -4,8 +4,9 @@
 //! - A stream is a function of the seed and its own name: drawing from one moves no other.
 //! - Nothing else in a run is random.
 
-/// What choices are for. Each purpose has a stream of its own, so that a class of faults can be switched off without
-/// moving the others.
+/// What choices are for. Each purpose has a stream of its own, so that drawing more for one moves no other. A class of faults
+/// that is not drawn at all changes which troubles are drawn from the rest; what switches one off and leaves the others where
+/// they were is `without` of a [`Reduction`](crate::reduction::Reduction).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     /// The shape of the cluster and its options.
