@@ -364,6 +364,18 @@ fn require(holds: bool, what: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::KvWorkload;
+
+    #[test]
+    fn what_is_brought_back_does_not_use_up_the_events_of_its_phase() {
+        let mut world = World::<KvWorkload>::new(1, Config::plain(1), false);
+        boot(&mut world).expect("fresh disks");
+        world.expect_rest(0);
+        bring_back(&mut world).expect("nothing stands aside");
+        let until_ns = world.now_ns + 1_000 * MS;
+        world.run_until(until_ns).expect("a second of heartbeats");
+        assert!(world.events_since() > 0, "they are events");
+    }
 
     fn class(what: &str) -> FailureClass {
         let what = what.to_owned();

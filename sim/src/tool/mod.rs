@@ -53,9 +53,10 @@ pub fn main<W: Workload>(arguments: impl IntoIterator<Item = String>) -> ExitCod
         eprintln!("error: {reason}");
         return ExitCode::from(2);
     }
+    let out = io::stdout();
     let done = match (arguments.replay, arguments.shrink) {
-        (Some(name), _) => replay::replay::<W>(&arguments, &program, name.seed),
-        (_, Some(name)) => shrink::shrink::<W>(&arguments, &program, name.seed),
+        (Some(name), _) => replay::replay::<W>(&arguments, &program, name.seed, out),
+        (_, Some(name)) => shrink::shrink::<W>(&arguments, &program, name.seed, out),
         _ => range::play_many::<W>(&arguments, &program),
     };
     done.unwrap_or_else(|error| {
@@ -91,7 +92,46 @@ fn verdict(out: &mut impl Write, reports: &[Report]) -> io::Result<ExitCode> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::workload::KvWorkload;
+    use crate::seed::Rng;
+    use crate::workload::{Call, KvWorkload, Ticket};
+    use quorate::simulation::Map;
+    use quorate::{Bytes, Error};
+
+    /// The usual calls, of which it is said in the end that they are wrong.
+    struct Blamed(KvWorkload);
+
+    impl Workload for Blamed {
+        type Machine = Map;
+
+        fn new(config: &Config) -> Self {
+            Self(KvWorkload::new(config))
+        }
+
+        fn call(&mut self, clerk: usize, rng: &mut Rng, now_ns: u64) -> (Ticket, Call) {
+            self.0.call(clerk, rng, now_ns)
+        }
+
+        fn last_calls(&mut self, clerk: usize, now_ns: u64) -> Vec<(Ticket, Call)> {
+            self.0.last_calls(clerk, now_ns)
+        }
+
+        fn answered(
+            &mut self,
+            ticket: Ticket,
+            answer: Result<Bytes, Error>,
+            now_ns: u64,
+        ) -> Result<(), String> {
+            self.0.answered(ticket, answer, now_ns)
+        }
+
+        fn judge(&self) -> Result<(), String> {
+            Err("all of it is wrong".to_owned())
+        }
+
+        fn calls(&self) -> u64 {
+            self.0.calls()
+        }
+    }
 
     fn code_of(line: &str) -> ExitCode {
         let words = ["quorate-sim"].into_iter().chain(line.split_whitespace());
@@ -145,6 +185,29 @@ mod tests {
         for line in right {
             assert_eq!(code_of(&line), ExitCode::SUCCESS, "{line}");
         }
+    }
+
+    #[test]
+    fn what_was_found_is_printed_also_where_no_picture_can_be_written() {
+        let picture = "--picture no/such/directory/there.html";
+        let printed = |option: &str| {
+            let line = format!("quorate-sim {option} 1 {picture}");
+            let arguments = Arguments::try_parse_from(line.split(' ')).expect("it makes sense");
+            let mut out = Vec::new();
+            let done = match option {
+                "--replay" => replay::replay::<Blamed>(&arguments, "quorate-sim", 1, &mut out),
+                _ => shrink::shrink::<Blamed>(&arguments, "quorate-sim", 1, &mut out),
+            };
+            assert!(matches!(done, Err(ToolError::Picture(_))), "{done:?}");
+            String::from_utf8(out).expect("text")
+        };
+        for option in ["--replay", "--shrink"] {
+            let text = printed(option);
+            let verdict = format!("seed 1@{SCHEME} failed at ");
+            assert!(text.contains(&verdict), "{option}: {text}");
+        }
+        let command = format!("  quorate-sim --replay 1@{SCHEME} --only ");
+        assert!(printed("--shrink").contains(&command));
     }
 
     #[test]

@@ -14,9 +14,10 @@ pub(super) fn replay<W: Workload>(
     arguments: &Arguments,
     program: &str,
     seed: u64,
+    out: impl Write,
 ) -> Result<ExitCode, ToolError> {
     let config = arguments.config(seed)?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(out);
     writeln!(out, "{config:?}")?;
     writeln!(
         out,

@@ -14,6 +14,7 @@ pub(super) fn shrink<W: Workload>(
     arguments: &Arguments,
     program: &str,
     seed: u64,
+    out: impl Write,
 ) -> Result<ExitCode, ToolError> {
     let config = arguments.config(seed)?;
     let is_watched = io::stderr().is_terminal();
@@ -29,7 +30,7 @@ pub(super) fn shrink<W: Workload>(
     let shrunk = shrunk.map_err(|reason| ToolError::NoFailure { seed, reason })?;
     let command = arguments.command(program, "--replay", &format!("{seed}@{SCHEME}"));
     let command = format!("{command} --only {}", shrunk.reduction);
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(out);
     verdict(&mut out, std::slice::from_ref(&shrunk.whole))?;
     describe(&mut out, &config, &shrunk)?;
     writeln!(out, "replay it with:\n  {command}")?;
