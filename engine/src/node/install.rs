@@ -126,17 +126,22 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Gives back the oldest part of the log: this group was quiet for so long that its few entries hold segments that
-    /// nobody else needs. A follower that still lacks them gets the snapshot.
-    pub(super) fn let_go(&mut self, writes: &mut Writes, ports: &Ports<M>) {
+    /// nobody else needs. A follower that still lacks them gets the snapshot. Returns whether there is anything to give back:
+    /// entries that are not applied stay, and one that is halted or stands aside may hold such entries for good.
+    pub(super) fn let_go(&mut self, writes: &mut Writes, ports: &Ports<M>) -> bool {
         let snapshot = self.raft.snapshot().clone();
         if self.applied > snapshot.index {
             self.snapshots.lets_go = true;
             self.save_now(ports);
-        } else if self.raft.first_index() <= snapshot.index {
+            return true;
+        }
+        if self.raft.first_index() <= snapshot.index {
             let first_index = snapshot.index.next();
             writes.record().compact(self.group, first_index.0);
             self.raft.on_snapshot_saved(snapshot, first_index);
+            return true;
         }
+        false
     }
 
     /// A save ended: names the file in the log and cuts the log behind it.

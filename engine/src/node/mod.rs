@@ -27,7 +27,7 @@ pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
 pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
-pub(crate) use space::LogSpace;
+pub(crate) use space::{LogSpace, NodeSpace};
 #[cfg(feature = "simulation")]
 pub(crate) use storage::GroupLog;
 pub(crate) use storage::{lost_behind, restored};

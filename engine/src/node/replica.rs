@@ -91,7 +91,7 @@ pub(crate) enum Health {
     Good,
     /// The log has no room for another segment.
     DiskFull,
-    /// The log's queue is at its bound.
+    /// The log's queue is at its bound, or the log is too large and groups are letting go of a part of it.
     Behind,
     /// The log failed for good.
     LogFailed,
@@ -152,7 +152,7 @@ impl<M: StateMachine> Replica<M> {
             return false;
         };
         if index <= self.applied {
-            self.let_go(writes, ports);
+            let _lets_go = self.let_go(writes, ports);
         } else {
             self.set_aside(now_ns, index, lost_reason(index, index));
         }

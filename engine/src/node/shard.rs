@@ -33,6 +33,10 @@ const SPACE_CHECK_NS: u64 = 1_000_000_000;
 /// The time between two rounds of letting go: the first should have had an effect.
 const LET_GO_GAP_NS: u64 = 20_000_000;
 
+/// So long groups count as letting go after a look that found some: until the next look of their shard, and a while longer, as
+/// it may be late.
+const LET_GO_COUNTS_NS: u64 = 2 * LET_GO_GAP_NS;
+
 /// The groups of one node that one worker owns.
 pub(crate) struct Shard<M: StateMachine> {
     node: NodeId,
@@ -453,13 +457,14 @@ impl<M: StateMachine> Shard<M> {
         let replicas = &self.replicas;
         let own_bytes = || replicas.iter().map(Replica::snapshot_bytes).sum();
         let pressure = self.space.pressure(self.ports.log.disk_bytes(), own_bytes);
-        let pinned_by = match pressure {
-            Pressure::None => Vec::new(),
-            Pressure::LetGo | Pressure::Refuse => self.ports.log.stats().pinned_by,
-        };
-        // Refusing waits for groups to let go of the oldest segment. Where none holds it, the log gets smaller by moving what
+        // Before it is due the answer of the last look stands: this is called with every sync, and looking takes all groups.
+        let is_due = now_ns.saturating_sub(self.let_go_at_ns) >= LET_GO_GAP_NS;
+        if pressure != Pressure::None && is_due {
+            self.let_go(now_ns);
+        }
+        // Refusing waits for groups to let go of the oldest segment. Where none can, the log gets smaller by moving what
         // lives, and may move no more than is written: refusing that would last for ever.
-        let refuses = pressure == Pressure::Refuse && !pinned_by.is_empty();
+        let refuses = pressure == Pressure::Refuse && self.space.is_let_go_of(now_ns);
         match self.health {
             Health::Good if refuses => self.health = Health::Behind,
             Health::Behind if !refuses && self.stalled.is_empty() => {
@@ -467,21 +472,26 @@ impl<M: StateMachine> Shard<M> {
             }
             _ => {}
         }
-        let is_due = now_ns.saturating_sub(self.let_go_at_ns) >= LET_GO_GAP_NS;
         let next_ns = if pressure == Pressure::None {
             SPACE_CHECK_NS
         } else {
             LET_GO_GAP_NS
         };
         self.space_check_at_ns = now_ns.saturating_add(next_ns);
-        if pressure == Pressure::None || !is_due {
-            return;
-        }
+    }
+
+    /// Has those groups that hold the oldest segment let go of it, as far as they can.
+    fn let_go(&mut self, now_ns: u64) {
         self.let_go_at_ns = now_ns;
-        for group in pinned_by {
+        let mut lets_go = false;
+        for group in self.ports.log.stats().pinned_by {
             if let Some(slot) = self.slot(group) {
-                self.replicas[slot].let_go(&mut self.writes, &self.ports);
+                lets_go |= self.replicas[slot].let_go(&mut self.writes, &self.ports);
             }
+        }
+        if lets_go {
+            self.space
+                .note_let_go(now_ns.saturating_add(LET_GO_COUNTS_NS));
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_kv::{CommandBuffer, Image, Map, Sessions};
-use quorate_raft::{Config, NodeId, Raft};
+use quorate_raft::{Body, Config, Entry, EntryKind, LogIndex, Message, NodeId, Raft, Round, Term};
 use quorate_wal::{Disk, Drove, GroupId, Log, LogOptions, MemoryDisk, SnapshotRef, Snapshots};
 
 use super::event::JobDone;
@@ -14,7 +15,7 @@ use super::ports::{Job, Jobs};
 use super::*;
 use crate::options::Options;
 use crate::transport::{
-    Frame, NoTransport, Origin, Reply, ReplySink, Request, RequestBody, RequestId,
+    Frame, GroupMessage, NoTransport, Origin, Reply, ReplySink, Request, RequestBody, RequestId,
 };
 use crate::trouble::{Trouble, TroubledDisk};
 
@@ -59,12 +60,14 @@ impl Bench {
 
     /// One whose log may take so many bytes, apart from the snapshots' size.
     fn with_space(disk: Arc<dyn Disk>, base_bytes: u64) -> Self {
+        Self::with(disk, base_bytes, vec![NodeId(1)])
+    }
+
+    fn with(disk: Arc<dyn Disk>, base_bytes: u64, voters: Vec<NodeId>) -> Self {
         let (log, _) = Log::open(Arc::clone(&disk), Path::new("/wal"), LogOptions::default())
             .expect("a fresh log opens");
         let snapshots = Snapshots::open(disk, Path::new("/snap")).expect("memory");
-        let config = Config {
-            voters: vec![NodeId(1)],
-        };
+        let config = Config { voters };
         let start = restored(NodeId(1), &config, None).expect("nothing is restored");
         let options = Options::default();
         let raft = Raft::new(options.raft(1), start, 0).expect("a fresh replica");
@@ -82,7 +85,7 @@ impl Bench {
             transport: Arc::new(NoTransport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
         };
-        let space = LogSpace::new(base_bytes, Arc::new(AtomicU64::new(0)));
+        let space = LogSpace::new(base_bytes, Arc::default());
         let told = Arc::new(AtomicBool::new(false));
         let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, told);
         let mut bench = Self {
@@ -103,6 +106,13 @@ impl Bench {
         while self.shard.has_work() {
             self.shard.flush(self.now_ns);
         }
+        self.shard.flush(self.now_ns);
+    }
+
+    /// Has the shard look at the log's size.
+    fn look(&mut self) {
+        self.now_ns += SECOND_NS;
+        self.shard.tick(self.now_ns);
         self.shard.flush(self.now_ns);
     }
 
@@ -184,6 +194,35 @@ fn put(key: &str, value: &[u8]) -> Event<Map> {
         body,
     };
     Event::Frame(Origin::Clerk(Arc::new(Deaf)), Frame::Request(request))
+}
+
+/// The leader of a group of two, node 2, sends the entry at this index, which is not committed yet.
+fn append(index: u64) -> Event<Map> {
+    let term = Term(5);
+    let entry = Entry {
+        index: LogIndex(index),
+        term,
+        kind: EntryKind::Noop,
+        data: Bytes::new(),
+    };
+    let body = Body::Append {
+        prev_index: LogIndex(index - 1),
+        prev_term: if index > 1 { term } else { Term::ZERO },
+        commit: LogIndex::ZERO,
+        round: Round::ZERO,
+        entries: vec![entry],
+    };
+    let message = Message {
+        from: NodeId(2),
+        to: NodeId(1),
+        term,
+        body,
+    };
+    let message = GroupMessage {
+        group: GROUP,
+        message,
+    };
+    Event::Frame(Origin::Node(NodeId(2)), Frame::Raft(vec![message]))
 }
 
 /// A save had just published its file when the deletion of an older one, asked for meanwhile, swept it away with all that the
@@ -283,12 +322,7 @@ fn an_old_snapshot_stays_if_the_batch_that_names_the_new_one_never_becomes_durab
 fn a_large_log_refuses_entries_only_while_a_group_can_let_go_of_something() {
     let mut bench = Bench::with_space(Arc::new(MemoryDisk::new()), 1);
     bench.write("a");
-    let look = |bench: &mut Bench| {
-        bench.now_ns += SECOND_NS;
-        bench.shard.tick(bench.now_ns);
-        bench.shard.flush(bench.now_ns);
-    };
-    look(&mut bench);
+    bench.look();
     let before = bench.log.bounds(GROUP);
     bench.take(put("refused", b"v"));
     assert_eq!(bench.log.bounds(GROUP), before, "the group is to let go");
@@ -297,10 +331,44 @@ fn a_large_log_refuses_entries_only_while_a_group_can_let_go_of_something() {
     bench.take(saved);
     bench.take(Event::LogMoved);
     assert_eq!(bench.log.stats().pinned_by, []);
-    look(&mut bench);
+    bench.look();
     let before = bench.log.bounds(GROUP);
     bench.take(put("taken", b"v"));
     assert!(bench.log.bounds(GROUP) > before, "nothing can be let go");
+}
+
+/// Entries that are not applied stay, whoever wants the segment that they are in. A node whose oldest segment held such entries of
+/// a group that could not apply them refused those that would have helped, and all that its other groups had to write.
+#[test]
+fn a_group_that_holds_the_oldest_segment_and_cannot_let_go_of_it_makes_nobody_refuse_entries() {
+    let voters = vec![NodeId(1), NodeId(2)];
+    let mut bench = Bench::with(Arc::new(MemoryDisk::new()), 1, voters);
+    bench.take(append(1));
+    bench.take(Event::LogMoved);
+    assert_eq!(bench.log.stats().pinned_by, [GROUP]);
+    bench.look();
+    assert!(bench.jobs.0.lock().is_empty(), "nothing is applied");
+    let before = bench.log.bounds(GROUP);
+    bench.take(append(2));
+    assert!(bench.log.bounds(GROUP) > before, "nothing can be let go");
+}
+
+/// Whoever looks whether groups can let go of something looks at all of them, and the log moves with every sync.
+#[test]
+fn groups_are_asked_to_let_go_no_more_often_however_often_the_log_moves() {
+    let log_bytes = Bench::new().log.disk_bytes();
+    let base_bytes = log_bytes - log_bytes / 4;
+    let mut bench = Bench::with_space(Arc::new(MemoryDisk::new()), base_bytes);
+    bench.write("a");
+    bench.look();
+    let (_, saved) = bench.do_job().expect("a save");
+    bench.take(saved);
+    for _ in 0..5 {
+        bench.write("b");
+    }
+    assert!(bench.jobs.0.lock().is_empty(), "too soon for another save");
+    bench.look();
+    assert!(bench.do_job().is_some(), "a save");
 }
 
 #[cfg(feature = "simulation")]

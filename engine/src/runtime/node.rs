@@ -1,7 +1,6 @@
 //! A running node: its files, its shards on their workers, its transport, and the order in which they start and stop.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use quorate_kv::StateMachine;
@@ -10,7 +9,9 @@ use quorate_wal::{DirLock, GroupId, Log, LogThread};
 
 use super::{NodeJobs, Runtime, ShardHandle};
 use crate::error::OpenError;
-use crate::node::{EventSink, LogSpace, NodeInbox, Ports, Published, Replica, Shard, shard_index};
+use crate::node::{
+    EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
+};
 use crate::opening::{self, NodeSetup};
 use crate::transport::{ClerkInbox, Inbox, Transport};
 
@@ -64,7 +65,7 @@ impl<M: StateMachine> Node<M> {
         let transport = connect(Arc::clone(&inbox) as Arc<dyn Inbox>)?;
         let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
             .map_err(OpenError::Thread)?;
-        let snapshot_bytes = Arc::new(AtomicU64::new(0));
+        let space = Arc::new(NodeSpace::default());
         for (handle, replicas) in handles.iter().zip(by_worker) {
             let jobs: NodeJobs<M> = runtime.jobs.for_node(
                 Arc::clone(&snapshots),
@@ -81,7 +82,7 @@ impl<M: StateMachine> Node<M> {
                 id,
                 replicas,
                 ports,
-                LogSpace::new(opened.base_log_bytes, Arc::clone(&snapshot_bytes)),
+                LogSpace::new(opened.base_log_bytes, Arc::clone(&space)),
                 runtime.clock.now_ns(),
                 handle.log_flag(),
             ));
