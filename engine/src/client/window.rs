@@ -287,11 +287,12 @@ impl Window {
     }
 
     /// How long a node may be silent. Twice as long each time all nodes, or as many of them as hear and send back to
-    /// the same leader, were silent in vain; a call has no use for more than its own timeout.
+    /// the same leader, were silent in vain; but each call has time for all nodes, however long they were silent before it.
     fn patience_ns(&self) -> u64 {
-        let rounds = self.silences / (self.nodes.len().max(1) as u32);
+        let nodes = self.nodes.len() as u64;
+        let rounds = self.silences / (nodes.max(1) as u32);
         let factor = 1_u64.checked_shl(rounds).unwrap_or(u64::MAX);
-        let longest_ns = self.options.call_timeout_ns;
+        let longest_ns = self.options.call_timeout_ns / (nodes + 1);
         let wanted_ns = self.options.retry_after_ns.saturating_mul(factor);
         wanted_ns.min(longest_ns.max(self.options.retry_after_ns))
     }
@@ -454,9 +455,12 @@ impl Window {
                 self.leader = Some(from);
                 self.settle(place, Ok(answer));
             }
-            Ok(ReplyBody::Outcome(Outcome::OutOfOrder { .. })) => {
+            Ok(ReplyBody::Outcome(Outcome::OutOfOrder { expected })) => {
                 self.copy_refused(place);
-                if is_present {
+                let is_behind = self.is_answered(expected);
+                if is_present && is_behind {
+                    self.refused(now_ns, from, Refusal::Busy, Some(place));
+                } else if is_present {
                     self.rewind();
                 }
             }
@@ -504,6 +508,13 @@ impl Window {
         );
         write.doubtful -= 1;
         write.is_refused = true;
+    }
+
+    /// Whether the write with this sequence number was answered, and all before it. A leader that nevertheless waits for it did
+    /// not apply yet what was taken before it led, and will: to send it all again would change nothing until then.
+    fn is_answered(&self, sequence: u64) -> bool {
+        let first = self.writes.front();
+        first.is_some_and(|first| sequence < first.sequence)
     }
 
     fn command_bytes(&self, place: usize) -> usize {
