@@ -97,6 +97,18 @@ pub(crate) enum Health {
     LogFailed,
 }
 
+impl Health {
+    /// What a write is refused with.
+    fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Good => None,
+            Self::DiskFull => Some(Refusal::DiskFull),
+            Self::Behind => Some(Refusal::Busy),
+            Self::LogFailed => Some(Refusal::LogFailed),
+        }
+    }
+}
+
 impl<M: StateMachine> Replica<M> {
     pub(crate) fn new(
         group: GroupId,
@@ -277,10 +289,10 @@ impl<M: StateMachine> Replica<M> {
             }
             Some(Standing::Due | Standing::BehindRefused) | None => {}
         }
-        let taken = if standing == Some(Standing::BehindRefused) {
-            Err(Refusal::Busy)
-        } else {
-            self.append(now_ns, command, health)
+        let taken = match (health.refusal(), standing) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Some(Standing::BehindRefused)) => Err(Refusal::Busy),
+            (None, _) => self.append(now_ns, command),
         };
         match (taken, position) {
             (Ok(index), _) => {
@@ -318,13 +330,7 @@ impl<M: StateMachine> Replica<M> {
         outlet.answer(ports, Ok(ReplyBody::Outcome(outcome)));
     }
 
-    fn append(&mut self, now_ns: u64, command: Bytes, health: Health) -> Result<LogIndex, Refusal> {
-        match health {
-            Health::Good => {}
-            Health::DiskFull => return Err(Refusal::DiskFull),
-            Health::Behind => return Err(Refusal::Busy),
-            Health::LogFailed => return Err(Refusal::LogFailed),
-        }
+    fn append(&mut self, now_ns: u64, command: Bytes) -> Result<LogIndex, Refusal> {
         let proposed = self.raft.propose(now_ns, [(EntryKind::Command, command)]);
         proposed.map_err(|error| match error {
             ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },

@@ -6,16 +6,19 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_kv::{CommandBuffer, Image, Map, Sessions};
+use quorate_kv::{Command, CommandBuffer, Image, Map, Outcome, Sessions};
 use quorate_raft::{Body, Config, Entry, EntryKind, LogIndex, Message, NodeId, Raft, Round, Term};
-use quorate_wal::{Disk, Drove, GroupId, Log, LogOptions, MemoryDisk, SnapshotRef, Snapshots};
+use quorate_wal::{
+    Disk, Drove, GroupId, Log, LogOptions, LogStatus, MemoryDisk, SnapshotRef, Snapshots,
+};
 
 use super::event::JobDone;
 use super::ports::{Job, Jobs};
 use super::*;
 use crate::options::Options;
 use crate::transport::{
-    Frame, GroupMessage, NoTransport, Origin, Reply, ReplySink, Request, RequestBody, RequestId,
+    Frame, GroupMessage, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request,
+    RequestBody, RequestId,
 };
 use crate::trouble::{Trouble, TroubledDisk};
 
@@ -38,6 +41,16 @@ struct Deaf;
 
 impl ReplySink for Deaf {
     fn reply(&self, _reply: Reply) {}
+}
+
+/// Keeps what it is answered.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Result<ReplyBody, Refusal>>>);
+
+impl ReplySink for Heard {
+    fn reply(&self, reply: Reply) {
+        self.0.lock().push(reply.result);
+    }
 }
 
 struct Bench {
@@ -184,16 +197,18 @@ impl Bench {
 
 /// A client asks for a write.
 fn put(key: &str, value: &[u8]) -> Event<Map> {
-    let command = CommandBuffer::put(key.as_bytes(), value)
-        .expect("within the limits")
-        .seal_plain();
+    let command = CommandBuffer::put(key.as_bytes(), value).expect("within the limits");
+    propose(command.seal_plain(), Arc::new(Deaf))
+}
+
+fn propose(command: Bytes, client: Arc<dyn ReplySink>) -> Event<Map> {
     let body = RequestBody::Propose { command };
     let request = Request {
         id: RequestId(1),
         group: GROUP,
         body,
     };
-    Event::Frame(Origin::Clerk(Arc::new(Deaf)), Frame::Request(request))
+    Event::Frame(Origin::Clerk(client), Frame::Request(request))
 }
 
 /// The leader of a group of two, node 2, sends the entry at this index, which is not committed yet.
@@ -369,6 +384,36 @@ fn groups_are_asked_to_let_go_no_more_often_however_often_the_log_moves() {
     assert!(bench.jobs.0.lock().is_empty(), "too soon for another save");
     bench.look();
     assert!(bench.do_job().is_some(), "a save");
+}
+
+/// Whoever had several writes outstanding was told of the first that the disk was full, and of those behind it that the node was
+/// busy, and took that for the cause when none of them came through.
+#[test]
+fn on_a_full_disk_a_write_behind_a_refused_one_is_refused_for_the_same_cause() {
+    let disk = TroubledDisk::default();
+    let trouble = Arc::clone(&disk.trouble);
+    let mut bench = Bench::on(Arc::new(disk));
+    let heard = Arc::new(Heard::default());
+    let client = Arc::clone(&heard) as Arc<dyn ReplySink>;
+    bench.take(propose(Command::register(4), Arc::clone(&client)));
+    bench.take(Event::LogMoved);
+    let registered = heard.0.lock().pop();
+    let Some(Ok(ReplyBody::Outcome(Outcome::Registered(session)))) = registered else {
+        panic!("no session: {registered:?}");
+    };
+    Trouble::set(&trouble.is_full, true);
+    while bench.log.status() == LogStatus::Healthy {
+        bench.fill_segment();
+        bench.log.prepare().expect("a full disk is no failure");
+    }
+    bench.take(Event::LogMoved);
+    for sequence in [1, 2] {
+        let command = CommandBuffer::put(b"key", b"v").expect("small");
+        let command = command.seal(session, sequence, 0);
+        bench.take(propose(command, Arc::clone(&client)));
+    }
+    let full = || Err(Refusal::DiskFull);
+    assert_eq!(*heard.0.lock(), [full(), full()]);
 }
 
 #[cfg(feature = "simulation")]
