@@ -30,6 +30,9 @@ use crate::mutants;
 /// Sessions that have nothing in the log and are remembered nevertheless, besides as many as there are proposals.
 const IDLE_TURNS_MAX: usize = 64;
 
+/// A session with nothing in the log keeps room for so many indexes at most.
+const IDLE_TAKEN_MAX: usize = 64;
+
 /// Proposals of a leader, in the order of its log.
 #[derive(Default)]
 pub(super) struct Proposals {
@@ -184,14 +187,22 @@ impl Proposals {
             if !had_effect {
                 turn.taken.clear();
             }
+            if turn.is_idle() {
+                turn.taken.shrink_to(IDLE_TAKEN_MAX);
+            }
         }
+        self.sweep();
     }
 
-    /// Takes those that wait for an entry of another term than `kept`, or all of them.
-    pub(super) fn take_others(&mut self, kept: Option<Term>) -> Vec<Proposal> {
+    /// Takes those that wait for an entry of another term than this one, or all of them, if leadership ended.
+    pub(super) fn take_others(&mut self, led: Option<Term>) -> Vec<Proposal> {
         let waiting = std::mem::take(&mut self.waiting).into_iter();
-        let (kept, others) = waiting.partition(|it| Some(it.term) == kept);
+        let (kept, others) = waiting.partition(|it| Some(it.term) == led);
         self.waiting = kept;
+        if led != Some(self.term) {
+            // What the turns have taken is of a term in which this replica leads no more.
+            self.turns.clear();
+        }
         self.sweep();
         Vec::from(others)
     }
@@ -359,7 +370,56 @@ mod tests {
             let proposal = proposals.pop(index).expect("it waits");
             proposals.applied(&proposal, true);
             proposals.refused(position);
-            assert!(proposals.turns.len() <= 2 + IDLE_TURNS_MAX);
+            assert!(proposals.turns.len() <= IDLE_TURNS_MAX);
         }
+    }
+
+    /// A leader with one command of each of 1000 sessions in its log.
+    fn with_many_sessions() -> Proposals {
+        let mut proposals = Proposals::default();
+        proposals.enter(Term(1));
+        for number in 1..=1_000 {
+            let position = Position {
+                session: SessionId(number),
+                ..at(1)
+            };
+            proposals.push(LogIndex(number), outlet(number), Some(position), Some(0));
+        }
+        assert_eq!(proposals.turns.len(), 1_000);
+        proposals
+    }
+
+    #[test]
+    fn sessions_are_forgotten_while_what_they_have_in_the_log_is_applied() {
+        let mut proposals = with_many_sessions();
+        while let Some(proposal) = proposals.pop(LogIndex(1_000)) {
+            proposals.applied(&proposal, true);
+            let bound = 2 * proposals.waiting.len() + IDLE_TURNS_MAX;
+            assert!(proposals.turns.len() <= bound);
+        }
+    }
+
+    #[test]
+    fn sessions_are_forgotten_when_leadership_ends() {
+        let mut proposals = with_many_sessions();
+        assert_eq!(proposals.take_others(Some(Term(1))).len(), 0);
+        assert_eq!(proposals.turns.len(), 1_000, "it leads on");
+        assert_eq!(proposals.take_others(None).len(), 1_000);
+        assert!(proposals.turns.is_empty());
+        // It may also be heard of only when it leads again.
+        let mut proposals = with_many_sessions();
+        assert_eq!(proposals.take_others(Some(Term(2))).len(), 1_000);
+        assert!(proposals.turns.is_empty());
+    }
+
+    #[test]
+    fn a_session_that_had_much_in_the_log_keeps_no_room_for_it() {
+        let sequences: Vec<u64> = (5..2_005).collect();
+        let mut proposals = with(&sequences, Some(4));
+        while let Some(proposal) = proposals.pop(LogIndex(10_000)) {
+            proposals.applied(&proposal, true);
+        }
+        let room = proposals.turns[&at(5).session].taken.capacity();
+        assert!(room <= IDLE_TAKEN_MAX, "{room}");
     }
 }
