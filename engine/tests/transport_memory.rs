@@ -256,6 +256,24 @@ fn delayed_frames_arrive_in_the_order_of_their_time_when_it_has_come() {
 }
 
 #[test]
+fn what_is_sent_when_all_time_has_passed_is_due_at_its_end() {
+    let network = MemoryNetwork::new();
+    let delayed = LinkFaults {
+        delay_max: Duration::from_millis(26),
+        ..LinkFaults::default()
+    };
+    network.set_faults(ONE, TWO, delayed);
+    let (one, _) = attach(&network, ONE);
+    let (_two, heard) = attach(&network, TWO);
+    assert_eq!(network.advance(Duration::MAX), None);
+    for id in 0..10 {
+        assert!(one.send(TWO, numbered(id)));
+    }
+    assert_eq!(network.advance(Duration::MAX), None);
+    assert_eq!(ids(&heard), Vec::from_iter(0..10));
+}
+
+#[test]
 fn a_wire_on_which_too_much_is_late_loses_what_comes_on_top() {
     const LATE_FRAMES_MAX: usize = 1 << 16;
     let network = MemoryNetwork::new();

@@ -182,7 +182,8 @@ impl State {
     fn put_off(&mut self, parcel: Parcel, delay: Duration) {
         if self.late.len() < LATE_FRAMES_MAX {
             self.late_ever += 1;
-            self.late.insert((self.now + delay, self.late_ever), parcel);
+            let at = self.now.saturating_add(delay);
+            self.late.insert((at, self.late_ever), parcel);
         }
     }
 }

@@ -139,7 +139,8 @@ impl MemoryNetwork {
     }
 
     /// Delivers what was delayed up to `now`, and says when more is due. The network has no clock and no thread: whoever sets
-    /// delays calls this again and again, with a time that began where he likes. Delays count from the last call.
+    /// delays calls this again and again, with a time that began where he likes. Delays count from the last call. What is delivered comes in the order of its time as
+    /// long as one caller at a time is in here: calls that run at once each deliver what they took.
     pub fn advance(&self, now: Duration) -> Option<Duration> {
         let (arriving, next) = self.faults.advance(now);
         for parcel in arriving {
