@@ -3,7 +3,7 @@
 #
 #     sim/mutants.sh                all of them
 #     sim/mutants.sh 'LEASE|VOTE'   those whose name matches this
-#     sim/mutants.sh --ci           a few that are found quickly, for every change
+#     sim/mutants.sh --ci           a few that are found quickly, before a change lands
 #
 # The bugs are listed in `mutants.rs` of `raft`, `wal`, `kv` and `engine`, each with where it was seen before.
 # Seeds are played from 1 on until one fails that passes without the bug, SEEDS_MAX at most (5,000 unless told).
