@@ -188,10 +188,13 @@ fn programs_read_the_same() {
     let verified = parsed(&run(&["verify", "--json"], dir.path()));
     assert_eq!(verified["is_sound"], true);
     assert_eq!(verified["snapshots"], 1);
+    // A file that was being made ready, and is smaller than a node makes them.
+    let unused = dir.path().join("wal").join("00000000000000ff.seg");
+    std::fs::write(unused, vec![0; 4096]).unwrap();
     let planned = parsed(&run(&["repair", "--dry-run", "--json"], dir.path()));
-    assert_eq!(planned["verification"], verified);
-    // The prepared segment is smaller than a node makes them.
     assert_eq!(planned["steps"][0]["kind"], "delete");
+    let verified = parsed(&run(&["verify", "--json"], dir.path()));
+    assert_eq!(planned["verification"], verified);
 }
 
 #[test]
@@ -360,5 +363,8 @@ fn the_log_of_a_running_node_is_looked_into_beside_it() {
         (&verified["in_use"], &verified["is_sound"]),
         (&false.into(), &true.into())
     );
-    assert_eq!(verified["notes"].as_array().unwrap().len(), 1, "{verified}");
+    // The next segment may have been on the way, which is nothing to worry about; nothing else is noted.
+    let notes = verified["notes"].as_array().unwrap();
+    let is_of_next = |note: &Value| note["kind"] == "not_in_service";
+    assert!(notes.iter().all(is_of_next), "{verified}");
 }
