@@ -36,8 +36,9 @@ pub(crate) struct Raft {
     traffic: Rc<RefCell<Traffic>>,
     is_connected: Vec<bool>,
     takes_snapshots: bool,
-    /// How many times [`SNAPSHOT_EVERY`] each node has applied in this life.
-    snapshots_due: Vec<u64>,
+    /// For each node, in this life: how many times [`SNAPSHOT_EVERY`] it had applied when it was last asked for a snapshot, and
+    /// the index of the one that it had then.
+    snapshots_asked: Vec<Option<(u64, u64)>>,
     next_command: u64,
     /// Where `one` begins to look for a leader.
     first_asked: usize,
@@ -78,7 +79,7 @@ impl Raft {
             traffic,
             is_connected: vec![true; nodes],
             takes_snapshots,
-            snapshots_due: vec![0; nodes],
+            snapshots_asked: vec![None; nodes],
             next_command: 1_000,
             first_asked: 0,
         }
@@ -109,15 +110,19 @@ impl Raft {
         }
     }
 
-    /// The course's service snapshots when it has applied an index whose successor is divisible by ten.
+    /// The course's service snapshots when it has applied an index whose successor is divisible by ten. A node that is saving
+    /// one takes no other, so it is asked again when that one is there.
     fn take_snapshots(&mut self) {
+        let tens = |index: u64| (index + 1) / SNAPSHOT_EVERY;
         for node in 0..self.nodes() {
-            let due = self
-                .applied(node)
-                .last()
-                .map_or(0, |it| (it.0 + 1) / SNAPSHOT_EVERY);
-            if due > self.snapshots_due[node] {
-                self.snapshots_due[node] = due;
+            let Some(process) = &self.world.nodes[node].process else {
+                continue;
+            };
+            let has = process.stand(GROUP).snapshot.0;
+            let applied = self.applied(node).last().map_or(0, |it| it.0);
+            let asked = (tens(applied), has);
+            if tens(applied) > tens(has) && self.snapshots_asked[node] != Some(asked) {
+                self.snapshots_asked[node] = Some(asked);
                 self.world.snapshot(node, GROUP);
             }
         }
@@ -173,7 +178,7 @@ impl Raft {
     /// Starts a node that was crashed, and connects it.
     pub(crate) fn start_node(&mut self, node: usize) {
         must(self.world.start_node(node));
-        self.snapshots_due[node] = 0;
+        self.snapshots_asked[node] = None;
         self.connect(node);
     }
 

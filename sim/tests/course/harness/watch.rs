@@ -124,10 +124,6 @@ pub(crate) fn snapshot_bytes<M: StateMachine>(nodes: &[NodeSlot<M>]) -> u64 {
     sizes.max().unwrap_or_default()
 }
 
-/// An entry's index and term, which are stored with it, as the course counts what is persisted. What memory takes besides is
-/// not counted.
-const PLACE_BYTES: u64 = 16;
-
 fn log_bytes_of<M: StateMachine>(slot: &NodeSlot<M>) -> u64 {
     let Some(process) = &slot.process else {
         return 0;
@@ -140,7 +136,7 @@ fn log_bytes_of<M: StateMachine>(slot: &NodeSlot<M>) -> u64 {
     let entries = entries.expect("a sound disk gives its entries");
     entries
         .iter()
-        .map(|entry| entry.data.len() as u64 + PLACE_BYTES)
+        .map(|entry| entry.weight_bytes() as u64)
         .sum()
 }
 
