@@ -439,7 +439,7 @@ fn read_candidates(
         .filter_map(|name| parse_segment_name(name))
         .collect();
     ids.sort_unstable();
-    let settled = ManifestFiles::settled(disk, dir)?;
+    let mut settled = None;
     let mut candidates = BTreeMap::new();
     let mut from_disk = true;
     for id in ids.into_iter().rev() {
@@ -462,9 +462,14 @@ fn read_candidates(
                     expected: options.identity,
                 });
             }
-            HeaderBlock::Valid(header) => {
-                from_disk &= header.unsynced && header.prev > settled;
+            HeaderBlock::Valid(header) if from_disk && header.unsynced => {
+                let settled = match settled {
+                    Some(settled) => settled,
+                    None => *settled.insert(ManifestFiles::settled(disk, dir)?),
+                };
+                from_disk = header.prev > settled;
             }
+            HeaderBlock::Valid(_) => from_disk = false,
             HeaderBlock::Blank | HeaderBlock::Invalid => {}
         }
         candidates.insert(id, candidate);
