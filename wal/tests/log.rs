@@ -628,7 +628,9 @@ fn stopping_with_a_flush_writes_everything_and_without_it_ends_at_once() {
         last = log.submit(appended(1, index..=index, 1, 1000)).unwrap();
     }
     threads.stop(true);
-    assert_eq!(log.durable(), last);
+    // If this thread stood still for a while, what was written is covered by an empty batch, which has the next lsn.
+    assert!(log.durable() >= last);
+    assert_eq!(log.bounds(GroupId(1)), Some((1, 200)));
     let waiting = log.submit(appended(1, 201..=201, 1, 1000)).unwrap();
     assert!(log.durable() < waiting, "nobody drives the log any more");
     drop(LogThread::spawn(Arc::clone(&log), "log").unwrap());
