@@ -6,7 +6,7 @@ mod forge;
 use std::path::{Path, PathBuf};
 
 use common::*;
-use forge::{batches, fix_footer, fix_manifest, fix_segment, get, put};
+use forge::{HEADER, batches, fix_batch, fix_footer, fix_manifest, fix_segment, get, put};
 use quorate_wal::testing::{CrashDisk, Survivors};
 use quorate_wal::*;
 
@@ -505,4 +505,33 @@ fn a_segment_stays_until_what_emptied_it_is_synced() {
     let (log, recovered) = open_with(&disk, &unsynced()).expect("what was synced is there");
     assert_eq!(recovered.report.damage, []);
     assert!(is_all_there(&log, &recovered));
+}
+
+/// A checkpoint that says of more groups than follow, in the newest segment, with checksums that are right. What its batch held
+/// was read once, beside the states that an older checkpoint knew, and was gone when the segment had been sealed and was read alone.
+#[test]
+fn a_first_batch_without_a_whole_checkpoint_is_no_batch() {
+    let (disk, sound) = sample();
+    let mut used = segments(&disk).into_iter();
+    let (path, mut bytes) = used
+        .rfind(|it| it.1.starts_with(b"QRTSEG"))
+        .expect("there are segments");
+    let groups_at = BLOCK + HEADER + 8;
+    assert_eq!(get(&bytes, groups_at, 8), sound.groups.len() as u64);
+    put(&mut bytes, groups_at, 8, 1 + sound.groups.len() as u64);
+    fix_batch(&mut bytes, BLOCK);
+    disk.overwrite(&path, 0, &bytes);
+    let refused = try_open(&disk);
+    assert!(
+        matches!(refused, Err(OpenError::Damaged { .. })),
+        "the states may be older than what was acknowledged: {refused:?}"
+    );
+    let mut options = options();
+    options.accept_damage = true;
+    let (log, first) = open_with(&disk, &options).expect("damage is accepted");
+    commit(&log, appended(2, 1..=1, 1, 10));
+    log.prepare().expect("memory does not fail");
+    drop(log);
+    let again = open(&disk).1;
+    assert_eq!(again.groups[&GroupId(1)], first.groups[&GroupId(1)]);
 }

@@ -79,7 +79,7 @@ impl<'a> Scanner<'a> {
             return Ok(Found::Bad(DamageKind::Truncated));
         };
         let whole = desc_crc(segment, offset, &desc) == header.desc_crc
-            && payload_bytes(&desc) == Some(u64::from(header.payload_bytes));
+            && payload_bytes(&desc, offset) == Some(u64::from(header.payload_bytes));
         if !whole {
             return Ok(Found::Bad(DamageKind::Descriptors));
         }
@@ -219,18 +219,29 @@ fn spot_in(batch: &Batch, group: GroupId, index: u64) -> Option<Spot> {
     spot
 }
 
-/// Bytes of the payload area that descriptors speak of; none if they do not decode.
-fn payload_bytes(desc: &[u8]) -> Option<u64> {
+/// Bytes of the payload area that the descriptors of the batch at `offset` speak of; none if they do
+/// not decode, or a checkpoint is not whole. Without the checkpoint that begins a segment nobody could
+/// say, from this segment alone, whose entries it holds.
+fn payload_bytes(desc: &[u8], offset: u64) -> Option<u64> {
     let mut bytes = 0;
+    let mut groups_left = 0;
+    let mut must_begin = offset == BLOCK_BYTES;
     for record in Records::new(desc) {
-        if let (_, Record::Run(run) | Record::Moved(run)) = record.ok()? {
-            bytes += run
-                .slots()
-                .map(|slot| padded(u64::from(slot.len)))
-                .sum::<u64>();
+        match record.ok()?.1 {
+            Record::Checkpoint { groups } => {
+                groups_left = groups;
+                must_begin = false;
+            }
+            Record::Group(_) => groups_left = groups_left.checked_sub(1)?,
+            _ if must_begin || groups_left > 0 => return None,
+            Record::Run(run) | Record::Moved(run) => {
+                let slots = run.slots();
+                bytes += slots.map(|it| padded(u64::from(it.len))).sum::<u64>();
+            }
+            _ => {}
         }
     }
-    Some(bytes)
+    (groups_left == 0 && !must_begin).then_some(bytes)
 }
 
 fn is_zero(block: &[u8]) -> bool {
