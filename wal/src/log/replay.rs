@@ -139,12 +139,18 @@ impl Replay {
         let segment = reading.segment;
         let Some(header) = reading.header else { return };
         reading.damaged |= header.segment_bytes > segment.bytes;
-        if before != Some(header.prev) {
-            // It is the first that is read, or segments between were given up.
-            self.lsn = Lsn(header.first_lsn.0.saturating_sub(1));
-        } else if !self.has_gap && Some(header.first_lsn.0) != self.lsn.0.checked_add(1) {
+        // Read alone or behind others, a segment must say the same: its header counts.
+        let last = Lsn(header.first_lsn.0.saturating_sub(1));
+        let follows = if self.has_gap {
+            last >= self.lsn
+        } else {
+            last == self.lsn
+        };
+        // Of the first that is read, or where segments between were given up, nobody knows better.
+        if before == Some(header.prev) && !follows {
             self.damage(segment, 0, DamageKind::Chain);
         }
+        self.lsn = last;
     }
 
     /// Reads the batch at the offset, and moves behind it; or to the end, if the log ends here.
