@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quorate_benches::probe::{GroupCommit, RawAppend};
+use quorate_benches::probe::{GroupCommit, RawAppend, UnderWay};
 use quorate_benches::{AppendShape, Budget, LogAppend, Place, Sample};
 use quorate_wal::Durability;
 
@@ -71,8 +71,14 @@ fn measure(criterion: &mut Criterion, name: &str, shape: AppendShape) {
             bencher.iter_custom(|ops| elapsed(raw.run(Budget::Ops(ops))));
         });
     } else {
-        let mut bare = GroupCommit::open(&place, writers, shape.call_bytes(), durability)
-            .expect("a file opens");
+        let mut bare = GroupCommit::open(
+            &place,
+            writers,
+            shape.call_bytes(),
+            durability,
+            UnderWay::One,
+        )
+        .expect("a file opens");
         group.bench_function(BenchmarkId::new("bare_group_commit", writers), |bencher| {
             bencher.iter_custom(|ops| elapsed(bare.run(Budget::Ops(ops))));
         });

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use quorate_benches::probe::{GroupCommit, RawAppend};
+use quorate_benches::probe::{GroupCommit, RawAppend, UnderWay};
 use quorate_benches::{Failure, LogAppend, Place, Sample, memory};
 
 use crate::bench::Bench;
@@ -21,13 +21,17 @@ pub(crate) const DEPTH: usize = 64;
 /// From this size on raft-engine compresses what a call gives it.
 const COMPRESSED_BYTES: usize = 8 << 10;
 
-/// Who appends in calls of so many bytes.
-fn rivals(call_bytes: usize, ours: &[Subject]) -> Vec<Subject> {
+/// Who appends in calls of so many bytes, if so many writers wait for the same syncs.
+fn rivals(call_bytes: usize, waiting: usize, ours: &[Subject]) -> Vec<Subject> {
     let mut rivals = vec![Subject::Probe];
     rivals.extend(ours);
     rivals.push(Subject::RaftEngine);
     if call_bytes >= COMPRESSED_BYTES {
         rivals.push(Subject::RaftEnginePlain);
+    }
+    // Of much, one batch could be written while another is synced: how fast would that be, without a log?
+    if call_bytes >= COMPRESSED_BYTES && waiting > 1 {
+        rivals.push(Subject::TwoUnderWay);
     }
     rivals
 }
@@ -49,7 +53,7 @@ pub(crate) fn run_single(bench: &mut Bench) -> Result<(), Failure> {
             let slice = Slice::Millis(bench.plan.slice_ms);
             let case = name(writers, 1, entry_bytes);
             let job = job(bench, writers, 1, entry_bytes, true, slice);
-            let rivals = rivals(entry_bytes, &[Subject::Quorate, Subject::Handing]);
+            let rivals = rivals(entry_bytes, writers, &[Subject::Quorate, Subject::Handing]);
             bench.rivals(Load::Append, &case, writers as f64, &rivals, job)?;
         }
     }
@@ -62,7 +66,11 @@ pub(crate) fn run_batches(bench: &mut Bench) -> Result<(), Failure> {
         let slice = Slice::Millis(bench.plan.slice_ms);
         let case = name(writers, DEPTH, 128);
         let job = job(bench, writers, DEPTH, 128, true, slice);
-        let rivals = rivals(DEPTH * 128, &[Subject::Quorate, Subject::Pipelined]);
+        let rivals = rivals(
+            DEPTH * 128,
+            writers,
+            &[Subject::Quorate, Subject::Pipelined],
+        );
         bench.rivals(Load::Batches, &case, writers as f64, &rivals, job)?;
     }
     Ok(())
@@ -74,7 +82,7 @@ pub(crate) fn run_fill(bench: &mut Bench) -> Result<(), Failure> {
         let calls = bench.plan.fill_bytes / (DEPTH * 128) as u64;
         let case = name(writers, DEPTH, 128);
         let job = job(bench, writers, DEPTH, 128, false, Slice::Calls(calls));
-        let rivals = rivals(DEPTH * 128, &[Subject::Quorate]);
+        let rivals = rivals(DEPTH * 128, 0, &[Subject::Quorate]);
         bench.rivals(Load::Fill, &case, writers as f64, &rivals, job)?;
     }
     Ok(())
@@ -136,13 +144,18 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
             let batch_bytes = LogAppend::open(&place, shape)?.batch_bytes()?;
             Appender::Raw(RawAppend::open(&place, batch_bytes, shape.durability)?)
         }
-        Subject::Probe => Appender::GroupCommit(GroupCommit::open(
+        Subject::Probe | Subject::TwoUnderWay => Appender::GroupCommit(GroupCommit::open(
             &place,
             append.writers,
             shape.call_bytes(),
             shape.durability,
+            if append.subject == Subject::TwoUnderWay {
+                UnderWay::Two
+            } else {
+                UnderWay::One
+            },
         )?),
-        Subject::SmallSegments | Subject::MapWrite | Subject::TwoUnderWay => {
+        Subject::SmallSegments | Subject::MapWrite => {
             return Err(format!("{} appends nothing here", append.subject.name()).into());
         }
     };

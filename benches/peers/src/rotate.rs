@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_benches::probe::GroupCommit;
+use quorate_benches::probe::{GroupCommit, UnderWay};
 use quorate_benches::{Call, Failure, LogAppend, Place};
 
 use crate::append::name;
@@ -67,8 +67,13 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
             })
         }
         _ => {
-            let mut probe =
-                GroupCommit::open(&place, append.writers, shape.call_bytes(), shape.durability)?;
+            let mut probe = GroupCommit::open(
+                &place,
+                append.writers,
+                shape.call_bytes(),
+                shape.durability,
+                UnderWay::One,
+            )?;
             Box::new(move || {
                 let mut report = Report::default();
                 report.put_sample(&probe.run(budget)?, 1);

@@ -1,13 +1,14 @@
 //! Probes for synced appends: one writer alone, and several that share syncs.
 
-use std::path::Path;
+use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
 use quorate_wal::Durability;
 use tempfile::TempDir;
 
-use super::file::{BLOCK_BYTES, ProbeFile};
+use super::file::{BLOCK_BYTES, ProbeFile, ProbeSync};
 use crate::Failure;
 use crate::place::Place;
 use crate::sample::{Budget, Sample, Writer, run_writers};
@@ -62,25 +63,42 @@ pub struct GroupCommit {
     _dir: TempDir,
 }
 
+/// How many batches are under way at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderWay {
+    /// The next one is written when the one before it is durable.
+    One,
+    /// A second one is written while the first is synced, as soon as half of the writers are in line for it.
+    Two,
+}
+
 struct GroupWriter {
     shared: Arc<Shared>,
     payload: Vec<u8>,
 }
 
 struct Shared {
-    /// Held by the leader while it writes; nobody else wants it then.
+    /// Held by a leader while it writes.
     file: Mutex<ProbeFile>,
     line: Mutex<Line>,
+    under_way: UnderWay,
+    /// So many payloads in line are enough for a second batch.
+    second_from: usize,
 }
 
 /// Invariant: somebody leads, or is about to be woken to, as long as `buffer` holds anything.
 #[derive(Default)]
 struct Line {
     buffer: Vec<u8>,
+    /// Payloads in the buffer.
+    payloads: usize,
     /// The number of the last payload in the buffer or before it.
     last: u64,
     durable: u64,
-    is_led: bool,
+    /// Batches that are written or synced, the oldest first: the number of the last payload of each, and whether it is
+    /// durable. What is behind one that is not durable is not acknowledged.
+    batches: VecDeque<(u64, bool)>,
+    syncs: u64,
     waiting: Vec<(u64, Thread)>,
     failure: Option<String>,
 }
@@ -92,9 +110,16 @@ impl GroupCommit {
         writers: usize,
         call_bytes: usize,
         durability: Durability,
+        under_way: UnderWay,
     ) -> Result<Self, Failure> {
         let dir = place.folder()?;
-        let shared = Arc::new(Shared::create(&dir.path().join("probe"), durability)?);
+        let file = ProbeFile::create(&dir.path().join("probe"), durability)?;
+        let shared = Arc::new(Shared {
+            file: Mutex::new(file),
+            line: Mutex::default(),
+            under_way,
+            second_from: writers.div_ceil(2),
+        });
         let writer = |_| GroupWriter {
             shared: Arc::clone(&shared),
             payload: vec![0xA5; call_bytes],
@@ -108,9 +133,9 @@ impl GroupCommit {
 
     /// Writes until the budget is used up.
     pub fn run(&mut self, budget: Budget) -> Result<Sample, Failure> {
-        let before = lock(&self.shared.file).syncs();
+        let before = lock(&self.shared.line).syncs;
         let mut sample = run_writers(budget, &mut self.writers)?;
-        sample.syncs = lock(&self.shared.file).syncs() - before;
+        sample.syncs = lock(&self.shared.line).syncs - before;
         Ok(sample)
     }
 }
@@ -122,16 +147,10 @@ impl Writer for GroupWriter {
 }
 
 impl Shared {
-    fn create(path: &Path, durability: Durability) -> Result<Self, Failure> {
-        Ok(Self {
-            file: Mutex::new(ProbeFile::create(path, durability)?),
-            line: Mutex::default(),
-        })
-    }
-
     fn append(&self, payload: &[u8]) -> Result<(), Failure> {
         let mut line = lock(&self.line);
         line.buffer.extend_from_slice(payload);
+        line.payloads += 1;
         line.last += 1;
         let ticket = line.last;
         let mut is_waiting = false;
@@ -142,7 +161,9 @@ impl Shared {
             if line.durable >= ticket {
                 return Ok(());
             }
-            if line.is_led {
+            if self.may_lead(&line) {
+                line = self.lead(line);
+            } else {
                 if !is_waiting {
                     line.waiting.push((ticket, std::thread::current()));
                     is_waiting = true;
@@ -150,43 +171,75 @@ impl Shared {
                 drop(line);
                 std::thread::park();
                 line = lock(&self.line);
-            } else {
-                line = self.lead(line);
             }
         }
     }
 
-    /// Writes everything in line, and wakes those whose payloads that were, and the next leader.
+    fn may_lead(&self, line: &Line) -> bool {
+        match (line.batches.len(), self.under_way) {
+            (0, _) => true,
+            (1, UnderWay::Two) => line.payloads >= self.second_from,
+            _ => false,
+        }
+    }
+
+    /// Writes everything in line, and wakes those whose payloads are durable now, and the next leader.
     fn lead<'a>(&'a self, mut line: MutexGuard<'a, Line>) -> MutexGuard<'a, Line> {
-        line.is_led = true;
         let last = line.last;
+        line.batches.push_back((last, false));
+        line.payloads = 0;
         let mut batch = std::mem::take(&mut line.buffer);
+        // Before the line is let go, so that batches are written in their order.
+        let mut file = lock(&self.file);
         drop(line);
         batch.resize(batch.len().next_multiple_of(BLOCK_BYTES), 0);
-        let written = lock(&self.file).append(&batch);
+        let written = file.write(&batch);
+        drop(file);
+        let synced = written.and_then(ProbeSync::sync);
         batch.clear();
 
         let mut line = lock(&self.line);
-        line.is_led = false;
-        line.durable = last;
-        line.failure = written.err().map(|error| error.to_string());
         if line.buffer.is_empty() {
             // Its memory is used again.
             line.buffer = batch;
         }
-        let everybody = line.failure.is_some();
-        let (woken, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut line.waiting)
+        line.note_synced(last, synced);
+        line.wake();
+        line
+    }
+}
+
+impl Line {
+    fn note_synced(&mut self, last: u64, synced: io::Result<bool>) {
+        match synced {
+            Ok(synced) => self.syncs += u64::from(synced),
+            Err(error) => self.failure = Some(error.to_string()),
+        }
+        for batch in &mut self.batches {
+            batch.1 |= batch.0 == last;
+        }
+        while let Some(&(last, true)) = self.batches.front() {
+            self.batches.pop_front();
+            self.durable = last;
+        }
+    }
+
+    /// Wakes those who are done, and first of all one of the others, to lead.
+    fn wake(&mut self) {
+        let everybody = self.failure.is_some();
+        let (woken, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|(ticket, _)| everybody || *ticket <= last);
-        let next_leader = waiting.first().map(|(_, thread)| thread.clone());
-        line.waiting = waiting;
+            .partition(|(ticket, _)| everybody || *ticket <= self.durable);
+        let in_line = self.last - self.payloads as u64;
+        let next_leader = waiting.iter().find(|(ticket, _)| *ticket > in_line);
+        let next_leader = next_leader.map(|(_, thread)| thread.clone());
+        self.waiting = waiting;
         for thread in next_leader
             .into_iter()
             .chain(woken.into_iter().map(|(_, thread)| thread))
         {
             thread.unpark();
         }
-        line
     }
 }
 

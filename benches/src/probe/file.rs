@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use quorate_wal::Durability;
 
@@ -13,12 +14,25 @@ const FILE_BYTES: usize = 64 << 20;
 /// Blocks are a multiple of this.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 
+/// Syncs what was written, if the power may be lost.
+pub(crate) struct ProbeSync(Option<Arc<File>>);
+
 /// Written from front to back, again and again.
 pub(crate) struct ProbeFile {
-    file: File,
+    file: Arc<File>,
     offset: usize,
     syncs: u64,
     durability: Durability,
+}
+
+impl ProbeSync {
+    /// Whether there was anything to sync for.
+    pub(crate) fn sync(self) -> io::Result<bool> {
+        if let Some(file) = &self.0 {
+            file.sync_data()?;
+        }
+        Ok(self.0.is_some())
+    }
 }
 
 impl ProbeFile {
@@ -30,7 +44,7 @@ impl ProbeFile {
         }
         file.sync_all()?;
         Ok(Self {
-            file,
+            file: Arc::new(file),
             offset: 0,
             syncs: 0,
             durability,
@@ -48,9 +62,10 @@ impl ProbeFile {
     }
 
     /// `pwrite` alone. What is returned syncs what was written, and needs the file no more.
-    pub(crate) fn write(&mut self, blocks: &[u8]) -> io::Result<File> {
+    pub(crate) fn write(&mut self, blocks: &[u8]) -> io::Result<ProbeSync> {
         self.put(blocks)?;
-        self.file.try_clone()
+        let is_synced = self.durability == Durability::PowerLoss;
+        Ok(ProbeSync(is_synced.then(|| Arc::clone(&self.file))))
     }
 
     fn put(&mut self, blocks: &[u8]) -> io::Result<()> {

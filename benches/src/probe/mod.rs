@@ -6,7 +6,7 @@ mod quorum;
 mod tickets;
 mod under_way;
 
-pub use append::{GroupCommit, RawAppend};
+pub use append::{GroupCommit, RawAppend, UnderWay};
 pub use quorum::QuorumProbe;
 pub(crate) use tickets::Tickets;
 pub use under_way::TwoUnderWay;

@@ -49,6 +49,7 @@ impl Writer for OneOfTwo {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = file.write(&self.blocks)?;
         drop(file);
-        Ok(written.sync_data()?)
+        written.sync()?;
+        Ok(())
     }
 }

@@ -284,7 +284,18 @@ impl<M: StateMachine> Replica<M> {
                 return Ok(());
             }
             Some(Standing::OutOfTurn { expected }) => {
-                self.answer_out_of_turn(outlet, expected, ports);
+                #[cfg(feature = "simulation")]
+                {
+                    let index = self.applied;
+                    self.note(|| Deed::Acknowledged {
+                        id: outlet.id,
+                        index,
+                    });
+                }
+                // At once what it would be told when the command is applied.
+                let outcome = Outcome::OutOfOrder { expected };
+                let outlet = outlet.clone();
+                outlet.answer(ports, Ok(ReplyBody::Outcome(outcome)));
                 return Ok(());
             }
             Some(Standing::Due | Standing::BehindRefused) | None => {}
@@ -313,21 +324,6 @@ impl<M: StateMachine> Replica<M> {
     fn last_applied_of(&self, position: Position) -> Option<u64> {
         let is_known = self.applied_term == self.raft.term();
         is_known.then(|| self.sessions.last_sequence(position.session))?
-    }
-
-    /// Tells a client at once what it would be told when the command is applied.
-    fn answer_out_of_turn(&mut self, outlet: &Outlet, expected: u64, ports: &Ports<M>) {
-        #[cfg(feature = "simulation")]
-        {
-            let index = self.applied;
-            self.note(|| Deed::Acknowledged {
-                id: outlet.id,
-                index,
-            });
-        }
-        let outcome = Outcome::OutOfOrder { expected };
-        let outlet = outlet.clone();
-        outlet.answer(ports, Ok(ReplyBody::Outcome(outcome)));
     }
 
     fn append(&mut self, now_ns: u64, command: Bytes) -> Result<LogIndex, Refusal> {

@@ -59,6 +59,11 @@ const THROUGHPUT: Table = Table::Cases(&[
         Cell::Ratio(EntriesPerS, Quorate, RaftEngine),
         2,
     ),
+    column(
+        "two under way of raft-engine",
+        Cell::Ratio(EntriesPerS, TwoUnderWay, RaftEngine),
+        2,
+    ),
     column("p50 µs", Cell::Of(Quorate, P50Us), 1),
     column("p50 of probe", Cell::Ratio(P50Us, Quorate, Probe), 2),
     column(
@@ -89,7 +94,8 @@ pub(super) const SECTIONS: [Section; 9] = [
         title: "Synced appends, one entry a call",
         what: "Each call returns when its entry is durable; \"handing over\" leaves the writing \
                to the thread of the log. Probe: for 1 writer `pwrite` and `fdatasync` of as many \
-               blocks, else a bare group commit.",
+               blocks, else a bare group commit. \"Two under way\" is the bare group commit with a second batch \
+               written while the first is synced.",
         tables: &[THROUGHPUT, LATENCY, WRITTEN],
     },
     Section {

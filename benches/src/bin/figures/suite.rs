@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_benches::probe::{GroupCommit, QuorumProbe, RawAppend};
+use quorate_benches::probe::{GroupCommit, QuorumProbe, RawAppend, UnderWay};
 use quorate_benches::{
     AppendShape, Budget, CommittedPuts, Failure, KEY_BYTES, LogAppend, Place, Read, Reads, Sample,
     Setup, VALUE_BYTES, memory,
@@ -92,8 +92,14 @@ impl Suite {
                     RawAppend::open(&self.place, log.batch_bytes()?, Durability::PowerLoss)?
                         .run(budget)?
                 } else {
-                    GroupCommit::open(&self.place, writers, entry_bytes, Durability::PowerLoss)?
-                        .run(budget)?
+                    GroupCommit::open(
+                        &self.place,
+                        writers,
+                        entry_bytes,
+                        Durability::PowerLoss,
+                        UnderWay::One,
+                    )?
+                    .run(budget)?
                 };
                 let plural = if writers == 1 { "" } else { "s" };
                 let name = format!("{entry_bytes} B, {writers} writer{plural}");
