@@ -181,7 +181,8 @@ impl Db {
             .push(group, Event::Transfer { group, to });
     }
 
-    /// Starts a snapshot of a group now, which lets its log be cut. Returns at once.
+    /// Starts a snapshot of a group now, which lets its log be cut. Returns at once. While one is being saved this does
+    /// nothing, and the one that is saved may lack what was applied last.
     pub fn snapshot(&self, group: GroupId) {
         self.inner.node.inbox.push(group, Event::Snapshot { group });
     }
