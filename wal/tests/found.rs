@@ -535,3 +535,25 @@ fn a_first_batch_without_a_whole_checkpoint_is_no_batch() {
     let again = open(&disk).1;
     assert_eq!(again.groups[&GroupId(1)], first.groups[&GroupId(1)]);
 }
+
+/// A header that says of a later lsn than its batches have, with a checksum that is right. Behind the segments before it the
+/// batches were read, and the log was opened; once it was read by itself, nothing in it counted.
+#[test]
+fn batches_from_before_the_beginning_of_their_segment_are_damage_whatever_is_read_before_them() {
+    let (disk, _) = sample();
+    let mut used = segments(&disk).into_iter();
+    let (path, mut bytes) = used
+        .rfind(|it| it.1.starts_with(b"QRTSEG"))
+        .expect("there are segments");
+    let first_lsn = get(&bytes, 72, 8);
+    put(&mut bytes, 72, 8, first_lsn + 1_000);
+    fix_segment(&mut bytes);
+    disk.overwrite(&path, 0, &bytes);
+    let refused = try_open(&disk);
+    let Err(OpenError::Damaged { damage }) = refused else {
+        panic!("{refused:?}")
+    };
+    let kinds = damage.iter().map(|it| it.kind).collect::<Vec<_>>();
+    assert!(kinds.contains(&DamageKind::Chain), "{damage:?}");
+    assert!(damage.iter().any(|it| it.file == path), "{damage:?}");
+}
