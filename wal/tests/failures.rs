@@ -7,6 +7,7 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::*;
 use quorate_wal::*;
@@ -78,6 +79,32 @@ fn a_failed_sync_ends_the_threads_and_tells_the_observers() {
     }
     threads.stop(true);
     assert_eq!(log.durable(), Lsn(0));
+}
+
+struct Panics;
+
+impl Observer for Panics {
+    fn log_moved(&self) {
+        panic!("on purpose");
+    }
+}
+
+/// A thread that panics writes nothing any more. Whoever waited for it waited for ever.
+#[test]
+fn a_panic_of_the_log_thread_ends_the_log_and_tells_the_observers() {
+    let (log, _) = open(&MemoryDisk::new());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    log.add_observer(Arc::new(Panics));
+    log.add_observer(Arc::new(Notify(sender)));
+    let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
+    log.submit(appended(1, 1..=1, 1, 10)).unwrap();
+    while !matches!(log.status(), LogStatus::Failed { .. }) {
+        let told = receiver.recv_timeout(Duration::from_secs(10));
+        told.expect("it is told that the log failed");
+    }
+    let refused = log.submit(appended(1, 2..=2, 1, 10));
+    assert!(matches!(refused, Err(SubmitError::Failed { .. })));
+    threads.stop(true);
 }
 
 #[test]

@@ -112,6 +112,46 @@ fn a_refused_submission_leaves_those_around_it() {
     assert_holds(&log, 1 + CALLS / GROUPS);
 }
 
+/// Whoever drives looks how much room the first in line needs, lets go of the line, and takes what fits. What others submitted
+/// meanwhile was once gathered into the first one: at the end of a segment there was no room for it then, and nothing to write.
+#[test]
+fn what_is_submitted_while_room_is_looked_for_takes_none_of_it() {
+    const SUBMISSIONS: u64 = 20_000;
+    let mut options = options();
+    options.segment_bytes_min = 256 << 10;
+    options.segment_bytes_max = 256 << 10;
+    let opened = Log::open(MemoryDisk::new().as_disk(), Path::new(DIR), options);
+    let log = opened.unwrap().0;
+    let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
+    let submit_all = &|group: u64| {
+        let mut last = Lsn(0);
+        for index in 1..=SUBMISSIONS {
+            let mut batch = appended(group, index..=index, 1, 900);
+            last = loop {
+                match log.enqueue(&mut batch) {
+                    Ok(lsn) => break lsn,
+                    Err(SubmitError::QueueFull) => std::thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            log.nudge();
+        }
+        last
+    };
+    let last = std::thread::scope(|scope| {
+        let submitters = [1, 2].map(|group| scope.spawn(move || submit_all(group)));
+        let lasts = submitters.map(|it| it.join().unwrap());
+        lasts.into_iter().max().unwrap()
+    });
+    threads.stop(true);
+    assert_eq!(log.status(), LogStatus::Healthy);
+    assert!(log.durable() >= last);
+    for group in [1, 2] {
+        let bounds = log.bounds(GroupId(group));
+        assert_eq!(bounds, Some((1, SUBMISSIONS)));
+    }
+}
+
 #[test]
 fn what_is_written_over_while_it_waits_is_gone() {
     let disk = MemoryDisk::new();

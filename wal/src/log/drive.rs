@@ -8,8 +8,10 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
@@ -138,6 +140,28 @@ struct Written {
     desc_bytes: u64,
 }
 
+/// Fails the log if it is dropped by a panic: what was taken out of the line will not be written, nothing behind it may
+/// be, and whoever waits is told instead of waiting for ever.
+pub(super) struct FailsInPanic<'a>(pub(super) &'a Log);
+
+impl Drop for FailsInPanic<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        self.0.fail(
+            "a bug: a panic while it was written, see standard error; open it again".to_owned(),
+        );
+        let observers = self.0.observers.read().clone();
+        for observer in observers {
+            // It may be this one that panicked; the others are told all the same.
+            drop(panic::catch_unwind(AssertUnwindSafe(|| {
+                observer.log_moved();
+            })));
+        }
+    }
+}
+
 impl Writer {
     pub(crate) fn new(tail: Tail, epoch: u32) -> Self {
         Self {
@@ -185,10 +209,12 @@ impl Log {
 
     fn drive_with(&self, mut writer: MutexGuard<'_, Writer>) -> Result<Drove, LogError> {
         let was_failed = self.queue.lock().failure();
-        let drove = match was_failed {
-            Some(error) => return Err(error),
-            None => self.drive_locked(&mut writer),
-        };
+        if let Some(error) = was_failed {
+            return Err(error);
+        }
+        let fails = FailsInPanic(self);
+        let drove = self.drive_locked(&mut writer);
+        drop(fails);
         drop(writer);
         if matches!(drove, Ok(Drove::Wrote { .. }) | Err(_)) {
             self.tell_observers();
@@ -215,8 +241,8 @@ impl Log {
     }
 
     fn drive_locked(&self, writer: &mut Writer) -> Result<Drove, LogError> {
-        let first = match self.queue.lock().waiting.front() {
-            Some(first) => Need::default().with(&first.batch),
+        let first = match self.queue.lock().measure_first() {
+            Some(first) => Need::default().with(first),
             None => return Ok(Drove::Idle),
         };
         let mut rotation = None;

@@ -94,7 +94,8 @@ pub struct Log {
 /// Is told when a log moved.
 pub trait Observer: Send + Sync {
     /// The durable lsn or the status of the log changed. Called by the thread that drove the log,
-    /// outside of its locks: must return soon, and must not drive.
+    /// outside of its locks: must return soon, and must not drive. If it panics on the log thread, the log
+    /// has failed, since nobody writes any more.
     fn log_moved(&self);
 }
 

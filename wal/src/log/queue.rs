@@ -42,6 +42,8 @@ pub(crate) struct Submission {
     pub(crate) batch: WriteBatch,
     /// How many there are.
     pub(crate) count: u64,
+    /// Whether somebody sees to the room that it takes, so that nothing may be gathered into it any more.
+    is_measured: bool,
 }
 
 /// The submissions in line, and what a log will be when all of them are written.
@@ -156,6 +158,14 @@ impl Queue {
         self.pool.append(&mut emptied);
     }
 
+    /// The first in line, which stays as it is from now on: whoever makes room for it does so without this lock, and what
+    /// others submit meanwhile must not make it larger.
+    pub(crate) fn measure_first(&mut self) -> Option<&WriteBatch> {
+        let first = self.waiting.front_mut()?;
+        first.is_measured = true;
+        Some(&first.batch)
+    }
+
     /// Takes the first in line.
     pub(crate) fn pop(&mut self) -> Option<Submission> {
         let submission = self.waiting.pop_front()?;
@@ -233,6 +243,7 @@ impl Queue {
             lsn,
             batch,
             count: 1,
+            is_measured: false,
         });
     }
 
@@ -311,7 +322,7 @@ impl Submission {
             .min(options.segment_bytes_min / GATHERED_SEGMENT_PARTS)
             .max(BLOCK_BYTES)
             .min(options.batch_bytes_max);
-        self.batch.bytes_with(batch) <= bytes_max && self.batch.is_plain()
+        !self.is_measured && self.batch.bytes_with(batch) <= bytes_max && self.batch.is_plain()
     }
 }
 
@@ -417,4 +428,40 @@ fn check_sizes(batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitErr
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Entry;
+
+    #[test]
+    fn nothing_is_gathered_into_what_somebody_makes_room_for() {
+        let mut queue = Queue::new(Lsn(1), HashMap::new(), 0);
+        let append = |queue: &mut Queue, index| {
+            let mut batch = WriteBatch::new();
+            let entry = Entry {
+                index,
+                term: 1,
+                kind: 0,
+                payload: vec![7; 100].into(),
+            };
+            batch.append(GroupId(1), vec![entry]);
+            let pushed = queue.push(&mut batch, &LogOptions::default());
+            pushed.expect("it follows the one before");
+        };
+        append(&mut queue, 1);
+        let measured = queue.measure_first().map(WriteBatch::bytes_in_segment);
+        append(&mut queue, 2);
+        append(&mut queue, 3);
+        let first = queue.pop().expect("it waits");
+        assert_eq!(Some(first.batch.bytes_in_segment()), measured);
+        assert_eq!((first.lsn, first.count), (Lsn(1), 1));
+        let second = queue.pop().expect("it waits");
+        assert_eq!(
+            (second.lsn, second.count),
+            (Lsn(3), 2),
+            "these wait together"
+        );
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use super::drive::FailsInPanic;
 use super::{Drove, Log, LogStatus};
 
 /// How often the preparer looks whether space returned.
@@ -92,6 +93,8 @@ pub(crate) enum Stop {
 
 impl Log {
     fn drive_loop(&self) {
+        // An observer may panic when all is written; nobody would write what comes after.
+        let _fails = FailsInPanic(self);
         while let Some(work) = self.wait_for_work() {
             let drove = match work {
                 Work::Write => self.drive_next(),
