@@ -243,12 +243,16 @@ pub fn drop_file_caches(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads all files in a folder once, so that they are cached. Returns how many bytes they have.
+/// Reads all files in a folder once, so that they are cached, but for those that another process renames or deletes
+/// meanwhile. Returns how many bytes they have.
 pub fn read_file_caches(dir: &Path) -> Result<u64, Failure> {
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     for path in files(dir)? {
-        let mut file = File::open(&path)?;
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
         loop {
             match file.read(&mut buffer) {
                 Ok(0) => break,

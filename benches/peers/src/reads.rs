@@ -1,6 +1,7 @@
 //! Reads of old entries from a log that was opened again, by how they were appended.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -113,12 +114,15 @@ fn read(reader: &mut Reader, reads: Reads, budget: Budget) -> Result<Sample, Fai
 }
 
 impl RawReader {
-    /// Reads the largest file of the folder.
+    /// Reads the largest file of the folder. Another process may open the log in it, and rename the file of its next segment.
     fn open(dir: &Path) -> Result<Self, Failure> {
         let mut largest = None;
         for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            largest = largest.max(Some((entry.metadata()?.len(), entry.path())));
+            let path = entry?.path();
+            match path.metadata() {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                found => largest = largest.max(Some((found?.len(), path))),
+            }
         }
         let (bytes, path) = largest.ok_or("there is no file to read")?;
         Ok(Self {
