@@ -189,10 +189,10 @@ impl Shared {
         line.batches.push_back((last, false));
         line.payloads = 0;
         let mut batch = std::mem::take(&mut line.buffer);
-        // Before the line is let go, so that batches are written in their order.
-        let mut file = lock(&self.file);
+        // Nobody stands in line for the file: two batches may change places there, but not in `batches`.
         drop(line);
         batch.resize(batch.len().next_multiple_of(BLOCK_BYTES), 0);
+        let mut file = lock(&self.file);
         let written = file.write(&batch);
         drop(file);
         let synced = written.and_then(ProbeSync::sync);

@@ -110,6 +110,12 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         Ok(bytes)
     }
 
+    /// Gives back the space that [`zero_fill_part`](Self::zero_fill_part) took beyond so many bytes, which were filled; no
+    /// more will be. Only a hint.
+    fn give_back_rest(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// Copies a few bytes that [`read_bytes`](Self::read_bytes) would share.
     fn peek(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         buffer.copy_from_slice(&self.read_bytes(offset, buffer.len())?);

@@ -196,6 +196,11 @@ impl DiskFile for RealFile {
         Ok(end)
     }
 
+    fn give_back_rest(&self, bytes: u64) {
+        // A file that is cut where it ends loses what was taken beyond.
+        let _ = self.file.set_len(bytes);
+    }
+
     fn prefetch(&self, offset: u64, len: u64) {
         // A hint walks the page cache: one for every few entries took as long as reading them.
         let hinted = self.hinted.load(Ordering::Relaxed);

@@ -24,6 +24,9 @@ use crate::segment::Segment;
 use super::reclaim::Reclaim;
 use super::{Log, LogStatus};
 
+/// No segment is handed over with less than this while it could have more: that takes milliseconds to fill.
+const SHORT_BYTES_MIN: u64 = 4 << 20;
+
 /// What one call of [`Log::prepare`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -42,6 +45,8 @@ pub(crate) struct Preparer {
     /// The first segment of this life of the log.
     pub(super) first_own: SegmentId,
     next_bytes: u64,
+    /// How large that becomes.
+    bytes_max: u64,
     /// The next segment, while it is not ready.
     filling: Option<Filling>,
     pub(super) manifest: ManifestFiles,
@@ -127,6 +132,7 @@ impl Preparer {
             next_id,
             first_own: next_id,
             next_bytes: options.segment_bytes_min,
+            bytes_max: options.segment_bytes_max,
             filling: None,
             manifest,
             written,
@@ -151,9 +157,11 @@ impl Preparer {
             .map_or(0, |filling| filling.segment.bytes)
     }
 
-    /// Whether a segment of this size should be used again as the next one.
+    /// Whether a segment of this size should be used again as the next one: one that will not do for a log that is still
+    /// growing its segments may do afterwards, as those do that were handed over half filled.
     pub(super) fn takes(&self, bytes: u64) -> bool {
-        bytes >= self.next_bytes
+        let is_grown = self.next_bytes == self.bytes_max;
+        bytes >= self.next_bytes || is_grown && bytes >= short_bytes(self.next_bytes)
     }
 
     /// Gives out the id of the next segment.
@@ -172,6 +180,12 @@ impl Preparer {
         };
         bytes.min(SEGMENT_BYTES_LIMIT)
     }
+}
+
+/// What a segment of this size has at least when it is handed over before all of it is filled.
+fn short_bytes(bytes: u64) -> u64 {
+    let half = (bytes / 2).next_multiple_of(BLOCK_BYTES);
+    half.max(SHORT_BYTES_MIN).min(bytes)
 }
 
 impl Log {
@@ -257,7 +271,7 @@ impl Log {
         match self.fill(preparer, needed, is_urgent) {
             Ok(None) => Ok(false),
             Ok(Some(segment)) => {
-                preparer.next_bytes = (preparer.next_bytes * 2).min(self.options.segment_bytes_max);
+                preparer.next_bytes = (preparer.next_bytes * 2).min(preparer.bytes_max);
                 self.pace.rest();
                 self.segment_is_ready(segment);
                 Ok(true)
@@ -273,7 +287,7 @@ impl Log {
         }
     }
 
-    /// Fills the next segment further, to the end if that is urgent. None while it is not ready.
+    /// Fills the next segment further, as far as is due. None while it is not ready.
     fn fill(
         &self,
         preparer: &mut Preparer,
@@ -290,27 +304,50 @@ impl Log {
             }
             None => return Ok(None),
         };
-        let bytes = filling.segment.bytes;
-        let file = &filling.segment.file;
-        while filling.filled < bytes && (is_urgent || self.pace.wants_more(filling.filled, bytes)) {
-            let step = file.zero_fill_part(filling.filled, bytes);
-            // Each step is synced, so that no sync of the log ever waits for much of it.
-            match step.and_then(|end| file.sync_data().map(|()| end)) {
-                Ok(end) => filling.filled = end,
-                Err(error) => {
-                    preparer.filling = Some(filling);
-                    return Err(error);
-                }
+        match self.fill_as_due(&mut filling, is_urgent) {
+            Ok(true) => {}
+            kept => {
+                preparer.filling = Some(filling);
+                return kept.map(|_| None);
             }
-        }
-        if filling.filled < bytes {
-            preparer.filling = Some(filling);
-            return Ok(None);
         }
         if !mutants::SKIPS_DIRECTORY_SYNC {
             self.disk.sync_dir(&self.dir)?;
         }
         Ok(Some(filling.segment))
+    }
+
+    /// Goes on with a segment until it is ready, or nothing more is due: whether it is ready. If somebody waits for it, half
+    /// of it is enough: the segment ends there.
+    fn fill_as_due(&self, filling: &mut Filling, is_urgent: bool) -> io::Result<bool> {
+        let Filling { segment, filled } = filling;
+        while *filled < segment.bytes {
+            // Looked at again each time, since a wait may begin while a part is filled.
+            let needed = self.queue.lock().blocked_bytes;
+            let is_awaited = needed > 0;
+            let enough = if is_awaited {
+                segment.bytes.min(needed.max(short_bytes(segment.bytes)))
+            } else {
+                segment.bytes
+            };
+            if *filled >= enough {
+                segment.bytes = *filled;
+                segment.file.give_back_rest(segment.bytes);
+                break;
+            }
+            if !is_urgent && !is_awaited && !self.pace.wants_more(*filled, segment.bytes) {
+                return Ok(false);
+            }
+            // Each step is synced, so that no sync of the log ever waits for much of it. When the log waits for the
+            // segment itself, one sync at the end takes less.
+            let mut end = segment.file.zero_fill_part(*filled, segment.bytes)?;
+            while is_awaited && end < enough {
+                end = segment.file.zero_fill_part(end, segment.bytes)?;
+            }
+            segment.file.sync_data()?;
+            *filled = end;
+        }
+        Ok(true)
     }
 
     fn begin_filling(&self, preparer: &mut Preparer, needed: u64) -> io::Result<Filling> {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::batch::Entry;
 use crate::error::{DamageKind, OpenError, ReadError};
@@ -34,11 +35,11 @@ const SEQUENTIAL_ENTRIES_MIN: u64 = 32;
 /// So much behind what is read is brought into the cache.
 const AHEAD_BYTES: u64 = 1 << 20;
 
-/// Entries to read, and where they are.
+/// Entries to read, and where they are. A read of a few entries asks the allocator for nothing but what it returns.
 struct Plan {
     group: GroupId,
-    stretches: Vec<Stretch>,
-    parts: Vec<Part>,
+    stretches: SmallVec<[Stretch; 2]>,
+    parts: SmallVec<[Part; 2]>,
 }
 
 /// Consecutive entries of one segment.
@@ -137,7 +138,7 @@ impl Log {
         };
         check_bounds(group, log, from, to)?;
         let range = from..to.min(from.saturating_add(ENTRIES_MAX));
-        let mut parts = Vec::new();
+        let mut parts = SmallVec::new();
         for piece in log.pieces(range.clone()) {
             parts.push(Part {
                 first: piece.first,
