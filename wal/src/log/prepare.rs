@@ -164,6 +164,11 @@ impl Preparer {
         bytes >= self.next_bytes || is_grown && bytes >= short_bytes(self.next_bytes)
     }
 
+    /// How large a segment that is filled is, if nobody waits for it.
+    pub(super) fn next_bytes(&self) -> u64 {
+        self.next_bytes
+    }
+
     /// Gives out the id of the next segment.
     pub(super) fn take_id(&mut self) -> SegmentId {
         let id = self.next_id;

@@ -42,8 +42,9 @@ pub(crate) struct Reclaim {
     stuck: BTreeSet<SegmentId>,
     /// Dead segments that could not be deleted.
     undeleted: Vec<Segment>,
-    /// A dead segment that is kept to be used again, while the next one is ready already.
-    kept: Option<Segment>,
+    /// Dead segments that are kept to be used again, while the next one is ready already: one, or as many as take no more
+    /// than two if they are short.
+    kept: Vec<Segment>,
 }
 
 impl Reclaim {
@@ -53,7 +54,7 @@ impl Reclaim {
     }
 
     pub(super) fn kept_bytes(&self) -> u64 {
-        self.kept.as_ref().map_or(0, |kept| kept.bytes)
+        self.kept.iter().map(|kept| kept.bytes).sum()
     }
 }
 
@@ -162,31 +163,35 @@ impl Log {
     }
 
     /// Keeps a dead segment while the log is written to: it takes the place of one that would have
-    /// to be filled. Gives it back if there is one already, or too much on disk.
+    /// to be filled. Gives it back if there is as much as a whole one already, or too much on disk.
     fn keep(&self, preparer: &mut Preparer, mut segment: Segment) -> Option<Segment> {
-        let bytes = self.segments_bytes(preparer) + segment.bytes;
+        let kept_bytes = preparer.reclaim.kept_bytes();
+        let bytes = self.segments_bytes(preparer) + kept_bytes + segment.bytes;
         let bytes_max = self
             .bytes_wanted_max()
             .max(3 * self.options.segment_bytes_max);
-        let fits = preparer.reclaim.kept.is_none()
+        let fits = kept_bytes < preparer.next_bytes()
             && preparer.takes(segment.bytes)
             && bytes <= bytes_max
             && self.is_uncovered.load(Ordering::Relaxed);
         if !fits || !is_free(preparer, &mut segment) {
             return Some(segment);
         }
-        preparer.reclaim.kept = Some(segment);
+        preparer.reclaim.kept.push(segment);
         None
     }
 
     /// At rest disk stays under twice what lives and two segments.
     pub(super) fn drop_kept(&self, preparer: &mut Preparer) {
-        let is_resting = !self.is_uncovered.load(Ordering::Relaxed);
-        let bytes = self.segments_bytes(preparer) + preparer.reclaim.kept_bytes();
-        if is_resting
-            && bytes > self.bytes_wanted_max()
-            && let Some(kept) = preparer.reclaim.kept.take()
+        if self.is_uncovered.load(Ordering::Relaxed) {
+            return;
+        }
+        let bytes_max = self.bytes_wanted_max();
+        let mut bytes = self.segments_bytes(preparer) + preparer.reclaim.kept_bytes();
+        while bytes > bytes_max
+            && let Some(kept) = preparer.reclaim.kept.pop()
         {
+            bytes -= kept.bytes;
             // If this fails, the next open finds a dead segment and removes it.
             let _ = self.disk.remove(&kept.path);
         }
@@ -206,9 +211,13 @@ impl Log {
         in_service + spare_bytes + preparer.filling_bytes()
     }
 
-    /// Makes the dead segment that was kept the next one.
+    /// Makes the largest of the dead segments that were kept the next one.
     pub(super) fn use_kept(&self, preparer: &mut Preparer) -> Result<(), LogError> {
-        let Some(kept) = preparer.reclaim.kept.take() else {
+        preparer
+            .reclaim
+            .kept
+            .sort_unstable_by_key(|kept| kept.bytes);
+        let Some(kept) = preparer.reclaim.kept.pop() else {
             return Ok(());
         };
         if let Err(unwanted) = self.use_again(preparer, kept)? {
