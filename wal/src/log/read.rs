@@ -285,11 +285,19 @@ fn read_sealed(
     gathered: &mut Gathered,
     (segment, offset, sealed): (&Segment, u64, Sealed),
 ) -> Result<bool, ReadError> {
-    let bytes = segment
-        .file
-        .read_bytes(offset, part.count as usize * SPOT_BYTES)
-        .map_err(|error| failed(segment, offset, plan.wanted(part.first), error))?;
-    for (bytes, index) in bytes.chunks_exact(SPOT_BYTES).zip(part.first..) {
+    // To share the bytes of one spot would cost more than to copy them.
+    let (mut single, shared) = ([0; SPOT_BYTES], Bytes::new());
+    let read = match part.count {
+        1 => segment.file.peek(offset, &mut single).map(|()| shared),
+        count => segment.file.read_bytes(offset, count as usize * SPOT_BYTES),
+    };
+    let shared = read.map_err(|error| failed(segment, offset, plan.wanted(part.first), error))?;
+    let spots = if part.count == 1 {
+        &single[..]
+    } else {
+        &shared
+    };
+    for (bytes, index) in spots.chunks_exact(SPOT_BYTES).zip(part.first..) {
         let wanted = plan.wanted(index);
         let spot = Spot::decode(bytes).expect("as many bytes as a spot has");
         if index == part.first && part.count >= SEQUENTIAL_ENTRIES_MIN {
