@@ -66,8 +66,8 @@ fn who_begins_to_wait_while_a_segment_is_filled_gets_what_is_there() {
     }));
     let mut index = 1;
     while !log.prepare().unwrap().segment_ready {
+        commit(&log, appended(2, index..=index, 1, ENTRY_BYTES));
         index += 1;
-        commit(&log, appended(2, index - 1..=index - 1, 1, ENTRY_BYTES));
     }
     settle(&log);
     let lens: Vec<u64> = files(dir.path()).iter().map(|file| file.0).collect();

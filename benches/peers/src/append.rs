@@ -155,7 +155,7 @@ pub(crate) fn work(append: Append) -> Result<Box<dyn Work>, Failure> {
                 UnderWay::One
             },
         )?),
-        Subject::SmallSegments | Subject::MapWrite => {
+        Subject::SmallSegments | Subject::MapWrite | Subject::DirectWrite => {
             return Err(format!("{} appends nothing here", append.subject.name()).into());
         }
     };

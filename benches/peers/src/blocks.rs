@@ -1,9 +1,9 @@
-//! The same blocks written in different ways, so that what the log chose stays measured: by call and
-//! through a shared map; one batch at a time, and two of half its size at once.
+//! The same blocks written in different ways, so that what the log chose stays measured: by call,
+//! through a shared map, and past the page cache; one batch at a time, and two of half its size at once.
 
 use std::path::PathBuf;
 
-use quorate_benches::probe::{RawAppend, TwoUnderWay};
+use quorate_benches::probe::{DirectAppend, RawAppend, TwoUnderWay};
 use quorate_benches::{Budget, Failure, Place, Sample, Writer, run_writers};
 use quorate_wal::Durability;
 use tempfile::TempDir;
@@ -13,27 +13,31 @@ use crate::job::{Job, Load, Report, Slice, Subject};
 use crate::map_file::MapFile;
 use crate::worker::Work;
 
-const BYTES: [usize; 4] = [4 << 10, 16 << 10, 64 << 10, 1 << 20];
+const BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
 /// What those who wait for a batch hand in together, in bytes.
 const BATCH_BYTES: [usize; 5] = [8 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Failure> {
-    let rivals = [Subject::Probe, Subject::MapWrite];
-    run_blocks(bench, Load::Map, &BYTES, rivals)
+    let mut rivals = vec![Subject::Probe, Subject::MapWrite];
+    let place = Place::at(bench.root.clone())?;
+    if DirectAppend::open(&place, BYTES[0])?.is_some() {
+        rivals.push(Subject::DirectWrite);
+    }
+    run_blocks(bench, Load::Map, &BYTES, &rivals)
 }
 
 /// Callers wait for their batch, so that two batches under way share what would be one.
 pub(crate) fn run_depth(bench: &mut Bench) -> Result<(), Failure> {
     let rivals = [Subject::Probe, Subject::TwoUnderWay];
-    run_blocks(bench, Load::Depth, &BATCH_BYTES, rivals)
+    run_blocks(bench, Load::Depth, &BATCH_BYTES, &rivals)
 }
 
 fn run_blocks(
     bench: &mut Bench,
     load: Load,
     sizes: &[usize],
-    rivals: [Subject; 2],
+    rivals: &[Subject],
 ) -> Result<(), Failure> {
     for &bytes in sizes {
         let root = bench.root.clone();
@@ -45,7 +49,7 @@ fn run_blocks(
             bytes,
             slice,
         };
-        bench.rivals(load, &case, bytes as f64, &rivals, job)?;
+        bench.rivals(load, &case, bytes as f64, rivals, job)?;
     }
     Ok(())
 }
@@ -91,6 +95,11 @@ pub(crate) fn work(
             };
             let run = move |budget| run_writers(budget, std::slice::from_mut(&mut writer));
             (Box::new(run), bytes)
+        }
+        Subject::DirectWrite => {
+            let direct = DirectAppend::open(&place, bytes)?;
+            let mut direct = direct.ok_or("the file system takes no writes past its cache")?;
+            (Box::new(move |budget| direct.run(budget)), bytes)
         }
         Subject::TwoUnderWay => {
             let mut two = TwoUnderWay::open(&place, bytes / 2)?;

@@ -25,7 +25,7 @@ pub(crate) enum Load {
     Reads,
     /// Disk beside live data, and latencies while entries are moved.
     Space,
-    /// Writes through a shared map beside writes by call.
+    /// Writes through a shared map, and past the page cache, beside writes by call.
     Map,
     /// Two batches under way beside one of twice the size.
     Depth,
@@ -50,6 +50,8 @@ pub(crate) enum Subject {
     RaftEnginePlain,
     /// Stores to a shared map, and `msync`.
     MapWrite,
+    /// Writes past the page cache.
+    DirectWrite,
     /// The same bytes without any log, two halves at once.
     TwoUnderWay,
 }
@@ -197,6 +199,7 @@ impl Subject {
             Self::RaftEngine => "raft-engine",
             Self::RaftEnginePlain => "raft-engine, no LZ4",
             Self::MapWrite => "map and msync",
+            Self::DirectWrite => "past the page cache",
             Self::TwoUnderWay => "two under way",
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use quorate_wal::Durability;
 
 /// As large as a segment of the log.
-const FILE_BYTES: usize = 64 << 20;
+pub(crate) const FILE_BYTES: usize = 64 << 20;
 
 /// Blocks are a multiple of this.
 pub(crate) const BLOCK_BYTES: usize = 4096;

@@ -8,7 +8,7 @@ use Metric::{
     OpenMs, P50Us, P99AwayUs, P99MovingUs, P99NearUs, P99QuietUs, P99Us, P999Us, PeakMib,
     ResidentMib, ScannedMib, SyncsPerS,
 };
-use Subject::{MapWrite, Pipelined, Probe, Quorate, RaftEngine, TwoUnderWay};
+use Subject::{DirectWrite, MapWrite, Pipelined, Probe, Quorate, RaftEngine, TwoUnderWay};
 
 /// A part of the report.
 pub(super) struct Section {
@@ -210,17 +210,21 @@ pub(super) const SECTIONS: [Section; 9] = [
     },
     Section {
         load: Load::Map,
-        title: "Writes through a shared map",
-        what: "The same blocks by `pwrite` and `fdatasync` (probe) and by stores to a shared map \
-               and `msync`, no log.",
+        title: "Other ways to write",
+        what: "The same blocks by `pwrite` and `fdatasync` (probe), by stores to a shared map \
+               and `msync`, and past the page cache (`O_DIRECT`) and `fdatasync`. No log.",
         tables: &[Table::Cases(&[
             column("map KiB/s", Cell::Of(MapWrite, EntriesPerS), 0),
             column("probe KiB/s", Cell::Of(Probe, EntriesPerS), 0),
             column("of probe", Cell::Ratio(EntriesPerS, MapWrite, Probe), 2),
+            column("direct KiB/s", Cell::Of(DirectWrite, EntriesPerS), 0),
+            column("of probe", Cell::Ratio(EntriesPerS, DirectWrite, Probe), 2),
             column("map p50 µs", Cell::Of(MapWrite, P50Us), 1),
             column("probe p50 µs", Cell::Of(Probe, P50Us), 1),
+            column("direct p50 µs", Cell::Of(DirectWrite, P50Us), 1),
             column("map p99 µs", Cell::Of(MapWrite, P99Us), 1),
             column("probe p99 µs", Cell::Of(Probe, P99Us), 1),
+            column("direct p99 µs", Cell::Of(DirectWrite, P99Us), 1),
         ])],
     },
     Section {
