@@ -563,7 +563,8 @@ fn keep_one(
         }
         let path = dir.join(segment_name(next_id));
         let failed = |action, source| OpenError::io(action, &segment.path, source);
-        // Its zeros may have been written by a process that died before it synced them.
+        // The process that filled it may have died before it was done, and before it synced what it wrote.
+        segment.file.give_back_rest(segment.bytes);
         segment
             .file
             .sync_data()
