@@ -107,6 +107,31 @@ fn a_panic_of_the_log_thread_ends_the_log_and_tells_the_observers() {
     threads.stop(true);
 }
 
+/// The same where it is a caller that writes. What it took out of the line is lost, so nothing behind it may be written.
+#[test]
+fn a_panic_of_a_caller_that_writes_ends_the_log_for_the_others() {
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    commit(&log, appended(1, 1..=1, 1, 10));
+    let (sender, told) = std::sync::mpsc::channel();
+    log.add_observer(Arc::new(Notify(sender)));
+    log.submit(appended(1, 2..=2, 1, 10)).unwrap();
+    disk.faults.panic_sync.store(true, Ordering::SeqCst);
+    let writes = Arc::clone(&log);
+    let panicked = std::thread::spawn(move || writes.drive()).join();
+    assert!(panicked.is_err());
+    disk.faults.panic_sync.store(false, Ordering::SeqCst);
+    told.try_recv().expect("the observers are told");
+    let LogStatus::Failed { reason } = log.status() else {
+        panic!("{:?}", log.status());
+    };
+    assert!(reason.contains("panic"), "{reason}");
+    assert!(matches!(log.drive(), Err(LogError::Failed { .. })));
+    let refused = log.submit(appended(1, 3..=3, 1, 10));
+    assert!(matches!(refused, Err(SubmitError::Failed { .. })));
+    assert_eq!(log.durable(), Lsn(1));
+}
+
 #[test]
 fn a_full_disk_refuses_entries_serves_reads_and_recovers_by_itself() {
     let disk = FaultyDisk::default();

@@ -172,6 +172,8 @@ pub(crate) struct FaultyDisk {
 #[derive(Debug)]
 pub(crate) struct Faults {
     pub(crate) fail_sync: AtomicBool,
+    /// Whether a sync panics, as nothing of the log does that is known.
+    pub(crate) panic_sync: AtomicBool,
     pub(crate) fail_write: AtomicBool,
     pub(crate) fail_read: AtomicBool,
     /// Whether files cannot grow.
@@ -185,6 +187,7 @@ impl Default for Faults {
     fn default() -> Self {
         Self {
             fail_sync: AtomicBool::new(false),
+            panic_sync: AtomicBool::new(false),
             fail_write: AtomicBool::new(false),
             fail_read: AtomicBool::new(false),
             full: AtomicBool::new(false),
@@ -289,6 +292,10 @@ impl DiskFile for FaultyFile {
     fn sync_data(&self) -> io::Result<()> {
         self.faults.syncs.fetch_add(1, Ordering::SeqCst);
         self.faults.change()?;
+        assert!(
+            !self.faults.panic_sync.load(Ordering::SeqCst),
+            "injected panic"
+        );
         if self.faults.fail_sync.load(Ordering::SeqCst) {
             return Err(io::Error::other("injected sync error"));
         }
