@@ -60,6 +60,19 @@ pub(crate) fn run_single(bench: &mut Bench) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Large entries, for so long that it does not matter what a log gave back while others had their turn.
+pub(crate) fn run_sustained(bench: &mut Bench) -> Result<(), Failure> {
+    let entry_bytes = 16 << 10;
+    for writers in [16, 64] {
+        let slice = Slice::Millis(bench.plan.trace_ms);
+        let case = name(writers, 1, entry_bytes);
+        let job = job(bench, writers, 1, entry_bytes, true, slice);
+        let rivals = rivals(entry_bytes, writers, &[Subject::Quorate]);
+        bench.rivals(Load::Sustained, &case, writers as f64, &rivals, job)?;
+    }
+    Ok(())
+}
+
 /// Batches, and single entries many of which are on their way.
 pub(crate) fn run_batches(bench: &mut Bench) -> Result<(), Failure> {
     for writers in [1, 16] {

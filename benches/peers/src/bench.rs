@@ -18,7 +18,7 @@ pub(crate) struct Plan {
     pub(crate) long_rounds: usize,
     /// Of appends and reads.
     pub(crate) slice_ms: u64,
-    /// Of appends whose calls are looked at one by one.
+    /// Of appends that go on for longer, and of those whose calls are looked at one by one.
     pub(crate) trace_ms: u64,
     /// Bytes that are written without syncs in one round.
     pub(crate) fill_bytes: u64,
@@ -96,7 +96,7 @@ impl Bench {
         job: impl Fn(Subject) -> Job,
     ) -> Result<(), Failure> {
         let rounds = match load {
-            Load::Space | Load::Rotate | Load::Fill => self.plan.long_rounds,
+            Load::Space | Load::Rotate | Load::Fill | Load::Sustained => self.plan.long_rounds,
             _ => self.plan.rounds,
         };
         let mut workers = Vec::new();

@@ -1,7 +1,6 @@
 //! What was measured, round by round.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use crate::job::{Load, Metric, Report, Subject};
 
@@ -45,7 +44,10 @@ impl Book {
                 .or_default()
                 .push(value);
         }
-        case.series.entry(subject).or_insert(report.series);
+        let series = case.series.entry(subject).or_default();
+        if series.is_empty() {
+            *series = report.series;
+        }
     }
 
     pub(crate) fn of(&self, load: Load) -> impl Iterator<Item = &Case> {
@@ -56,24 +58,22 @@ impl Book {
         self.of(load).find(|case| case.name == name)
     }
 
-    /// Every figure of every round, a line each.
-    pub(crate) fn csv(&self) -> String {
-        let mut out = String::from("load,case,subject,figure,round,value\n");
-        for case in &self.cases {
-            for ((subject, metric), values) in &case.values {
-                for (round, value) in (1..).zip(values) {
-                    writeln!(
-                        out,
-                        "{:?},\"{}\",{},{metric:?},{round},{value}",
-                        case.load,
-                        case.name,
-                        subject.name().replace(',', "")
-                    )
-                    .expect("a string takes every write");
-                }
-            }
-        }
-        out
+    pub(crate) fn cases(&self) -> &[Case] {
+        &self.cases
+    }
+
+    /// Takes over what another book holds; of the loads that both have, only that.
+    pub(crate) fn take_over(&mut self, other: Self) {
+        self.cases
+            .retain(|case| other.of(case.load).next().is_none());
+        self.cases.extend(other.cases);
+    }
+
+    /// The loads, in the order in which they were measured.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let mut loads: Vec<Load> = self.cases.iter().map(|case| case.load).collect();
+        loads.dedup();
+        loads
     }
 }
 
@@ -98,6 +98,15 @@ impl Case {
     pub(crate) fn ratio_of(&self, of: (Subject, Metric), to: (Subject, Metric)) -> Option<f64> {
         let (of, to) = (self.values.get(&of)?, self.values.get(&to)?);
         middle(of.iter().zip(to).map(|(of, to)| of / to).collect())
+    }
+
+    /// Every figure, with its value in each round.
+    pub(crate) fn figures(&self) -> impl Iterator<Item = (Subject, Metric, &[f64])> {
+        let figure = |(&(subject, metric), rounds): (&(Subject, Metric), _)| {
+            let rounds: &Vec<f64> = rounds;
+            (subject, metric, &rounds[..])
+        };
+        self.values.iter().map(figure)
     }
 
     pub(crate) fn subjects(&self) -> impl Iterator<Item = Subject> {
@@ -145,6 +154,24 @@ mod tests {
             Some(100.0)
         );
         assert_eq!(case.median(Subject::Probe, Metric::EntriesPerS), None);
-        assert_eq!(book.csv().lines().count(), 1 + 6);
+    }
+
+    #[test]
+    fn a_load_that_was_measured_again_is_taken_over_whole() {
+        let mut books = [Book::default(), Book::default()];
+        for (book, load, case) in [
+            (0, Load::Append, "old"),
+            (0, Load::Reads, "kept"),
+            (1, Load::Append, "new"),
+        ] {
+            let report = Report::default();
+            books[book].add(load, case, 1.0, Subject::Quorate, report);
+        }
+        let [mut book, newer] = books;
+        book.take_over(newer);
+        assert!(book.case(Load::Append, "old").is_none());
+        assert!(book.case(Load::Append, "new").is_some());
+        assert!(book.case(Load::Reads, "kept").is_some());
+        assert_eq!(book.loads(), [Load::Reads, Load::Append]);
     }
 }

@@ -9,10 +9,12 @@ use quorate_wal::Durability;
 use serde::{Deserialize, Serialize};
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Load {
     /// Synced appends, one entry a call.
     Append,
+    /// Synced appends of large entries, for longer.
+    Sustained,
     /// Synced appends of batches, and of single entries that are many on their way.
     Batches,
     /// Appends without syncs.

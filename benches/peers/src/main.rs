@@ -22,6 +22,7 @@ mod reopen;
 mod report;
 mod rotate;
 mod space;
+mod store;
 mod targets;
 mod trace;
 mod worker;
@@ -34,6 +35,7 @@ use clap::Parser;
 use quorate_benches::{Failure, Place};
 
 use bench::{Bench, Plan};
+use book::Book;
 use job::Load;
 
 /// Measures a load.
@@ -65,6 +67,10 @@ struct Arguments {
     /// below it.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Measures nothing: makes the report of the figures in this file, as `--out` wrote it. Given more than once, loads come
+    /// from the last file that has them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rounds", "quick", "only", "reopen_mib", "dir"])]
+    from: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -83,6 +89,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.from.is_empty() {
+        return run_loads(arguments);
+    }
+    let (book, how) = read_all(&arguments.from)?;
+    hand_over(&book, &how, arguments.out.as_deref())
+}
+
+fn run_loads(arguments: &Arguments) -> Result<(), Failure> {
     if cfg!(debug_assertions) {
         eprintln!("peers: this is a debug build, run it with --release: the figures mean nothing");
     }
@@ -96,22 +110,19 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Plan::full(arguments.rounds.into(), arguments.reopen_mib << 20)
     };
     eprintln!("files below {}", place.root().display());
-    let machine = report::machine(place.root());
+    let how = report::how(place.root(), &plan, arguments.quick);
     let mut bench = Bench::new(place.root().to_owned(), plan);
     let ran = measure(&mut bench, &arguments.only);
     bench.end();
     // What was measured before a failure is worth a look.
-    let text = report::markdown(&bench.book, &bench.plan, &machine, arguments.quick);
-    print!("{text}");
-    if let Some(out) = &arguments.out {
-        write_out(&bench, out, &text)?;
-    }
+    hand_over(&bench.book, &how, arguments.out.as_deref())?;
     ran
 }
 
 fn measure(bench: &mut Bench, only: &[Load]) -> Result<(), Failure> {
-    let loads: [(Load, Run); 9] = [
+    let loads: [(Load, Run); 10] = [
         (Load::Append, append::run_single),
+        (Load::Sustained, append::run_sustained),
         (Load::Batches, append::run_batches),
         (Load::Fill, append::run_fill),
         (Load::Rotate, rotate::run),
@@ -129,17 +140,41 @@ fn measure(bench: &mut Bench, only: &[Load]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_out(bench: &Bench, out: &Path, text: &str) -> Result<(), Failure> {
+/// The figures of several files as those of one run, and how each was measured.
+fn read_all(paths: &[PathBuf]) -> Result<(Book, String), Failure> {
+    let mut whole = Book::default();
+    let mut hows = Vec::new();
+    for path in paths {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+        let (book, how) = store::read(&text).map_err(|error| format!("{name}: {error}"))?;
+        let loads: Vec<String> = book.loads().iter().map(|it| format!("{it:?}")).collect();
+        hows.push(match hows.len() {
+            0 => how,
+            _ => format!("Of another run, {}: {how}", loads.join(", ")),
+        });
+        whole.take_over(book);
+    }
+    Ok((whole, hows.join("\n\n")))
+}
+
+/// Prints the report, and writes what is asked for.
+fn hand_over(book: &Book, how: &str, out: Option<&Path>) -> Result<(), Failure> {
+    let text = report::markdown(book, how);
+    print!("{text}");
+    let Some(out) = out else {
+        return Ok(());
+    };
     std::fs::create_dir_all(out)?;
     for (name, text) in [
         ("log-figures.md", text),
-        ("log-figures.csv", &bench.book.csv()),
+        ("log-figures.jsonl", store::write(book, how)?),
     ] {
         let path = out.join(name);
         std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
         eprintln!("wrote {}", path.display());
     }
-    for path in plot::draw(&bench.book, &out.join("img"))? {
+    for path in plot::draw(book, &out.join("img"))? {
         eprintln!("drew {}", path.display());
     }
     Ok(())

@@ -15,12 +15,17 @@ use crate::peer::PeerStored;
 use crate::worker::Work;
 
 pub(crate) const PER_APPEND: [u64; 3] = [1, 32, 1024];
-const FORWARD: [u64; 2] = [64, 256];
+pub(crate) const FORWARD: [u64; 2] = [64, 256];
 const ENTRY_BYTES: usize = 128;
 
 /// The name of a case of random reads.
 pub(crate) fn random_name(per_append: u64) -> String {
     format!("random, appended by {per_append}")
+}
+
+/// The name of a case of reads that go forward.
+pub(crate) fn forward_name(entries: u64, per_append: u64) -> String {
+    format!("{entries} forward, appended by {per_append}")
 }
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Failure> {
@@ -47,7 +52,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Failure> {
         bench.prepare("sealing the log", &Job::Seal { dir })?;
         let slice = Slice::Millis(bench.plan.slice_ms / 2);
         let forward = FORWARD.map(|entries| {
-            let name = format!("{entries} forward, appended by {per_append}");
+            let name = forward_name(entries, per_append);
             (name, Reads::Forward(entries))
         });
         let random = (random_name(per_append), Reads::Random);

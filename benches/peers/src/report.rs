@@ -20,20 +20,27 @@ const HOW: &str = "\"of\": the median over the rounds of the ratio within a roun
     disk beside live data with files of 8 MiB and a threshold of twice what lives (at least 32 \
     MiB), tried every 250 ms.";
 
-/// The whole report in markdown.
-pub(crate) fn markdown(book: &Book, plan: &Plan, machine: &str, is_quick: bool) -> String {
-    let mut out = String::from("# The log, measured\n\n");
+/// The machine, and how much is measured on it.
+pub(crate) fn how(root: &std::path::Path, plan: &Plan, is_quick: bool) -> String {
+    let mut out = String::new();
     if is_quick || cfg!(debug_assertions) {
         out += "**A quick run, or a debug build: it shows that everything runs, and its figures \
-                mean nothing.**\n\n";
+                mean nothing.** ";
     }
-    put(
-        &mut out,
-        &format!(
-            "{machine}\n\nMedians of {} rounds of {} ms ({} of the loads that take long). {}\n\n",
-            plan.rounds, plan.slice_ms, plan.long_rounds, HOW
-        ),
+    let text = format!(
+        "{} Medians of {} rounds of {} ms ({} of the loads that take long).",
+        machine(root),
+        plan.rounds,
+        plan.slice_ms,
+        plan.long_rounds
     );
+    out + &text
+}
+
+/// The whole report in markdown.
+pub(crate) fn markdown(book: &Book, how: &str) -> String {
+    let mut out = String::from("# The log, measured\n\n");
+    put(&mut out, &format!("{how}\n\n{HOW}\n\n"));
     put_targets(&mut out, &targets(book));
     for section in &SECTIONS {
         put_section(&mut out, book, section);
@@ -135,7 +142,7 @@ fn put(out: &mut String, text: &str) {
 }
 
 /// What this machine is.
-pub(crate) fn machine(root: &std::path::Path) -> String {
+fn machine(root: &std::path::Path) -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu

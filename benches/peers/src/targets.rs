@@ -5,7 +5,7 @@ use std::fmt;
 use crate::append::{DEPTH, ENTRY_BYTES, name};
 use crate::book::{Book, Case};
 use crate::job::{Load, Metric, Subject};
-use crate::reads::{PER_APPEND, random_name};
+use crate::reads::{FORWARD, PER_APPEND, forward_name, random_name};
 use crate::space::{HOT, THOUSAND, THOUSAND_UNSYNCED};
 
 /// One of them, measured.
@@ -50,7 +50,10 @@ pub(crate) fn targets(book: &Book) -> Vec<Target> {
         targets: Vec::new(),
     };
     list.appends();
+    list.sustained();
     list.batches();
+    list.fills();
+    list.rotations();
     list.reopens();
     list.reads();
     list.space();
@@ -91,6 +94,20 @@ impl List<'_> {
         }
     }
 
+    fn sustained(&mut self) {
+        for writers in [16, 64] {
+            let case = name(writers, 1, 16 << 10);
+            let what = "for longer, throughput as a share of bare group commit";
+            self.add(Load::Sustained, &case, what, AtLeast(1.0), |case| {
+                rate(case, Quorate, Probe)
+            });
+            let what = "for longer, throughput as a share of raft-engine's";
+            self.add(Load::Sustained, &case, what, AtLeast(1.8), |case| {
+                rate(case, Quorate, RaftEngine)
+            });
+        }
+    }
+
     fn batches(&mut self) {
         let case = name(16, DEPTH, 128);
         self.beside_peer(Load::Batches, &case, 1.6);
@@ -98,6 +115,26 @@ impl List<'_> {
         self.add(Load::Batches, &case, what, AtLeast(0.8), |case| {
             rate(case, Pipelined, Quorate)
         });
+    }
+
+    fn fills(&mut self) {
+        for writers in [1, 16] {
+            self.beside_peer(Load::Fill, &name(writers, DEPTH, 128), 1.5);
+        }
+    }
+
+    fn rotations(&mut self) {
+        let cases: Vec<&Case> = self.book.of(Load::Rotate).collect();
+        for case in cases {
+            let what = "p99 near a change of segments as a multiple of p99 otherwise";
+            self.add(Load::Rotate, &case.name, what, AtMost(1.5), |case| {
+                case.ratio_of((Quorate, Metric::P99NearUs), (Quorate, Metric::P99AwayUs))
+            });
+            let what = "the worst call as a multiple of the median";
+            self.add(Load::Rotate, &case.name, what, AtMost(10.0), |case| {
+                Some(case.worst(Quorate, Metric::MaxUs)? / case.median(Quorate, Metric::P50Us)?)
+            });
+        }
     }
 
     /// Of the largest log.
@@ -116,10 +153,18 @@ impl List<'_> {
                 case.median(Quorate, Metric::BytesPerEntry)
             });
         }
+        let case = format!("{largest} MiB, scan by 1 thread");
+        let what = "GB of payload a second, without footers";
+        self.add(Load::Reopen, &case, what, AtLeast(1.0), |case| {
+            case.median(Quorate, Metric::GbPerSThread)
+        });
     }
 
     fn reads(&mut self) {
         self.beside_peer(Load::Reads, &random_name(32), 4.0);
+        for entries in FORWARD {
+            self.beside_peer(Load::Reads, &forward_name(entries, 32), 1.5);
+        }
         let rates = PER_APPEND.map(|per_append| {
             let case = self.book.case(Load::Reads, &random_name(per_append))?;
             case.median(Quorate, Metric::EntriesPerS)

@@ -88,7 +88,7 @@ const WRITTEN: Table = Table::Subjects(&[
     column("peak MiB", Cell::Own(PeakMib), 0),
 ]);
 
-pub(super) const SECTIONS: [Section; 9] = [
+pub(super) const SECTIONS: [Section; 10] = [
     Section {
         load: Load::Append,
         title: "Synced appends, one entry a call",
@@ -96,6 +96,13 @@ pub(super) const SECTIONS: [Section; 9] = [
                to the thread of the log. Probe: for 1 writer `pwrite` and `fdatasync` of as many \
                blocks, else a bare group commit. \"Two under way\" is the bare group commit with a second batch \
                written while the first is synced.",
+        tables: &[THROUGHPUT, LATENCY, WRITTEN],
+    },
+    Section {
+        load: Load::Sustained,
+        title: "Synced appends of large entries, for longer",
+        what: "The same for as long as a change of segments is watched. While the others have their turn, a log at rest \
+               gives space back that it must fill again when it goes on: in a second that shows, here it does not.",
         tables: &[THROUGHPUT, LATENCY, WRITTEN],
     },
     Section {
