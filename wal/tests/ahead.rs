@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -132,6 +133,54 @@ fn half_a_segment_is_used_again_like_a_whole_one() {
     assert_holds(dir.path(), 40..=40, ENTRY_BYTES);
 }
 
+#[test]
+fn half_a_segment_is_made_whole_when_it_is_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_on(&Watched::default(), dir.path());
+    let mut index = 0;
+    let mut next = |is_early: bool| {
+        index += 1;
+        let mut batch = appended(1, index..=index, 1, ENTRY_BYTES);
+        batch.compact(GroupId(1), index);
+        commit(&log, batch);
+        if is_early {
+            log.prepare().unwrap();
+        }
+        let lens: Vec<u64> = files(dir.path()).iter().map(|file| file.0).collect();
+        lens.contains(&(SEGMENT_BYTES / 2))
+    };
+    while !next(false) {}
+    let recycled = log.stats().recycled;
+    // From now on each segment is prepared before it is needed.
+    let mut calls = 0;
+    while next(true) {
+        calls += 1;
+        assert!(calls < 100, "{:?}", files(dir.path()));
+    }
+    assert!(log.stats().recycled > recycled);
+    for _ in 0..40 {
+        assert!(!next(true), "{:?}", files(dir.path()));
+    }
+    drop(log);
+    assert_holds(dir.path(), index..=index, ENTRY_BYTES);
+}
+
+#[test]
+fn a_disk_that_is_full_behind_half_a_segment_ends_the_segment_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Watched::default();
+    let log = open_on(&disk, dir.path());
+    disk.full_from.store(11 * MIB, Ordering::SeqCst);
+    for index in 1..=20 {
+        commit(&log, appended(1, index..=index, 1, ENTRY_BYTES));
+        log.prepare().unwrap();
+        assert_eq!(log.status(), LogStatus::Healthy, "{index}");
+    }
+    assert_eq!(files(dir.path())[1].0, 11 * MIB);
+    drop(log);
+    assert_holds(dir.path(), 1..=20, ENTRY_BYTES);
+}
+
 fn open_on(disk: &Watched, dir: &Path) -> Arc<Log> {
     open_sized(disk, dir, SEGMENT_BYTES)
 }
@@ -170,9 +219,20 @@ fn files(dir: &Path) -> Vec<(u64, u64)> {
 type Watch = Box<dyn FnMut(u64) -> bool + Send>;
 
 /// The files of the operating system, and somebody who looks on while they are filled.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Watched {
     watch: Arc<Mutex<Option<Watch>>>,
+    /// From where on no file can be filled.
+    full_from: Arc<AtomicU64>,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            watch: Arc::default(),
+            full_from: Arc::new(AtomicU64::new(u64::MAX)),
+        }
+    }
 }
 
 impl Watched {
@@ -249,6 +309,9 @@ impl DiskFile for WatchedFile {
             *watch = None;
         }
         drop(watch);
+        if done >= self.disk.full_from.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.file.zero_fill_part(done, bytes)
     }
     fn give_back_rest(&self, bytes: u64) {

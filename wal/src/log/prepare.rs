@@ -64,6 +64,26 @@ struct Filling {
     filled: u64,
 }
 
+impl Filling {
+    /// Fills a part, or as much as it takes to have so many bytes, and syncs it: so no sync of the log ever waits for much of
+    /// it. When the log waits for the segment itself, one sync at the end takes less.
+    fn fill_part(&mut self, wanted: u64) -> io::Result<()> {
+        let Segment { file, bytes, .. } = &self.segment;
+        let mut end = file.zero_fill_part(self.filled, *bytes)?;
+        while end < wanted.min(*bytes) {
+            end = file.zero_fill_part(end, *bytes)?;
+        }
+        file.sync_data()?;
+        self.filled = end;
+        Ok(())
+    }
+
+    fn end_here(&mut self) {
+        self.segment.bytes = self.filled;
+        self.segment.file.give_back_rest(self.filled);
+    }
+}
+
 /// How far the segment that is written to is, and when the next one must be filled further.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -162,6 +182,23 @@ impl Preparer {
     pub(super) fn takes(&self, bytes: u64) -> bool {
         let is_grown = self.next_bytes == self.bytes_max;
         bytes >= self.next_bytes || is_grown && bytes >= short_bytes(self.next_bytes)
+    }
+
+    /// Whether the next segment is filled so far that it could be handed over.
+    pub(super) fn has_half(&self) -> bool {
+        let filled = |filling: &Filling| filling.filled >= short_bytes(filling.segment.bytes);
+        self.filling.as_ref().is_some_and(filled)
+    }
+
+    /// Takes a segment that ended early, and is to be used again, for one that is being filled: it is made whole, unless
+    /// somebody waits for it. Gives back one that is whole.
+    pub(super) fn fill_rest(&mut self, mut segment: Segment) -> Option<Segment> {
+        if segment.bytes >= self.next_bytes {
+            return Some(segment);
+        }
+        let filled = std::mem::replace(&mut segment.bytes, self.next_bytes);
+        self.filling = Some(Filling { segment, filled });
+        None
     }
 
     /// How large a segment that is filled is, if nobody waits for it.
@@ -316,41 +353,35 @@ impl Log {
                 return kept.map(|_| None);
             }
         }
-        if !mutants::SKIPS_DIRECTORY_SYNC {
+        // One that is used again has a durable name already.
+        if !filling.segment.recycled && !mutants::SKIPS_DIRECTORY_SYNC {
             self.disk.sync_dir(&self.dir)?;
         }
         Ok(Some(filling.segment))
     }
 
-    /// Goes on with a segment until it is ready, or nothing more is due: whether it is ready. If somebody waits for it, half
-    /// of it is enough: the segment ends there.
+    /// Goes on with a segment until it is ready, or nothing more is due: whether it is ready. If somebody waits for it, or
+    /// there is no space for more, half of it is enough: the segment ends there.
     fn fill_as_due(&self, filling: &mut Filling, is_urgent: bool) -> io::Result<bool> {
-        let Filling { segment, filled } = filling;
-        while *filled < segment.bytes {
+        while filling.filled < filling.segment.bytes {
             // Looked at again each time, since a wait may begin while a part is filled.
             let needed = self.queue.lock().blocked_bytes;
+            let half = short_bytes(filling.segment.bytes).max(needed);
             let is_awaited = needed > 0;
-            let enough = if is_awaited {
-                segment.bytes.min(needed.max(short_bytes(segment.bytes)))
-            } else {
-                segment.bytes
-            };
-            if *filled >= enough {
-                segment.bytes = *filled;
-                segment.file.give_back_rest(segment.bytes);
+            if is_awaited && filling.filled >= half {
+                filling.end_here();
                 break;
             }
-            if !is_urgent && !is_awaited && !self.pace.wants_more(*filled, segment.bytes) {
+            if !is_urgent
+                && !is_awaited
+                && !self.pace.wants_more(filling.filled, filling.segment.bytes)
+            {
                 return Ok(false);
             }
-            // Each step is synced, so that no sync of the log ever waits for much of it. When the log waits for the
-            // segment itself, one sync at the end takes less.
-            let mut end = segment.file.zero_fill_part(*filled, segment.bytes)?;
-            while is_awaited && end < enough {
-                end = segment.file.zero_fill_part(end, segment.bytes)?;
+            match filling.fill_part(if is_awaited { half } else { 0 }) {
+                Err(error) if is_shortage(&error) && filling.filled >= half => filling.end_here(),
+                part => part?,
             }
-            segment.file.sync_data()?;
-            *filled = end;
         }
         Ok(true)
     }

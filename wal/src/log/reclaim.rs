@@ -139,6 +139,7 @@ impl Log {
         mut segment: Segment,
     ) -> Result<Result<(), Segment>, LogError> {
         let is_wanted = self.spare.lock().is_none()
+            && !preparer.has_half()
             && preparer.takes(segment.bytes)
             && segment.bytes >= self.queue.lock().blocked_bytes
             && segment.bytes <= self.options.segment_bytes_max
@@ -152,13 +153,16 @@ impl Log {
         renamed.map_err(|error| self.fail(format!("cannot use {} again: {error}", segment.id)))?;
         self.drop_filling(preparer);
         self.counters.recycled.fetch_add(1, Ordering::Relaxed);
-        self.segment_is_ready(Segment {
+        let segment = Segment {
             id,
             path,
             file: segment.file,
             bytes: segment.bytes,
             recycled: true,
-        });
+        };
+        if let Some(segment) = preparer.fill_rest(segment) {
+            self.segment_is_ready(segment);
+        }
         Ok(Ok(()))
     }
 
