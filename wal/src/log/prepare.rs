@@ -184,10 +184,10 @@ impl Preparer {
         bytes >= self.next_bytes || is_grown && bytes >= short_bytes(self.next_bytes)
     }
 
-    /// Whether the next segment is filled so far that it could be handed over.
-    pub(super) fn has_half(&self) -> bool {
-        let filled = |filling: &Filling| filling.filled >= short_bytes(filling.segment.bytes);
-        self.filling.as_ref().is_some_and(filled)
+    /// Whether the next segment is one that is used again, and is being made whole.
+    pub(super) fn is_using_again(&self) -> bool {
+        let filling = self.filling.as_ref();
+        filling.is_some_and(|filling| filling.segment.recycled)
     }
 
     /// Takes a segment that ended early, and is to be used again, for one that is being filled: it is made whole, unless

@@ -139,7 +139,7 @@ impl Log {
         mut segment: Segment,
     ) -> Result<Result<(), Segment>, LogError> {
         let is_wanted = self.spare.lock().is_none()
-            && !preparer.has_half()
+            && !preparer.is_using_again()
             && preparer.takes(segment.bytes)
             && segment.bytes >= self.queue.lock().blocked_bytes
             && segment.bytes <= self.options.segment_bytes_max
