@@ -166,6 +166,40 @@ fn half_a_segment_is_made_whole_when_it_is_used_again() {
 }
 
 #[test]
+fn a_segment_that_is_being_made_whole_is_not_given_up_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_on(&Watched::default(), dir.path());
+    // The first segment is whole, and lives as long as these entries do: too many to be moved.
+    for index in 1..=13 {
+        commit(&log, appended(2, index..=index, 1, ENTRY_BYTES));
+    }
+    let mut index = 0;
+    while files(dir.path()).len() < 3 {
+        index += 1;
+        let mut batch = appended(1, index..=index, 1, ENTRY_BYTES);
+        batch.compact(GroupId(1), index);
+        commit(&log, batch);
+    }
+    // The second one, half of one, is dead.
+    log.prepare().unwrap();
+    assert_eq!(log.stats().recycled, 1);
+    let lens = || -> Vec<u64> { files(dir.path()).iter().map(|file| file.0).collect() };
+    let half = SEGMENT_BYTES / 2;
+    assert_eq!(lens(), [SEGMENT_BYTES, half, half]);
+    let mut batch = WriteBatch::new();
+    batch.compact(GroupId(2), 14);
+    commit(&log, batch);
+    // Now the first one is dead as well, and waits for its turn.
+    for _ in 0..3 {
+        log.prepare().unwrap();
+    }
+    assert_eq!(lens(), [SEGMENT_BYTES, half, half]);
+    assert_eq!(log.stats().recycled, 1);
+    drop(log);
+    assert_holds(dir.path(), index..=index, ENTRY_BYTES);
+}
+
+#[test]
 fn a_disk_that_is_full_behind_half_a_segment_ends_the_segment_there() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Watched::default();

@@ -293,7 +293,7 @@ impl Log {
             self.hand_over(None);
             return Ok(true);
         }
-        if spare_bytes == 0 {
+        if spare_bytes == 0 && !preparer.is_using_again() {
             self.use_kept(preparer)?;
             if self
                 .spare
