@@ -119,7 +119,11 @@ impl List<'_> {
 
     fn fills(&mut self) {
         for writers in [1, 16] {
-            self.beside_peer(Load::Fill, &name(writers, DEPTH, 128), 1.5);
+            let case = name(writers, DEPTH, 128);
+            let what = "without syncs, throughput as a share of raft-engine's";
+            self.add(Load::Fill, &case, what, AtLeast(1.5), |case| {
+                rate(case, Quorate, RaftEngine)
+            });
         }
     }
 
