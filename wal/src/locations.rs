@@ -183,13 +183,16 @@ impl Locations {
     /// The entries of a range, piece by piece. The range must lie within the log.
     pub(crate) fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = Piece<'_>> + '_ {
         assert!(self.start <= range.start && range.end <= self.end);
-        let begin = self.extent_of(range.start);
+        let begin = if range.is_empty() {
+            self.extents.len()
+        } else {
+            self.extent_of(range.start)
+        };
         let within = move |extent: &&Extent| extent.first < range.end;
         self.extents
-            .range(begin.min(self.extents.len())..)
+            .range(begin..)
             .take_while(within)
             .map(move |extent| extent.piece(range.start, range.end))
-            .filter(|piece| piece.count > 0)
     }
 
     /// Adds an entry behind the last.
@@ -554,6 +557,22 @@ mod tests {
 
     /// A node that keeps too much log asks whom to let go of the oldest segment. If nobody were named, it would take
     /// no writes for ever.
+    #[test]
+    fn a_range_without_entries_has_no_pieces() {
+        let mut locations = Locations::new(5);
+        assert_eq!(locations.pieces(5..5).count(), 0, "of no entries at all");
+        for unit in 0..3 {
+            locations.push(SegmentSlot(1), Spot::new(0, unit * 8, 0), 8);
+        }
+        for at in 5..=8 {
+            assert_eq!(locations.pieces(at..at).count(), 0, "at {at}");
+        }
+        assert_eq!(
+            locations.pieces(6..7).map(|piece| piece.count).sum::<u64>(),
+            1
+        );
+    }
+
     #[test]
     fn who_keeps_a_segment_is_known_also_when_its_older_entries_were_moved_on() {
         let mut locations = Locations::new(1);

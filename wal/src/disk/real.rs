@@ -20,7 +20,8 @@ use crate::map::{self, Forgotten, Mapped};
 const SLICES_MAX: usize = 1024;
 
 /// Zeros are written in pieces of this size: the page cache then keeps small folios, and a segment
-/// that is being prepared takes little memory.
+/// that is being prepared takes little memory. A sync walks all blocks of each folio that was written to: in
+/// folios of 2 MiB, which reads through the map would like, that of 4 KiB took a tenth longer.
 const ZERO_BYTES: usize = 64 << 10;
 
 /// The name of the file in a directory that carries its lock.

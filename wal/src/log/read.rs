@@ -21,7 +21,7 @@ use crate::ids::GroupId;
 use crate::index::Segments;
 use crate::locations::{PiecePlace, SPOT_BYTES, Spot};
 use crate::record::{SLOT_BYTES, Slot};
-use crate::segment::{Sealed, Segment};
+use crate::segment::Segment;
 
 use super::Log;
 use super::scan::find_spot;
@@ -35,11 +35,12 @@ const SEQUENTIAL_ENTRIES_MIN: u64 = 32;
 /// So much behind what is read is brought into the cache.
 const AHEAD_BYTES: u64 = 1 << 20;
 
-/// Entries to read, and where they are. A read of a few entries asks the allocator for nothing but what it returns.
+/// Entries to read, and where they are. A read of entries that stand together asks the allocator for nothing but what it
+/// returns.
 struct Plan {
     group: GroupId,
-    stretches: SmallVec<[Stretch; 2]>,
-    parts: SmallVec<[Part; 2]>,
+    stretches: SmallVec<[Stretch; 1]>,
+    parts: SmallVec<[Part; 1]>,
 }
 
 /// Consecutive entries of one segment.
@@ -52,8 +53,16 @@ struct Part {
 enum PartPlace {
     Nowhere,
     Hot(Arc<Segment>, Vec<Spot>),
-    /// The spots stand at this offset of the file, and its batches end as said.
-    Sealed(Arc<Segment>, u64, Sealed),
+    Sealed(SealedPlace),
+}
+
+/// Where entries of a sealed segment are.
+struct SealedPlace {
+    segment: Arc<Segment>,
+    /// Where the spots of the entries begin.
+    spots_offset: u64,
+    /// Where the batches end.
+    end: u64,
 }
 
 /// What an entry is, besides its payload.
@@ -177,9 +186,7 @@ impl Log {
                 }
                 Ok(true)
             }
-            PartPlace::Sealed(segment, offset, sealed) => {
-                read_sealed(plan, part, gathered, (segment, *offset, *sealed))
-            }
+            PartPlace::Sealed(place) => read_sealed(plan, part, place, gathered),
         }
     }
 
@@ -213,9 +220,13 @@ impl PartPlace {
         match place {
             PiecePlace::Nowhere => Self::Nowhere,
             PiecePlace::Hot(_, spots) => Self::Hot(segment, spots.to_vec()),
-            PiecePlace::Sealed(_, offset) => {
+            PiecePlace::Sealed(_, spots_offset) => {
                 let sealed = counted.sealed.expect("only a sealed segment has an index");
-                Self::Sealed(segment, offset, sealed)
+                Self::Sealed(SealedPlace {
+                    segment,
+                    spots_offset,
+                    end: sealed.end,
+                })
             }
         }
     }
@@ -282,9 +293,10 @@ fn check_bounds(group: GroupId, log: &GroupLog, from: u64, to: u64) -> Result<()
 fn read_sealed(
     plan: &Plan,
     part: &Part,
+    place: &SealedPlace,
     gathered: &mut Gathered,
-    (segment, offset, sealed): (&Segment, u64, Sealed),
 ) -> Result<bool, ReadError> {
+    let (segment, offset) = (&place.segment, place.spots_offset);
     // To share the bytes of one spot would cost more than to copy them.
     let (mut single, shared) = ([0; SPOT_BYTES], Bytes::new());
     let read = match part.count {
@@ -304,7 +316,7 @@ fn read_sealed(
             segment.file.prefetch(spot.payload_offset(), AHEAD_BYTES);
         }
         let entry = match read_entry(segment, spot, wanted) {
-            Err(ReadError::Corrupt { .. }) => read_found(segment, sealed, spot, wanted)?,
+            Err(ReadError::Corrupt { .. }) => read_found(place, spot, wanted)?,
             other => other?,
         };
         if !gathered.push(entry) {
@@ -315,13 +327,9 @@ fn read_sealed(
 }
 
 /// The index led to nothing: it may be the index that rotted. The batches say where the entry is.
-fn read_found(
-    segment: &Segment,
-    sealed: Sealed,
-    spot: Spot,
-    wanted: Wanted,
-) -> Result<Entry, ReadError> {
-    let found = find_spot(segment, sealed.end, wanted.group, wanted.index);
+fn read_found(place: &SealedPlace, spot: Spot, wanted: Wanted) -> Result<Entry, ReadError> {
+    let SealedPlace { segment, end, .. } = place;
+    let found = find_spot(segment, *end, wanted.group, wanted.index);
     match found {
         Ok(Some(found)) => read_entry(segment, found, wanted),
         Ok(None) => {
