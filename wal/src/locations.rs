@@ -555,8 +555,6 @@ mod tests {
         assert_eq!(Spot::decode(&bytes), Some(spot));
     }
 
-    /// A node that keeps too much log asks whom to let go of the oldest segment. If nobody were named, it would take
-    /// no writes for ever.
     #[test]
     fn a_range_without_entries_has_no_pieces() {
         let mut locations = Locations::new(5);
@@ -573,6 +571,8 @@ mod tests {
         );
     }
 
+    /// A node that keeps too much log asks whom to let go of the oldest segment. If nobody were named, it would take
+    /// no writes for ever.
     #[test]
     fn who_keeps_a_segment_is_known_also_when_its_older_entries_were_moved_on() {
         let mut locations = Locations::new(1);
