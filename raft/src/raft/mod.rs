@@ -63,6 +63,8 @@ pub struct Raft {
     /// Until then no vote and no candidacy: a leader that was heard may hold a lease that rests on
     /// this replica.
     leader_heard_until_ns: u64,
+    /// How long each member waits before it votes for another; not known of all while `None`.
+    promise_ns: Option<u64>,
 
     log: Log,
     snapshot: SnapshotMeta,
@@ -264,8 +266,23 @@ impl Raft {
         if self.quorum.is_only(self.id) {
             return Some(u64::MAX);
         }
+        let lease_ns = self.options.lease_ns(self.promise_ns?);
         lead.lease_start_ns
-            .map(|start_ns| start_ns.saturating_add(self.options.lease_ns()))
+            .map(|start_ns| start_ns.saturating_add(lease_ns))
+    }
+
+    /// Says for how long every member of the group waits, at least, before it votes for another
+    /// after it heard a leader: the shortest election timeout that any of them announced. `None`:
+    /// some member announced nothing yet, so no lease is held. Unless told, the own election
+    /// timeout.
+    ///
+    /// Call it before the first message of a member that announced another timeout is taken in. A
+    /// member that restarts with a shorter timeout keeps the longer promise that it gave before: see
+    /// [`Options::restart_wait_ns`](crate::Options::restart_wait_ns).
+    pub fn set_promise_ns(&mut self, promise_ns: Option<u64>) {
+        // A longer promise of others does not outlast the own one: this replica may vote as well.
+        let own_ns = self.options.election_timeout_ns;
+        self.promise_ns = promise_ns.map(|promise_ns| promise_ns.min(own_ns));
     }
 
     /// Hands leadership to `to`, or to the most up-to-date peer that was heard from lately.
