@@ -22,7 +22,7 @@ use crate::command::{Command, CommandError, Position};
 use crate::digest::Digest;
 use crate::machine::{Image, RestoreError, StateMachine};
 use crate::mutants;
-use crate::outcome::{Outcome, SessionId};
+use crate::outcome::{Outcome, SessionId, SessionOwner};
 
 pub use self::image::SessionsImage;
 
@@ -75,8 +75,12 @@ impl<M: StateMachine> Sessions<M> {
         self.last_index = index;
         match decoded {
             Command::Register { sessions_max } => {
-                Outcome::Registered(self.table.register(index, sessions_max))
+                Outcome::Registered(self.table.register(index, sessions_max, None))
             }
+            Command::RegisterOwned {
+                sessions_max,
+                owner,
+            } => Outcome::Registered(self.table.register(index, sessions_max, Some(owner))),
             Command::Close { session } if self.table.close(session) => {
                 Outcome::Applied(Bytes::new())
             }
@@ -130,6 +134,12 @@ impl<M: StateMachine> Sessions<M> {
     /// session.
     pub fn last_sequence(&self, session: SessionId) -> Option<u64> {
         self.table.sessions().get(&session).map(|it| it.last())
+    }
+
+    /// Whose a session is; `None` if there is no such session, or if it was registered without an
+    /// owner.
+    pub fn owner(&self, session: SessionId) -> Option<SessionOwner> {
+        self.table.sessions().get(&session)?.owner()
     }
 
     /// The index of the last command applied; zero before the first.
