@@ -167,6 +167,9 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, OpenError> {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 

@@ -351,6 +351,9 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
