@@ -175,6 +175,12 @@ impl<M: StateMachine> Replica<M> {
         &self.published
     }
 
+    /// The group.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
+    }
+
     /// The protocol core.
     #[cfg(feature = "simulation")]
     pub(crate) fn raft(&self) -> &Raft {
