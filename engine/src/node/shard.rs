@@ -124,8 +124,9 @@ impl<M: StateMachine> Shard<M> {
                 None => outlet.answer(&self.ports, Err(Refusal::NoSuchGroup)),
             },
             Event::LogMoved => {
-                // Before the log is looked at, so that a move after the look is told again.
-                self.log_moved.store(false, Ordering::Release);
+                // Before the log is looked at, so that a move after the look is told again. A swap, not a store: it sees
+                // what was written before the flag was set, and no later load is made before it.
+                self.log_moved.swap(false, Ordering::AcqRel);
                 self.log_moved(now_ns);
                 self.check_space(now_ns);
             }

@@ -247,7 +247,9 @@ impl<M: StateMachine> Worker<M> {
         // Read after the order was taken: a lease that a message renews counts from a time after it arrived.
         let now_ns = self.clock.now_ns();
         match order {
-            Order::Attach(key, shard) => {
+            Order::Attach(key, mut shard) => {
+                // A move of the log that was told before now was dropped, and its flag still says that the shard will be told.
+                shard.handle(now_ns, Event::LogMoved);
                 self.shards.insert(
                     key,
                     Attached {
@@ -318,3 +320,6 @@ impl<M: StateMachine> Worker<M> {
             .unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;
