@@ -10,6 +10,7 @@ mod install;
 mod ports;
 mod proposals;
 mod published;
+mod reads;
 mod replica;
 mod shard;
 mod space;

@@ -120,7 +120,10 @@ impl<M: StateMachine> Shard<M> {
                 index,
                 outlet,
             } => match self.slot(group) {
-                Some(slot) => self.replicas[slot].wait_applied(index, outlet, &self.ports),
+                Some(slot) => {
+                    self.replicas[slot].wait_applied(now_ns, index, outlet, &self.ports);
+                    self.arm(slot);
+                }
                 None => outlet.answer(&self.ports, Err(Refusal::NoSuchGroup)),
             },
             Event::LogMoved => {
@@ -265,6 +268,7 @@ impl<M: StateMachine> Shard<M> {
             replica.timer_at_ns = u64::MAX;
             replica.tick(now_ns);
             replica.tick_transfers(now_ns, &self.ports);
+            replica.expire_reads(now_ns, &self.ports);
             self.mark_ready(slot);
             self.arm(slot);
         }
