@@ -153,6 +153,8 @@ marks! {
     LocalRead,
     /// a client in a node was answered by the replica there, under its lease
     LocalLeaseRead,
+    /// a client in a node was answered by the leader, since the replica there could not serve it
+    LocalReadElsewhere,
 }
 
 /// How often each of them happened.

@@ -248,8 +248,7 @@ impl<M: StateMachine> Worker<M> {
         let now_ns = self.clock.now_ns();
         match order {
             Order::Attach(key, mut shard) => {
-                // A move of the log that was told before now was dropped, and its flag still says that the shard will be told.
-                shard.handle(now_ns, Event::LogMoved);
+                shard.attached(now_ns);
                 self.shards.insert(
                     key,
                     Attached {

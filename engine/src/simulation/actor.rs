@@ -68,6 +68,7 @@ impl<M: StateMachine> Actor<M> {
                     told,
                 );
                 shard.watch();
+                shard.attached(now_ns);
                 let share = Share::Attached(Box::new(shard));
                 (Self { events, share }, true)
             }

@@ -1,7 +1,7 @@
 //! Clients that are part of a node, as those of a [`quorate::Db`] are: they come and go with its process.
 //!
 //! A linearizable read asks the leader for an index, waits until the replica of its own node has applied it, and is answered
-//! from what that replica shows. A read under a lease looks at what the replica shows and at its lease, one load after the
+//! from what that replica shows; if that replica cannot serve it, the leader answers. A read under a lease looks at what the replica shows and at its lease, one load after the
 //! other, on a thread that may sleep between any two of them; without a lease it goes the longer way. A stale read looks at
 //! what is shown. Writes go to whoever leads.
 //!
@@ -17,6 +17,7 @@ use quorate::{Bytes, Consistency, Error, GroupId, LogIndex, NodeId};
 use super::clerks::{LONG_THOUGHT_PERMILLE, LONG_THOUGHT_TIMES, TICK_NS};
 use super::{CALLS_MAX, Event, World};
 use crate::judge::Step;
+use crate::marks::Mark;
 use crate::node::{FromHome, Sent};
 use crate::seed::Rng;
 use crate::trace::Who;
@@ -25,9 +26,9 @@ use crate::workload::{Call, CallKind, Ticket, Workload};
 /// How long a thread takes to go on, on average.
 const THREAD_NS: u64 = 10_000;
 
-/// How often a thread sleeps between two of its loads, and how long it does on average.
+/// How often a thread sleeps between two of its loads, and how long it does on average: longer than an office lasts, too.
 const SLEEP_PERMILLE: u32 = 300;
-const SLEEP_NS: u64 = 300_000_000;
+const SLEEP_MEANS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 3_000_000_000];
 
 /// How often it is looked whether a process that stands still goes on.
 pub(super) const PAUSED_NS: u64 = 50_000_000;
@@ -387,7 +388,11 @@ impl<W: Workload> World<W> {
 
     fn schedule_load(&mut self, node: usize, ticket: Ticket) {
         let sleeps = self.has_trouble && self.local_rng.permille(SLEEP_PERMILLE);
-        let mean_ns = if sleeps { SLEEP_NS } else { THREAD_NS };
+        let mean_ns = if sleeps {
+            self.local_rng.pick(&SLEEP_MEANS_NS)
+        } else {
+            THREAD_NS
+        };
         let delay_ns = self.local_rng.wait(mean_ns);
         self.schedule_local(node, delay_ns, LocalStep::Load(ticket));
     }
@@ -412,7 +417,7 @@ impl<W: Workload> World<W> {
             }
             Some(Some((index, answer))) => {
                 self.local_saw(node, &leased.reading, index)?;
-                self.mark(crate::marks::Mark::LocalLeaseRead);
+                self.mark(Mark::LocalLeaseRead);
                 self.local_answered(node, ticket, Ok(answer))
             }
         }
@@ -430,7 +435,7 @@ impl<W: Workload> World<W> {
         let (index, view) = process.state_at(reading.group);
         let answer = W::Machine::query(&view, &reading.query);
         self.local_saw(node, &reading, index)?;
-        self.mark(crate::marks::Mark::LocalRead);
+        self.mark(Mark::LocalRead);
         self.local_answered(node, ticket, Ok(answer))
     }
 
@@ -532,11 +537,15 @@ impl<W: Workload> World<W> {
         };
         match (local.calls.remove(&id), answer) {
             (None, _) => Err(format!("the client of n{} was answered twice", node + 1)),
-            (Some(Outstanding::Read(ticket, reading)), Ok(_fresh_enough)) => {
+            (Some(Outstanding::Read(ticket, reading)), Ok(answer)) if answer.is_empty() => {
                 local.ready.insert(ticket, reading);
                 let delay_ns = self.local_rng.wait(THREAD_NS);
                 self.schedule_local(node, delay_ns, LocalStep::Look(ticket));
                 Ok(())
+            }
+            (Some(Outstanding::Read(ticket, _)), Ok(answer)) => {
+                self.mark(Mark::LocalReadElsewhere);
+                self.local_answered(node, ticket, Ok(answer))
             }
             (Some(Outstanding::Read(ticket, _) | Outstanding::Write(ticket)), answer) => {
                 self.local_answered(node, ticket, answer)
@@ -595,7 +604,8 @@ impl<W: Workload> World<W> {
 impl Local {
     /// Asks the leader for an index, and then the replica here.
     fn read(&mut self, shown_ns: u64, ticket: Ticket, reading: Reading) {
-        let id = self.client.read_local(shown_ns, reading.group);
+        let query = reading.query.clone();
+        let id = self.client.read_local(shown_ns, reading.group, query);
         self.calls.insert(id, Outstanding::Read(ticket, reading));
     }
 
