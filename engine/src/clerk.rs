@@ -7,7 +7,8 @@ use bytes::Bytes;
 use quorate_kv::{Answer as MapAnswer, Batch, CommandBuffer, MapView, Query, Scan};
 use quorate_wal::GroupId;
 
-use crate::client::{Client, ReadWants, RemoteLink, ReplyPort};
+use crate::client::{Client, READ_HERE, ReadWants, RemoteLink, ReplyPort};
+use crate::db::random_seed;
 use crate::error::{Error, OpenError};
 use crate::node::Published;
 use crate::options::Options;
@@ -97,7 +98,15 @@ impl Clerk {
         let nodes = link.nodes();
         let partitioner = Partitioner::hashed(groups);
         let link = Arc::new(RemoteLink(link));
-        let client = Client::new(link, &nodes, partitioner, options, clock, Arc::clone(timer));
+        let client = Client::new(
+            link,
+            &nodes,
+            partitioner,
+            options,
+            clock,
+            Arc::clone(timer),
+            random_seed(),
+        );
         port.bind(&client);
         Self::new(client, None, Arc::clone(timer))
     }

@@ -232,6 +232,7 @@ impl Db {
             &setup.options,
             runtime.clock,
             Arc::clone(&timer),
+            random_seed(),
         );
         port.bind(&client);
         let clerk = Clerk::new(Arc::clone(&client), Some(node.published.clone()), timer);
@@ -487,7 +488,7 @@ impl std::fmt::Debug for Builder {
     }
 }
 
-/// A seed that differs between nodes and runs; only election jitter and names depend on it.
+/// A seed that differs between nodes and runs; only election jitter, names and the numbers of requests depend on it.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new()

@@ -46,4 +46,7 @@ mutants! {
     IGNORES_LOST_ENTRIES;
     /// A node whose log is gone is taken for a new one, and votes again (a hole that was closed here).
     TAKES_LOST_LOG_FOR_NEW;
+    /// A shard does not look at the log when it is attached: a move that was told before is lost, and no other is ever told
+    /// (found here by a restart with several workers).
+    ATTACHES_WITHOUT_LOOKING;
 }

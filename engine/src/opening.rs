@@ -151,6 +151,7 @@ fn open_replica<M: StateMachine>(
         trailing_entries: setup.options.trailing_entries,
         command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
+        read_wait_ns: setup.options.read_wait_ns(),
     };
     let snapshot = raft.snapshot().index;
     let mut replica = Replica::new(

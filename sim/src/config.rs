@@ -11,6 +11,9 @@ use crate::seed::{Rng, Stream};
 
 const MS: u64 = 1_000_000;
 
+/// How long a worker takes to notice an event, on average, if it is not slow.
+pub(crate) const WAKE_NS: u64 = 10_000;
+
 /// Which run a seed means: raised whenever a seed comes to mean another one, which a test of this file notices.
 pub const SCHEME: u32 = 7;
 
@@ -26,6 +29,8 @@ pub struct Config {
     pub groups: u32,
     /// How many clerks.
     pub clerks: usize,
+    /// So many nodes have a client of their own, the first ones.
+    pub locals: usize,
     /// The options of every node and clerk.
     pub options: Options,
     /// Which faults strike.
@@ -46,6 +51,10 @@ pub struct Config {
     pub think_ns: u64,
     /// How long a sync takes, on average.
     pub sync_ns: u64,
+    /// How long a worker takes to notice an event, on average, while faults strike.
+    pub wake_ns: u64,
+    /// How long each step of attaching a worker's groups takes, on average, where a node has several workers.
+    pub attach_ns: u64,
 }
 
 impl Config {
@@ -81,9 +90,30 @@ impl Config {
             think_ns: rng.between(10, 200) * MS,
             sync_ns: rng.pick(&[30_000, 200_000, 200_000, MS, 5 * MS]),
             has_memory_transport: rng.permille(500),
+            locals: locals(seed, nodes),
+            wake_ns: WAKE_NS,
+            attach_ns: 0,
         };
         config.has_memory_transport &= !config.is_encoded;
+        config.draw_workers(seed);
         config
+    }
+
+    /// Several workers share the groups in some runs; then they are attached one after the other, and some are slow to wake.
+    fn draw_workers(&mut self, seed: u64) {
+        let mut rng = Rng::of(seed, Stream::Workers);
+        let workers = rng.pick(&[1, 1, 2, 3, 4]);
+        let wake_ns = rng.pick(&[WAKE_NS, WAKE_NS, MS, 10 * MS]);
+        let attach_ns = rng.pick(&[100_000, 2 * MS, 20 * MS]);
+        if self.groups > 1 && workers > 1 {
+            self.options.workers = workers.min(self.groups as usize);
+            (self.wake_ns, self.attach_ns) = (wake_ns, attach_ns);
+        }
+    }
+
+    /// Clerks, and the nodes that have a client of their own.
+    pub fn callers(&self) -> usize {
+        self.clerks + self.locals.min(self.nodes)
     }
 
     /// A cluster without faults, for scripts: nodes and clerks with these options, one group, and clocks that are true. Disk,
@@ -93,7 +123,9 @@ impl Config {
         config.nodes = nodes;
         config.groups = 1;
         config.clerks = clerks;
+        config.locals = 0;
         config.options = options;
+        (config.wake_ns, config.attach_ns) = (WAKE_NS, 0);
         config.plan = SwarmPlan::none();
         config.has_lease_reads = false;
         config.rates_permille = (TRUE_RATE, TRUE_RATE);
@@ -133,9 +165,18 @@ impl Config {
         let mut config = Self::draw(seed);
         config.nodes = 3;
         config.groups = 1;
+        config.locals = 0;
+        config.options.workers = 1;
         config.trouble_ns = 18_500 * MS;
         config
     }
+}
+
+/// Two of five runs have clients that are part of a node, on one node to all.
+fn locals(seed: u64, nodes: usize) -> usize {
+    let mut rng = Rng::of(seed, Stream::Locals);
+    let locals = rng.between(1, nodes as u64) as usize;
+    if rng.permille(400) { locals } else { 0 }
 }
 
 /// Whether leases hold, and the rates of clocks. A lease lasts `100 - drift` percent of an election timeout on the leader's

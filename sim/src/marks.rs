@@ -11,7 +11,7 @@ use quorate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, Reques
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use crate::faults::FaultClass;
-use crate::judge::{Books, Event, Place};
+use crate::judge::{Books, Event, Place, is_wait};
 use crate::node::Harm;
 
 macro_rules! marks {
@@ -149,6 +149,12 @@ marks! {
     WipedAndBack,
     /// a cluster of one or two nodes stood still rather than go on without what it lost
     StoodStill,
+    /// a client in a node was answered by the replica there, once that was fresh enough
+    LocalRead,
+    /// a client in a node was answered by the replica there, under its lease
+    LocalLeaseRead,
+    /// a client in a node was answered by the leader, since the replica there could not serve it
+    LocalReadElsewhere,
 }
 
 /// How often each of them happened.
@@ -254,6 +260,7 @@ impl Marks {
             Event::Asked { clerk, request } => self.asked(books, clerk, request),
             Event::LogFailed { .. } => self.hit(Mark::LogFailed),
             Event::Harmed { node, harm, by } => self.harmed(node, harm, by),
+            Event::ReadLocally { .. } => {}
             Event::Matched { .. } | Event::Heard { .. } => {}
         }
     }
@@ -358,14 +365,14 @@ impl Marks {
                 }
             }
             Deed::Applied { entry, outcome } => self.applied(at.group, entry, outcome),
-            Deed::Read { id, by_lease, .. } => {
+            Deed::Read { id, by_lease, .. } if !is_wait(*id) => {
                 let answers = self.answers.entry((at.node, *id)).or_default();
                 answers.push(Some(*by_lease));
             }
             Deed::Acknowledged { id, .. } => {
                 self.answers.entry((at.node, *id)).or_default().push(None);
             }
-            Deed::Saved { .. } => {}
+            Deed::Read { .. } | Deed::Saved { .. } => {}
         }
     }
 

@@ -1,8 +1,8 @@
 //! The virtual network: a directed link from every node to every other, and one from every clerk to every node and back.
 //!
 //! Invariants:
-//! - A frame between nodes may be lost, repeated, delayed, overtaken; one of a clerk is never repeated, as no transport
-//!   repeats it.
+//! - A frame between nodes may be lost, repeated, delayed, overtaken; a request is never repeated, as no transport repeats
+//!   it, and nothing of a clerk.
 //! - What is damaged never arrives as another frame: the codec refuses it and the connection ends.
 
 use quorate::transport::Frame;
@@ -119,7 +119,8 @@ impl Network {
             link.last_arrival_ns = at_ns;
         }
         // A request that is repeated by the network could take effect after its client was told that it did not.
-        let is_message = !matches!(frame, Frame::Request(_) | Frame::Reply(_));
+        // An answer may come twice: whoever asked took the first one.
+        let is_message = !matches!(frame, Frame::Request(_));
         if repeats && between_nodes && is_message {
             let late_ns = self.rng.wait(200 * MS);
             let packet = self.pack(frame.clone());

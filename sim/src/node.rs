@@ -19,6 +19,9 @@ use crate::world::End;
 /// Where a node has its files.
 pub const DIR: &str = "/node";
 
+/// Workers that share the groups of a node at most.
+pub(crate) const WORKERS_MAX: usize = 4;
+
 /// The directories of its log and of its snapshots in there.
 pub(crate) const LOG_DIR: &str = "wal";
 pub(crate) const SNAPSHOT_DIR: &str = "snap";
@@ -43,8 +46,10 @@ pub struct NodeSlot<M: StateMachine> {
     pub is_abandoned: bool,
     /// What became of what was durable on its disk.
     pub harm: Harm,
-    /// The places of those whose frames are on its queue.
-    pub(crate) unheard: BTreeSet<usize>,
+    /// The places of those whose frames are on the queue of each worker.
+    pub(crate) unheard: [BTreeSet<usize>; WORKERS_MAX],
+    /// What comes back for the client in it.
+    pub(crate) desk: Arc<LocalDesk>,
     /// It stands still for so long in the middle of its next step; zero if it does not.
     pub(crate) is_to_pause_ns: u64,
     /// It ends in its next step of the log, in this way, and is started again then; with what draws the rest.
@@ -76,7 +81,8 @@ pub enum Harm {
 /// When the steps of a node are taken next; an event that does not fit is an old one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timers {
-    pub(crate) pass_at_ns: Option<u64>,
+    /// By worker.
+    pub(crate) pass_at_ns: [Option<u64>; WORKERS_MAX],
     pub(crate) log_at_ns: Option<u64>,
     pub(crate) prepare_at_ns: Option<u64>,
     pub(crate) cover_at_ns: Option<u64>,
@@ -130,13 +136,34 @@ impl ReplySink for ToClerk {
     }
 }
 
-/// The nodes of a run have no clients of their own: all clerks are elsewhere.
-struct NoClients;
+/// What came back for the client in a node, and from whom, until the world hands it over.
+#[derive(Default)]
+pub(crate) struct LocalDesk(Mutex<Vec<(NodeId, Reply)>>);
 
-impl ClerkInbox for NoClients {
-    fn reply(&self, _from: NodeId, _reply: Reply) {}
+impl LocalDesk {
+    pub(crate) fn take(&self) -> Vec<(NodeId, Reply)> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+impl ClerkInbox for LocalDesk {
+    fn reply(&self, from: NodeId, reply: Reply) {
+        self.0.lock().push((from, reply));
+    }
 
     fn disconnected(&self, _node: NodeId) {}
+}
+
+/// The way back from the replicas of the client's own node.
+pub(crate) struct FromHome {
+    pub(crate) node: NodeId,
+    pub(crate) desk: Arc<LocalDesk>,
+}
+
+impl ReplySink for FromHome {
+    fn reply(&self, reply: Reply) {
+        self.desk.0.lock().push((self.node, reply));
+    }
 }
 
 impl<M: StateMachine> NodeSlot<M> {
@@ -150,7 +177,8 @@ impl<M: StateMachine> NodeSlot<M> {
             life: 0,
             paused_until_ns: 0,
             is_abandoned: false,
-            unheard: BTreeSet::new(),
+            unheard: Default::default(),
+            desk: Arc::default(),
             harm: Harm::None,
             is_to_pause_ns: 0,
             is_to_end: None,
@@ -188,12 +216,13 @@ impl<M: StateMachine> NodeSlot<M> {
         self.outbox = Arc::default();
         let outbox = Arc::clone(&self.outbox);
         let shown_ns = self.clock.at(now_ns);
-        let clients = Arc::new(NoClients);
+        self.desk = Arc::default();
+        let clients = Arc::clone(&self.desk) as Arc<dyn ClerkInbox>;
         let process = match &self.wire {
-            Some(wire) => SimNode::open(&setup, shown_ns, clients, |inbox| {
+            Some(wire) => SimNode::open_apart(&setup, shown_ns, clients, |inbox| {
                 wire.attach(self.id, inbox)
             }),
-            None => SimNode::open(&setup, shown_ns, clients, |_inbox| outbox),
+            None => SimNode::open_apart(&setup, shown_ns, clients, |_inbox| outbox),
         };
         self.process = Some(process?);
         Ok(())
@@ -205,7 +234,7 @@ impl<M: StateMachine> NodeSlot<M> {
         self.deeds.clear();
         self.timers = Timers::default();
         self.paused_until_ns = 0;
-        self.unheard.clear();
+        self.unheard = Default::default();
         self.is_to_pause_ns = 0;
         self.is_to_end = None;
         self.is_replacing = false;

@@ -170,13 +170,13 @@ fn go_on_without_the_rest<W: Workload>(world: &mut World<W>) -> Result<(), Strin
         world.abandon(node)?;
     }
     world.heal()?;
-    let before = world.successes();
+    let (before, local_before) = (world.successes(), world.local_successes());
     let is_live = holds_in_time(world, |world| {
         let now = world.successes();
         let clerks = now.iter().zip(&before).enumerate();
         let mut has_more =
             clerks.map(|(clerk, (now, before))| now > before || world.is_spent(clerk));
-        has_more.all(|has_more| has_more)
+        has_more.all(|has_more| has_more) && world.locals_progress(&local_before)
     })?;
     require(is_live, "a quorum that is whole makes no progress")
 }
@@ -230,6 +230,7 @@ fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.heal()?;
     world.expect_rest(REST_EVENTS);
     world.last_calls(0)?;
+    world.last_local_calls()?;
     let is_answered = holds_in_time(world, |world| world.outstanding() == 0)?;
     require(
         is_answered,

@@ -151,7 +151,7 @@ impl Reduction {
                 return Err(ReductionError::Nothing { name });
             }
         }
-        let there = config.clerks as u64;
+        let there = config.callers() as u64;
         let last = self.clerks.as_ref().and_then(Numbers::last);
         match last.filter(|&number| u64::from(number) >= there) {
             None => Ok(()),

@@ -27,6 +27,10 @@ pub enum Stream {
     Judges,
     /// Which disks are damaged, where and how.
     Damage,
+    /// Clients that are part of a node: how many, what they call and when.
+    Locals,
+    /// How many workers share the groups of a node, and when they are attached and wake.
+    Workers,
 }
 
 /// A stream of choices (`SplitMix64`).

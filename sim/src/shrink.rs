@@ -169,7 +169,7 @@ impl<P: FnMut(u32, &Reduction), F: Fn(Config) -> Report> Attempts<'_, P, F> {
     /// What the smallest run still has.
     fn parts(&self) -> Vec<Part> {
         let (reduction, report) = &self.smallest;
-        let clerks = 0..self.config.clerks as u32;
+        let clerks = 0..self.config.callers() as u32;
         let clerks = clerks
             .filter(|&it| reduction.may_call(it as usize, 0))
             .map(Part::Clerk);
@@ -217,7 +217,7 @@ fn keep_only(parts: &[Part], reduction: &mut Reduction, config: &Config) {
     });
     let clerks: Vec<u32> = clerks.collect();
     // All that there are need not be named.
-    reduction.clerks = (clerks.len() < config.clerks).then(|| clerks.into_iter().collect());
+    reduction.clerks = (clerks.len() < config.callers()).then(|| clerks.into_iter().collect());
     let troubles = parts.iter().filter_map(|part| match part {
         Part::Trouble(number) => Some(*number),
         _ => None,

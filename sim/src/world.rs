@@ -10,6 +10,7 @@
 
 mod clerks;
 mod damaged;
+mod locals;
 mod scripted;
 mod steps;
 mod troubles;
@@ -36,6 +37,7 @@ use crate::workload::Workload;
 
 use clerks::Clerk;
 use damaged::Damage;
+use locals::{Local, LocalStep};
 
 pub use scripted::{Submission, SubmissionState};
 pub use troubles::End;
@@ -71,6 +73,15 @@ pub struct World<W: Workload> {
     /// What happened, for those who draw it; kept along with the text of the trace.
     pub story: Option<Story>,
     clerks: Vec<Clerk>,
+    /// The clients in nodes, by the place of their node, while it runs.
+    locals: Vec<Option<Local>>,
+    /// How many calls of each succeeded, in all lives.
+    local_successes: Vec<u64>,
+    /// Reads of clients in nodes so far, and whether those clients make calls.
+    local_reads: u64,
+    locals_go_on: bool,
+    local_rng: Rng,
+    worker_rng: Rng,
     heap: BinaryHeap<Scheduled>,
     /// What is scheduled, where the heap says. The heap moves its elements about all the time.
     events: Vec<Option<Event>>,
@@ -97,8 +108,10 @@ pub struct World<W: Workload> {
 
 /// Something that happens at a moment.
 enum Event {
-    /// A pass of a node's worker.
-    Pass(usize),
+    /// A pass of one of a node's workers.
+    Pass(usize, usize),
+    /// The next step of attaching the groups of a worker, in this life of its node.
+    Attach(usize, u32, usize),
     /// A step of a node's log: write and sync.
     Log(usize),
     /// A step of a node's log: off the commit path.
@@ -131,6 +144,8 @@ enum Event {
     ClerkTick(usize),
     /// A clerk has thought and makes a call.
     ClerkCall(usize),
+    /// Something about the client of a node, in this life of the node.
+    Local(usize, u32, LocalStep),
     /// A fault strikes.
     Trouble,
     /// A fault ends.
@@ -214,6 +229,12 @@ impl<W: Workload> World<W> {
             seed,
             now_ns: 0,
             clerks: clerks.collect(),
+            locals: (0..config.nodes).map(|_| None).collect(),
+            local_successes: vec![0; config.nodes],
+            local_reads: 0,
+            locals_go_on: false,
+            local_rng: Rng::of(seed, Stream::Locals).fork(),
+            worker_rng: Rng::of(seed, Stream::Workers).fork(),
             network: Network::new(
                 seed,
                 config.nodes,
@@ -308,7 +329,9 @@ impl<W: Workload> World<W> {
             unreachable!("what is scheduled has an event");
         };
         match event {
-            Event::Pass(node) => self.pass(node)?,
+            Event::Pass(node, worker) => self.pass(node, worker)?,
+            Event::Attach(node, life, worker) => self.attach_step(node, life, worker)?,
+            Event::Local(node, life, step) => self.local_step(node, life, step)?,
             Event::Log(node) => self.log_step(node)?,
             Event::Prepare(node) => self.prepare_step(node)?,
             Event::Cover(node) => self.cover_step(node)?,

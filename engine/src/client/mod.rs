@@ -12,7 +12,7 @@ use quorate_kv::CommandBuffer;
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
-pub(crate) use window::{REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
+pub(crate) use window::{READ_HERE, REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
 
 use crate::error::Error;
 use crate::options::Options;
@@ -26,7 +26,8 @@ pub(crate) trait Link: std::marker::Send + Sync {
     /// Hands a request over; `false`: dropped here and now.
     fn send(&self, to: NodeId, request: Request) -> bool;
 
-    /// Has the replica in this process answer with [`crate::transport::ReplyBody::ReadIndex`] once it has applied an index.
+    /// Has the replica in this process answer with [`crate::transport::ReplyBody::ReadIndex`] once it has applied an index, or
+    /// with a [`crate::transport::Refusal`] if it has not in time or cannot. It always answers, unless the node stops.
     fn wait_applied(&self, group: GroupId, index: LogIndex, id: RequestId);
 
     /// Stops the link.
@@ -77,12 +78,15 @@ impl Client {
         options: &Options,
         clock: Clock,
         timer: Arc<Timer>,
+        seed: u64,
     ) -> Arc<Self> {
         let window_options = WindowOptions::of(options);
         let groups = partitioner
             .groups()
             .map(|group| Slot {
-                window: Mutex::new(Window::new(group, nodes.to_vec(), window_options)),
+                window: Mutex::new(
+                    Window::new(group, nodes.to_vec(), window_options).numbered_from(seed),
+                ),
                 sending: Mutex::new(()),
             })
             .collect();

@@ -18,15 +18,15 @@
 
 mod reads;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use quorate_kv::{Command, CommandBuffer, Outcome, SessionId};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
-use self::reads::Read;
-pub(crate) use self::reads::ReadWants;
+use self::reads::Reads;
+pub(crate) use self::reads::{READ_HERE, ReadWants};
 
 use crate::error::{Error, Obstacle};
 use crate::mutants;
@@ -88,8 +88,8 @@ pub(crate) struct Window {
     next_sequence: u64,
     sent: usize,
     burst: RequestId,
-    reads: BTreeMap<RequestId, Read>,
-    unsent_reads: VecDeque<RequestId>,
+    reads: Reads,
+    /// Counts the requests of this life of the client, all calls and copies alike.
     next_request: u64,
     /// The replicas keep more answers for this client than they may.
     must_acknowledge: bool,
@@ -165,8 +165,7 @@ impl Window {
             next_sequence: 1,
             sent: 0,
             burst: RequestId(0),
-            reads: BTreeMap::new(),
-            unsent_reads: VecDeque::new(),
+            reads: Reads::default(),
             next_request: 0,
             must_acknowledge: false,
             retry_at_ns: 0,
@@ -176,6 +175,14 @@ impl Window {
             obstacle: Obstacle::Unreachable,
             effects: Effects::default(),
         }
+    }
+
+    /// Numbers its requests from here on, instead of from 1. A node's client begins each life elsewhere: what was asked in an
+    /// earlier one may be answered in this one, since nodes answer a node and not a process.
+    pub(crate) fn numbered_from(mut self, seed: u64) -> Self {
+        // The lower half of what there is: numbers ascend, and must not come round while anybody waits.
+        self.next_request = seed >> (64 - REQUEST_COUNT_BITS + 1);
+        self
     }
 
     /// Whether a tick may be needed.
@@ -227,7 +234,7 @@ impl Window {
         }
         if self.registrations.contains(&reply.id) {
             self.registered(now_ns, from, reply);
-        } else if self.reads.contains_key(&reply.id) {
+        } else if self.reads.expects(reply.id) {
             self.read_answered(now_ns, from, reply);
         } else if let Some(place) = self.place_of(reply.id) {
             self.write_answered(now_ns, from, place, reply);
@@ -260,9 +267,7 @@ impl Window {
             if !matches!(self.obstacle, Obstacle::DiskFull | Obstacle::Overloaded) {
                 self.obstacle = Obstacle::NotCommitted;
             }
-            let silent = self.target;
             self.look_elsewhere(now_ns, None);
-            self.resend_reads_of(silent);
         }
         self.pump(now_ns);
         self.is_busy()
@@ -277,12 +282,11 @@ impl Window {
                     .push((completer, Err(Error::Closed)));
             }
         }
-        for (_, read) in std::mem::take(&mut self.reads) {
+        for completer in self.reads.take_all() {
             self.effects
                 .completions
-                .push((read.completer, Err(Error::Closed)));
+                .push((completer, Err(Error::Closed)));
         }
-        self.unsent_reads.clear();
         self.sent = 0;
     }
 
@@ -306,10 +310,7 @@ impl Window {
     fn owes_answer(&self) -> bool {
         self.sent > 0
             || matches!(self.session, Session::Registering)
-            || self
-                .reads
-                .values()
-                .any(|read| read.sent_to == Some(self.target))
+            || self.reads.owed_by(self.target) > 0
     }
 
     fn request_id(&mut self) -> RequestId {
@@ -326,7 +327,7 @@ impl Window {
         if !self.owes_answer() {
             self.heard_at_ns = now_ns;
         }
-        self.send_reads();
+        self.send_reads(now_ns);
         match self.session {
             _ if self.writes.is_empty() => {}
             Session::Registering => {}
@@ -400,12 +401,7 @@ impl Window {
         if let Some(place) = self.place_of(id) {
             self.copy_refused(place);
         }
-        if let Some(read) = self.reads.get_mut(&id)
-            && read.sent_to == Some(node)
-        {
-            read.sent_to = None;
-            self.unsent_reads.push_back(id);
-        }
+        self.read_not_sent(id);
         if node == self.target {
             self.obstacle = Obstacle::Unreachable;
             self.look_elsewhere(now_ns, None);
@@ -576,7 +572,8 @@ impl Window {
                 self.obstacle = Obstacle::NoLeader;
                 self.look_elsewhere(now_ns, leader.filter(|&leader| leader != from));
             }
-            Refusal::Busy => {
+            // Lagging: only a replica in this process says so, to a read that waits for it.
+            Refusal::Busy | Refusal::Lagging => {
                 self.obstacle = Obstacle::Overloaded;
                 // Many are refused at once: the first of them begins a wait, and is counted.
                 if now_ns >= self.retry_at_ns {
@@ -613,6 +610,8 @@ impl Window {
             self.session = Session::Absent;
         }
         self.heard_at_ns = now_ns;
+        // Only the target's silence is noticed: a read left behind at another node might never be sent again.
+        self.resend_reads_of(self.target);
         if let Some(leader) = named {
             self.target = leader;
             self.leader = named;
@@ -668,10 +667,10 @@ impl Window {
                     .push((completer, Err(error.clone())));
             }
         }
-        for (_, read) in std::mem::take(&mut self.reads) {
+        for completer in self.reads.take_all() {
             self.effects
                 .completions
-                .push((read.completer, Err(error.clone())));
+                .push((completer, Err(error.clone())));
         }
         self.rewind();
     }
@@ -703,19 +702,7 @@ impl Window {
             // Without a session nothing was ever sent: what was given up need not keep its place.
             self.drop_given_up();
         }
-        while let Some(first) = self.reads.first_entry() {
-            if first.get().deadline_ns > now_ns {
-                break;
-            }
-            let (_, read) = first.remove_entry();
-            let error = Error::Timeout {
-                after_ms,
-                maybe_applied: false,
-                cause,
-                leader,
-            };
-            self.effects.completions.push((read.completer, Err(error)));
-        }
+        self.expire_reads(now_ns);
     }
 
     fn drop_given_up(&mut self) {

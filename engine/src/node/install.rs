@@ -360,7 +360,8 @@ impl<M: StateMachine> Replica<M> {
             .iter()
             .map(|outgoing| outgoing.retry_at_ns)
             .min();
-        self.raft.deadline_ns().min(transfers.unwrap_or(u64::MAX))
+        let deadline_ns = self.raft.deadline_ns().min(self.reads.deadline_ns());
+        deadline_ns.min(transfers.unwrap_or(u64::MAX))
     }
 }
 

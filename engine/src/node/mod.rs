@@ -10,6 +10,7 @@ mod install;
 mod ports;
 mod proposals;
 mod published;
+mod reads;
 mod replica;
 mod shard;
 mod space;
@@ -24,6 +25,8 @@ pub(crate) use install::SnapshotState;
 #[cfg(feature = "simulation")]
 pub(crate) use ports::TRANSFER_JOBS_MAX;
 pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
+#[cfg(feature = "simulation")]
+pub(crate) use published::LeasedRead;
 pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;

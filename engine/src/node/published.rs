@@ -26,6 +26,18 @@ pub(crate) struct Applied<V> {
     pub(crate) view: V,
 }
 
+/// A read under the lease, between two loads.
+pub(crate) enum LeasedRead<V> {
+    /// Nothing was loaded.
+    Begun,
+    /// The view was loaded.
+    HasView(Applied<V>),
+    /// The lease was loaded behind it.
+    HasLease(Applied<V>, u64),
+    /// What came of it; none if there is no lease.
+    Over(Option<Applied<V>>),
+}
+
 impl<V: Clone> Published<V> {
     pub(crate) fn new(index: LogIndex, view: V) -> Arc<Self> {
         Arc::new(Self {
@@ -47,11 +59,35 @@ impl<V: Clone> Published<V> {
     }
 
     /// The view, if this replica is the leader and its lease outlasts `now`, read after the view was taken.
-    pub(crate) fn load_leased(&self, now_ns: impl FnOnce() -> u64) -> Option<V> {
-        let view = self.state.read().view.clone();
-        // `Acquire` and the lock order the load of the view before the check of the lease.
-        let until = self.lease_until_ns.load(Ordering::Acquire);
-        (until > 0 && now_ns() < until).then_some(view)
+    pub(crate) fn load_leased(&self, now_ns: impl Fn() -> u64) -> Option<V> {
+        let mut read = LeasedRead::Begun;
+        loop {
+            read = match self.step_leased(read, &now_ns) {
+                LeasedRead::Over(found) => return found.map(|it| it.view),
+                more => more,
+            };
+        }
+    }
+
+    /// The next load of a read under the lease: the thread may sleep before each of them, for however long.
+    pub(crate) fn step_leased(
+        &self,
+        read: LeasedRead<V>,
+        now_ns: impl FnOnce() -> u64,
+    ) -> LeasedRead<V> {
+        match read {
+            LeasedRead::Begun => LeasedRead::HasView(self.load()),
+            LeasedRead::HasView(applied) => {
+                // `Acquire` and the lock order the load of the view before the check of the lease.
+                let until_ns = self.lease_until_ns.load(Ordering::Acquire);
+                LeasedRead::HasLease(applied, until_ns)
+            }
+            LeasedRead::HasLease(applied, until_ns) => {
+                let holds = until_ns > 0 && now_ns() < until_ns;
+                LeasedRead::Over(holds.then_some(applied))
+            }
+            LeasedRead::Over(found) => LeasedRead::Over(found),
+        }
     }
 
     pub(crate) fn publish(&self, index: LogIndex, view: V) {

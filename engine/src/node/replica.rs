@@ -2,16 +2,14 @@
 //!
 //! Invariants:
 //! - The published view never goes back, and includes every command whose answer was sent.
-//! - A read is answered only from a view that includes the index at which it was confirmed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_kv::{Command, Outcome, Position, Sessions, StateMachine};
 use quorate_raft::{
     Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError,
-    Raft, ReadError, Role, Soft, Term,
+    Raft, Role, Soft, Term,
 };
 use quorate_wal::{GroupId, Log};
 
@@ -20,6 +18,7 @@ use super::install::SnapshotState;
 use super::ports::Ports;
 use super::proposals::{Proposals, Standing};
 use super::published::Published;
+use super::reads::{Reads, Wants};
 use super::shard::Outbox;
 use super::storage::{GroupLog, add_persist, lost_reason, to_state};
 use super::writes::{After, Writes};
@@ -35,6 +34,8 @@ pub(crate) struct ReplicaOptions {
     pub(crate) trailing_entries: u64,
     pub(crate) command_bytes_max: usize,
     pub(crate) transfer_timeout_ns: u64,
+    /// How long a read may wait for an index to be applied.
+    pub(crate) read_wait_ns: u64,
 }
 
 /// One group on one node.
@@ -56,10 +57,8 @@ pub(crate) struct Replica<M: StateMachine> {
     pub(super) is_ready: bool,
     /// When the shard's live timer for this replica fires.
     pub(super) timer_at_ns: u64,
+    pub(super) reads: Reads,
     proposals: Proposals,
-    reads: BTreeMap<u64, ReadWaiter>,
-    read_tokens: u64,
-    waiting: BTreeMap<(LogIndex, u64), ReadWaiter>,
     /// A commit index that may be written along with the next entries, and need not be.
     lazy_state: Option<HardState>,
     fault: Option<String>,
@@ -73,16 +72,6 @@ pub(crate) struct Replica<M: StateMachine> {
     /// What it did since the last pass began, if somebody watches; on threads nobody does.
     #[cfg(feature = "simulation")]
     pub(super) deeds: Option<Vec<Deed>>,
-}
-
-struct ReadWaiter {
-    outlet: Outlet,
-    wants: ReadWants,
-}
-
-enum ReadWants {
-    Index,
-    Answer(Bytes),
 }
 
 /// Whether the node can take writes at all.
@@ -135,9 +124,7 @@ impl<M: StateMachine> Replica<M> {
             is_ready: false,
             timer_at_ns: u64::MAX,
             proposals: Proposals::default(),
-            reads: BTreeMap::new(),
-            read_tokens: 0,
-            waiting: BTreeMap::new(),
+            reads: Reads::default(),
             lazy_state: None,
             fault: None,
             is_halted: false,
@@ -173,6 +160,12 @@ impl<M: StateMachine> Replica<M> {
 
     pub(crate) fn published(&self) -> &Arc<Published<M::View>> {
         &self.published
+    }
+
+    /// The group.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
     }
 
     /// The protocol core.
@@ -215,7 +208,7 @@ impl<M: StateMachine> Replica<M> {
             RequestBody::Propose { command } => {
                 self.propose(now_ns, &outlet, command, health, ports)
             }
-            RequestBody::ReadIndex => self.read(now_ns, &outlet, ReadWants::Index),
+            RequestBody::ReadIndex => self.read(now_ns, &outlet, Wants::Index),
             RequestBody::Query { consistency, query } => {
                 if self.may_answer_now(consistency, now_ns) {
                     #[cfg(feature = "simulation")]
@@ -231,7 +224,7 @@ impl<M: StateMachine> Replica<M> {
                     outlet.answer(ports, Ok(ReplyBody::Answer(M::query(&view, &query))));
                     return;
                 }
-                self.read(now_ns, &outlet, ReadWants::Answer(query))
+                self.read(now_ns, &outlet, Wants::Answer(query))
             }
         };
         if let Err(refusal) = refused {
@@ -334,38 +327,6 @@ impl<M: StateMachine> Replica<M> {
         })
     }
 
-    fn read(&mut self, now_ns: u64, outlet: &Outlet, wants: ReadWants) -> Result<(), Refusal> {
-        self.read_tokens += 1;
-        self.raft
-            .read(now_ns, self.read_tokens)
-            .map_err(|error| match error {
-                ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
-                _ => Refusal::Busy,
-            })?;
-        self.reads.insert(
-            self.read_tokens,
-            ReadWaiter {
-                outlet: outlet.clone(),
-                wants,
-            },
-        );
-        Ok(())
-    }
-
-    /// Answers once the view includes `index`.
-    pub(super) fn wait_applied(&mut self, index: LogIndex, outlet: Outlet, ports: &Ports<M>) {
-        if self.published.applied() >= index {
-            outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
-            return;
-        }
-        self.read_tokens += 1;
-        let waiter = ReadWaiter {
-            outlet,
-            wants: ReadWants::Index,
-        };
-        self.waiting.insert((index, self.read_tokens), waiter);
-    }
-
     /// First half of a pass: what is to be sent and written. Nothing is applied yet, so that messages and the write
     /// leave as early as they can.
     pub(super) fn collect(
@@ -435,8 +396,9 @@ impl<M: StateMachine> Replica<M> {
         for (outlet, result) in outcomes {
             outlet.answer(ports, result);
         }
-        self.answer_reads(&mut output, ports);
+        self.answer_reads(now_ns, &mut output, ports);
         if self.is_halted {
+            self.refuse_reads(ports);
             return false;
         }
         self.published.set_lease(self.raft.lease_until_ns());
@@ -508,61 +470,12 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn answer_reads(&mut self, output: &mut Output, ports: &Ports<M>) {
-        let applied = self.published.applied();
-        for ready in output.reads.drain(..) {
-            let Some(waiter) = self.reads.remove(&ready.token) else {
-                continue;
-            };
-            if ready.index <= applied || mutants::READS_BEFORE_APPLIED {
-                self.answer_read(waiter, ready.index, ports);
-            } else {
-                self.waiting.insert((ready.index, ready.token), waiter);
-            }
-        }
-        for token in output.reads_failed.drain(..) {
-            if let Some(waiter) = self.reads.remove(&token) {
-                let refusal = Refusal::NotLeader {
-                    leader: self.raft.leader(),
-                };
-                waiter.outlet.answer(ports, Err(refusal));
-            }
-        }
-        while let Some(first) = self.waiting.first_entry() {
-            if first.key().0 > applied {
-                break;
-            }
-            let ((index, _), waiter) = first.remove_entry();
-            self.answer_read(waiter, index, ports);
-        }
-    }
-
     /// Tells whoever watches.
     #[cfg(feature = "simulation")]
     pub(super) fn note(&mut self, deed: impl FnOnce() -> Deed) {
         if let Some(deeds) = &mut self.deeds {
             deeds.push(deed());
         }
-    }
-
-    fn answer_read(&mut self, waiter: ReadWaiter, index: LogIndex, ports: &Ports<M>) {
-        assert!(
-            self.published.applied() >= index || mutants::READS_BEFORE_APPLIED,
-            "a read is answered from a view that includes its index"
-        );
-        #[cfg(feature = "simulation")]
-        self.note(|| Deed::Read {
-            id: waiter.outlet.id,
-            index,
-            by_lease: false,
-        });
-        let body = match waiter.wants {
-            ReadWants::Index => ReplyBody::ReadIndex(index),
-            ReadWants::Answer(query) => {
-                ReplyBody::Answer(M::query(&self.published.load().view, &query))
-            }
-        };
-        waiter.outlet.answer(ports, Ok(body));
     }
 
     /// The log as a whole failed: give the office away, promise nothing more.
@@ -611,11 +524,7 @@ impl<M: StateMachine> Replica<M> {
         for proposal in self.proposals.take_others(None) {
             proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
         }
-        let reads = std::mem::take(&mut self.reads).into_values();
-        let waiting = std::mem::take(&mut self.waiting).into_values();
-        for waiter in reads.chain(waiting) {
-            waiter.outlet.answer(ports, Err(Refusal::Stopping));
-        }
+        self.dismiss_reads(ports);
         self.published.set_lease(None);
         self.published
             .set_soft(Role::Follower, self.raft.term(), None);

@@ -111,6 +111,14 @@ impl<M: StateMachine> Shard<M> {
         shard
     }
 
+    /// The shard is on its worker from now on: it looks at the log once. A move of the log that was told before was dropped by
+    /// the worker, while the flag still says that the shard will be told.
+    pub(crate) fn attached(&mut self, now_ns: u64) {
+        if !mutants::ATTACHES_WITHOUT_LOOKING {
+            self.handle(now_ns, Event::LogMoved);
+        }
+    }
+
     /// Takes one input. Call [`flush`](Self::flush) after a bunch of them.
     pub(crate) fn handle(&mut self, now_ns: u64, event: Event<M>) {
         match event {
@@ -120,12 +128,16 @@ impl<M: StateMachine> Shard<M> {
                 index,
                 outlet,
             } => match self.slot(group) {
-                Some(slot) => self.replicas[slot].wait_applied(index, outlet, &self.ports),
+                Some(slot) => {
+                    self.replicas[slot].wait_applied(now_ns, index, outlet, &self.ports);
+                    self.arm(slot);
+                }
                 None => outlet.answer(&self.ports, Err(Refusal::NoSuchGroup)),
             },
             Event::LogMoved => {
-                // Before the log is looked at, so that a move after the look is told again.
-                self.log_moved.store(false, Ordering::Release);
+                // Before the log is looked at, so that a move after the look is told again. A swap, not a store: it sees
+                // what was written before the flag was set, and no later load is made before it.
+                self.log_moved.swap(false, Ordering::AcqRel);
                 self.log_moved(now_ns);
                 self.check_space(now_ns);
             }
@@ -264,6 +276,7 @@ impl<M: StateMachine> Shard<M> {
             replica.timer_at_ns = u64::MAX;
             replica.tick(now_ns);
             replica.tick_transfers(now_ns, &self.ports);
+            replica.expire_reads(now_ns, &self.ports);
             self.mark_ready(slot);
             self.arm(slot);
         }

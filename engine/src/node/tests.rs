@@ -89,6 +89,7 @@ impl Bench {
             trailing_entries: 0,
             command_bytes_max: 1 << 20,
             transfer_timeout_ns: 1_000_000_000,
+            read_wait_ns: 1_000_000_000,
         };
         let state = SnapshotState::new(None, 0);
         let replica = Replica::new(GROUP, raft, Sessions::default(), state, replica_options);

@@ -247,7 +247,8 @@ impl<M: StateMachine> Worker<M> {
         // Read after the order was taken: a lease that a message renews counts from a time after it arrived.
         let now_ns = self.clock.now_ns();
         match order {
-            Order::Attach(key, shard) => {
+            Order::Attach(key, mut shard) => {
+                shard.attached(now_ns);
                 self.shards.insert(
                     key,
                     Attached {
@@ -318,3 +319,6 @@ impl<M: StateMachine> Worker<M> {
             .unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

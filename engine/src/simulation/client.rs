@@ -85,10 +85,11 @@ impl SimClient {
         })
     }
 
-    /// Asks when the replica of this client's node may answer a linearizable read. The answer has no bytes.
-    pub fn read_local(&mut self, now_ns: u64, group: GroupId) -> CallId {
+    /// Asks when the replica of this client's node may answer a linearizable read: the answer has no bytes then. If that
+    /// replica cannot serve, it is the leader's answer to `query`.
+    pub fn read_local(&mut self, now_ns: u64, group: GroupId, query: Bytes) -> CallId {
         self.call(group, |window, completer| {
-            window.read(now_ns, ReadWants::LocalIndex, completer);
+            window.read(now_ns, ReadWants::LocalOr(query), completer);
         })
     }
 

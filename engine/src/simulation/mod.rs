@@ -9,15 +9,18 @@
 //! This is what the simulator of this repository is made of; use it to put a state machine of your own under faults.
 //! See [`SimNode`] for an example.
 
+mod actor;
 mod client;
 mod deed;
 mod node;
 mod queue;
+mod reader;
 mod view;
 
 pub use client::{CallId, ClientSend, SimClient};
 pub use deed::Deed;
 pub use node::{SimNode, SimSetup};
+pub use reader::SimReader;
 pub use view::{ReplicaView, Stand};
 
 pub use quorate_kv::{

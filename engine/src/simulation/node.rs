@@ -10,21 +10,23 @@ use quorate_raft::{
 };
 use quorate_wal::{DirLock, Disk, Drove, Due, GroupId, Log, LogError, Prepared};
 
+use super::actor::{Actor, Apart};
 use super::deed::Deed;
 use super::queue::{EventQueue, JobQueue};
+use super::reader::SimReader;
 use super::view::{self, ReplicaView, Stand};
 use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
 use crate::node::{
-    Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, Outlet, Ports, Replica, Shard,
+    Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, NodeSpace, Outlet, Ports, Replica,
+    shard_index,
 };
 use crate::opening;
 use crate::options::Options;
-use crate::transport::{ClerkInbox, Frame, Inbox, Origin, ReplySink, RequestId, Transport};
-
-/// Events that one [`SimNode::pass`] takes before it flushes.
-const EVENTS_PER_PASS_MAX: usize = 4_096;
+use crate::transport::{
+    ClerkInbox, Frame, Inbox, Origin, ReplySink, Request, RequestId, Transport,
+};
 
 /// What a [`SimNode`] is opened with.
 #[derive(Clone, Debug)]
@@ -39,8 +41,9 @@ pub struct SimSetup {
     pub members: Vec<NodeId>,
     /// How many groups the cluster has.
     pub groups: u32,
-    /// Its tunables. `workers` and `snapshot_bytes_per_s` have no meaning here; of `log`, `recovery_threads` is taken for
-    /// 1 and `inline_writes` for false, so that nothing happens but in steps.
+    /// Its tunables. So many `workers` share its groups, each of which is driven by itself. `snapshot_bytes_per_s` has no
+    /// meaning here; of `log`, `recovery_threads` is taken for 1 and `inline_writes` for false, so that nothing happens but
+    /// in steps.
     pub options: Options,
     /// Where its random choices come from.
     pub seed: u64,
@@ -90,8 +93,8 @@ pub struct SimNode<M: StateMachine> {
     id: NodeId,
     groups: u32,
     log: Arc<Log>,
-    shard: Shard<M>,
-    events: Arc<EventQueue<M>>,
+    /// By worker.
+    actors: Vec<Actor<M>>,
     inbox: Arc<NodeInbox<M>>,
     transport: Arc<dyn Transport>,
     jobs: Arc<JobQueue<M>>,
@@ -100,9 +103,23 @@ pub struct SimNode<M: StateMachine> {
 }
 
 impl<M: StateMachine> SimNode<M> {
-    /// Opens the files and restores every group. `replies` is told what comes back for this node's own clients;
-    /// `connect` makes the transport that delivers to the inbox.
+    /// Opens the files, restores every group, and attaches all of them to their workers. `replies` is told what comes back
+    /// for this node's own clients; `connect` makes the transport that delivers to the inbox.
     pub fn open<T: Transport>(
+        setup: &SimSetup,
+        now_ns: u64,
+        replies: Arc<dyn ClerkInbox>,
+        connect: impl FnOnce(Arc<dyn Inbox>) -> Arc<T>,
+    ) -> Result<Self, OpenError> {
+        let mut node = Self::open_apart(setup, now_ns, replies, connect)?;
+        for worker in 0..node.workers() {
+            while node.open_step(worker, now_ns) {}
+        }
+        Ok(node)
+    }
+
+    /// Opens the files and restores every group; nothing is attached to a worker yet, see [`open_step`](Self::open_step).
+    pub fn open_apart<T: Transport>(
         setup: &SimSetup,
         now_ns: u64,
         replies: Arc<dyn ClerkInbox>,
@@ -121,9 +138,15 @@ impl<M: StateMachine> SimNode<M> {
             .setup(Arc::clone(&setup.disk), setup.seed)?;
         let opened = opening::open(&setup, || now_ns)?;
 
-        let events = Arc::new(EventQueue::new(queue_max));
+        let workers = setup.options.workers;
+        let queues: Vec<_> = (0..workers)
+            .map(|_| Arc::new(EventQueue::<M>::new(queue_max)))
+            .collect();
+        let sinks = queues.iter();
         let inbox = Arc::new(NodeInbox {
-            shards: vec![Arc::clone(&events) as Arc<dyn EventSink<M>>],
+            shards: sinks
+                .map(|queue| Arc::clone(queue) as Arc<dyn EventSink<M>>)
+                .collect(),
             replies,
         });
         let transport: Arc<dyn Transport> = connect(Arc::clone(&inbox) as Arc<dyn Inbox>);
@@ -134,30 +157,62 @@ impl<M: StateMachine> SimNode<M> {
             Arc::clone(&inbox),
             Arc::new(|_bytes| {}),
         );
-        let ports = Ports {
-            log: Arc::clone(&opened.log),
-            transport: Arc::clone(&transport),
-            jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
-        };
-        opened.log.add_observer(events.clone());
         let id = NodeId(setup.identity.node);
-        let space = LogSpace::new(opened.base_log_bytes, Arc::default());
-        let groups = setup.identity.groups;
-        let told = events.log_flag();
-        let mut shard = Shard::new(id, opened.replicas, ports, space, now_ns, told);
-        shard.watch();
+        let mut shares: Vec<Vec<Replica<M>>> = (0..workers).map(|_| Vec::new()).collect();
+        for (group, replica) in (0..).map(GroupId).zip(opened.replicas) {
+            shares[shard_index(group, workers)].push(replica);
+        }
+        let space = Arc::<NodeSpace>::default();
+        let actors = queues.into_iter().zip(shares).map(|(events, replicas)| {
+            let ports = Ports {
+                log: Arc::clone(&opened.log),
+                transport: Arc::clone(&transport),
+                jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
+            };
+            let apart = Apart {
+                node: id,
+                replicas,
+                ports,
+                space: LogSpace::new(opened.base_log_bytes, Arc::clone(&space)),
+                is_told: false,
+            };
+            Actor::new(events, apart)
+        });
         Ok(Self {
             id,
-            groups,
+            groups: setup.identity.groups,
+            actors: actors.collect(),
             log: opened.log,
-            shard,
-            events,
             inbox,
             transport,
             jobs,
             files,
             _lock: opened.lock,
         })
+    }
+
+    /// How many workers share the groups.
+    pub fn workers(&self) -> usize {
+        self.actors.len()
+    }
+
+    /// The worker of a group.
+    pub fn worker_of(&self, group: GroupId) -> usize {
+        shard_index(group, self.actors.len())
+    }
+
+    /// Takes the next step of opening a worker: the log is told of its queue, then its groups are attached to it. A node takes
+    /// them in the order of its workers, and what else happens may happen in between. `false`: there is none left.
+    pub fn open_step(&mut self, worker: usize, now_ns: u64) -> bool {
+        let actor = self.actors.remove(worker);
+        let (actor, was_left) = actor.open_step(now_ns);
+        self.actors.insert(worker, actor);
+        was_left
+    }
+
+    /// Whether the groups of a worker are attached to it.
+    pub fn is_attached(&self, worker: usize) -> bool {
+        self.actors[worker].is_attached()
     }
 
     /// The node's id.
@@ -185,58 +240,80 @@ impl<M: StateMachine> SimNode<M> {
         sink: Arc<dyn ReplySink>,
     ) {
         let outlet = Outlet::sink(id, sink);
-        self.events.push(Event::WaitApplied {
+        let event = Event::WaitApplied {
             group,
             index,
             outlet,
-        });
+        };
+        self.inbox.push(group, event);
+    }
+
+    /// Hands over what a client in this node sends, as [`Db`] does: to this node's own queue, whose answer goes to `sink`, or
+    /// over the transport. `false`: dropped here and now.
+    pub fn ask(&self, to: NodeId, request: Request, sink: Arc<dyn ReplySink>) -> bool {
+        if to != self.id {
+            return self.transport.send(to, Frame::Request(request));
+        }
+        let queue = self.inbox.shard_of(request.group);
+        queue.offer(Event::Frame(Origin::Clerk(sink), Frame::Request(request)))
+    }
+
+    /// A thread that reads what this node shows of a group.
+    pub fn reader(&self, group: GroupId) -> SimReader<M::View> {
+        SimReader::new(Arc::clone(self.replica(group).published()))
     }
 
     /// Asks for an election of a group.
     pub fn campaign(&self, group: GroupId) {
-        self.events.push(Event::Campaign { group });
+        self.inbox.push(group, Event::Campaign { group });
     }
 
     /// Hands the leadership of a group over, to a given node or to the best one.
     pub fn transfer(&self, group: GroupId, to: Option<NodeId>) {
-        self.events.push(Event::Transfer { group, to });
+        self.inbox.push(group, Event::Transfer { group, to });
     }
 
     /// Takes a snapshot of a group.
     pub fn snapshot(&self, group: GroupId) {
-        self.events.push(Event::Snapshot { group });
+        self.inbox.push(group, Event::Snapshot { group });
     }
 
-    /// One pass of the worker: takes what is on the queue, fires what is due, and sends, writes, applies and answers all
+    /// One pass of each worker: takes what is on its queue, fires what is due, and sends, writes, applies and answers all
     /// that this led to.
     pub fn pass(&mut self, now_ns: u64) {
-        // Nobody asked what the last one did: what is kept is bounded by what one pass does.
-        drop(self.shard.take_deeds());
-        for _ in 0..EVENTS_PER_PASS_MAX {
-            let Some(event) = self.events.pop() else {
-                break;
-            };
-            self.shard.handle(now_ns, event);
+        for actor in &mut self.actors {
+            actor.pass(now_ns);
         }
-        if self.shard.deadline_ns() <= now_ns {
-            self.shard.tick(now_ns);
-        }
-        self.shard.flush(now_ns);
+    }
+
+    /// One pass of one worker. One whose groups are not attached yet drops what is on its queue.
+    pub fn pass_worker(&mut self, worker: usize, now_ns: u64) {
+        self.actors[worker].pass(now_ns);
     }
 
     /// What the replicas did in the last pass, in order for each group. Each deed is told once.
     pub fn take_deeds(&mut self) -> Vec<(GroupId, Deed)> {
-        self.shard.take_deeds()
+        self.actors
+            .iter_mut()
+            .flat_map(Actor::take_deeds)
+            .collect()
     }
 
     /// Whether a pass has something to do before [`deadline_ns`](Self::deadline_ns).
     pub fn has_work(&self) -> bool {
-        self.events.len() > 0 || self.shard.has_work()
+        self.actors.iter().any(Actor::has_work)
     }
 
     /// When the next pass is due, if nothing comes before.
     pub fn deadline_ns(&self) -> u64 {
-        self.shard.deadline_ns()
+        let deadlines = self.actors.iter().map(Actor::deadline_ns);
+        deadlines.min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether a pass of one worker has something to do before its deadline, and that deadline.
+    pub fn work_of(&self, worker: usize) -> (bool, u64) {
+        let actor = &self.actors[worker];
+        (actor.has_work(), actor.deadline_ns())
     }
 
     /// Which steps of the log have something to do.
@@ -272,7 +349,9 @@ impl<M: StateMachine> SimNode<M> {
 
     /// Stops in order: refuses who waits and writes what was left for later.
     pub fn stop(mut self) {
-        self.shard.stop(true);
+        for actor in &mut self.actors {
+            actor.stop();
+        }
         self.transport.stop();
         while matches!(self.log.drive(), Ok(Drove::Wrote { .. })) {}
         while self.job_step() {}
@@ -305,7 +384,7 @@ impl<M: StateMachine> SimNode<M> {
 
     /// How many events wait for the next pass.
     pub fn events(&self) -> usize {
-        self.events.len()
+        self.actors.iter().map(|actor| actor.events.len()).sum()
     }
 
     /// The machine of a group, without its sessions.
@@ -327,6 +406,12 @@ impl<M: StateMachine> SimNode<M> {
     /// What queries of a group see.
     pub fn state(&self, group: GroupId) -> M::View {
         self.replica(group).published().load().view
+    }
+
+    /// What queries of a group see, and everything up to which index it includes.
+    pub fn state_at(&self, group: GroupId) -> (LogIndex, M::View) {
+        let applied = self.replica(group).published().load();
+        (applied.index, applied.view)
     }
 
     /// A digest of machine and sessions: equal where equal commands were applied. Takes time in proportion to the state.
@@ -359,7 +444,8 @@ impl<M: StateMachine> SimNode<M> {
     }
 
     fn replica(&self, group: GroupId) -> &Replica<M> {
-        let replica = self.shard.replica(group);
+        let actor = &self.actors[self.worker_of(group)];
+        let replica = actor.replica(group);
         replica.expect("a node has a replica of each group of its cluster")
     }
 }

@@ -186,6 +186,9 @@ pub enum Refusal {
     NoSuchGroup,
     /// Not entered into the log: the node is stopping.
     Stopping,
+    /// To a reader in the same process alone: this replica has not applied the index in time, or cannot for now. The
+    /// leader may answer instead. To anybody else it is [`Busy`](Self::Busy).
+    Lagging,
     /// Unknown: it entered the log and its leader lost its office before it saw the outcome.
     LeadershipLost,
 }

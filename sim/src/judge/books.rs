@@ -104,6 +104,15 @@ pub enum Event<'a> {
         /// The request.
         request: &'a Request,
     },
+    /// A client in a node begins a read, or ends it with what the node shows at that moment.
+    ReadLocally {
+        /// The place of the client, and which read of the run it is.
+        read: (usize, u64),
+        /// The group.
+        group: GroupId,
+        /// What the view includes that it was answered from; none when it begins.
+        seen: Option<LogIndex>,
+    },
     /// A node was handed a frame of another one.
     Heard {
         /// Who was handed it.
@@ -266,6 +275,7 @@ impl Books {
                 }
             }
             Event::Matched { .. }
+            | Event::ReadLocally { .. }
             | Event::Replied { .. }
             | Event::Asked { .. }
             | Event::Heard { .. }

@@ -32,7 +32,8 @@ impl Bounds {
         let segment_bytes = options.log.segment_bytes_max;
         let busy_bytes = options.snapshot_log_bytes * u64::from(config.groups.min(4));
         Self {
-            events_max: options.queue_max + OWN_EVENTS_MAX * groups,
+            // Each worker has a queue of its own.
+            events_max: options.queue_max * options.workers + OWN_EVENTS_MAX * groups,
             jobs_max: groups * jobs_max(config.nodes),
             append_bytes_max: options.append_bytes_max.max(entry_bytes),
             inflight_messages_max: options.inflight_messages_max,

@@ -101,7 +101,9 @@ impl<M: StateMachine> Judge<M> for Disks {
                     }
                     Ok(())
                 }
-                Sent::Reply(_, reply) => self.check_answer(look, node, reply),
+                Sent::Reply(_, reply) | Sent::Frame(_, Frame::Reply(reply)) => {
+                    self.check_answer(look, node, reply)
+                }
                 Sent::Frame(..) => Ok(()),
             },
             _ => Ok(()),

@@ -42,6 +42,7 @@ pub use observer::{HELD_MAX, Observer};
 pub use offices::Offices;
 pub use promises::Promises;
 pub use reads::Reads;
+pub(crate) use reads::is_wait;
 pub use replay::Replay;
 pub use sessions::SessionRule;
 pub use snapshots::SnapshotRule;

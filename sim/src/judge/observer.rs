@@ -21,6 +21,8 @@ use crate::node::{NodeSlot, Sent};
 
 /// Follows a run.
 pub struct Observer {
+    /// Clients in nodes come behind so many clerks.
+    clerks: usize,
     books: Books,
     marks: Marks,
     rules: Vec<Box<dyn Rule>>,
@@ -53,6 +55,7 @@ impl Observer {
     pub fn new(config: &Config) -> Self {
         let timeout_ns = config.options.election_timeout.as_nanos() as u64;
         Self {
+            clerks: config.clerks,
             books: Books::new(config.nodes, config.groups),
             marks: Marks::new(),
             rules: vec![
@@ -124,7 +127,10 @@ impl Observer {
                 let id = nodes[node].id;
                 self.tell(&Event::Ended { node: id })
             }
-            Step::Moved { node, is_pass } => self.moved(nodes, node, is_pass),
+            Step::Moved { node, worker } => self.moved(nodes, node, worker),
+            Step::ReadsLocally { read, group, seen } => {
+                self.tell(&Event::ReadLocally { read, group, seen })
+            }
             Step::Sends { node, sent } => self.sent(nodes, node, sent),
             Step::Asks { clerk, request } => self.tell(&Event::Asked { clerk, request }),
             Step::Hears { node, from } => {
@@ -184,7 +190,7 @@ impl Observer {
         &mut self,
         nodes: &[NodeSlot<M>],
         node: usize,
-        is_pass: bool,
+        worker: Option<usize>,
     ) -> Result<(), String> {
         let slot = &nodes[node];
         let Some(process) = &slot.process else {
@@ -206,6 +212,7 @@ impl Observer {
                 node: slot.id,
                 group,
             };
+            let is_pass = worker == Some(process.worker_of(group));
             self.look(process, &slot.clock, at, is_pass)?;
         }
         Ok(())
@@ -298,6 +305,12 @@ impl Observer {
             Sent::Reply(clerk, reply) => self.tell(&Event::Replied {
                 node: id,
                 clerk: *clerk,
+                reply,
+            }),
+            // The client of another node, see `world/locals.rs`.
+            Sent::Frame(to, Frame::Reply(reply)) => self.tell(&Event::Replied {
+                node: id,
+                clerk: self.clerks + to.0 as usize - 1,
                 reply,
             }),
             Sent::Frame(_, Frame::SnapshotAck(ack)) => {

@@ -22,6 +22,8 @@ pub struct Reads {
     wanted: BTreeMap<(usize, RequestId), (GroupId, LogIndex)>,
     /// The calls in `wanted`, in their order; the last [`WANTED_MAX`] of them.
     calls: VecDeque<(usize, RequestId)>,
+    /// What each read of a client in a node has to see: what was told of when it began.
+    local: BTreeMap<u64, LogIndex>,
     /// What nodes say that they answered, and did not send yet: where they stand in the log.
     answers: BTreeMap<(NodeId, RequestId), Vec<LogIndex>>,
 }
@@ -33,9 +35,12 @@ impl Rule for Reads {
             Event::Did {
                 at,
                 deed: Deed::Read { id, index, .. } | Deed::Acknowledged { id, index },
-            } => {
+            } if !is_wait(*id) => {
                 let answers = self.answers.entry((at.node, *id)).or_default();
                 answers.push(*index);
+            }
+            Event::ReadLocally { read, group, seen } => {
+                return self.check_local(read, group, seen);
             }
             Event::Replied { node, clerk, reply } => return self.check(node, clerk, reply),
             Event::Ended { node } => self.answers.retain(|(from, _), _| *from != node),
@@ -47,6 +52,11 @@ impl Rule for Reads {
     fn held(&self) -> usize {
         self.wanted.len()
     }
+}
+
+/// Whether an id is that of a client that waits for its own replica, see `world/locals.rs`: what it is told is no answer yet.
+pub(crate) fn is_wait(id: RequestId) -> bool {
+    id.0 >> 63 == 1
 }
 
 impl Reads {
@@ -70,6 +80,29 @@ impl Reads {
             && let Some(oldest) = self.calls.pop_front()
         {
             self.wanted.remove(&oldest);
+        }
+    }
+
+    fn check_local(
+        &mut self,
+        read: (usize, u64),
+        group: GroupId,
+        seen: Option<LogIndex>,
+    ) -> Result<(), String> {
+        let Some(seen) = seen else {
+            let told = self.told.get(&group).copied().unwrap_or_default();
+            if self.local.len() >= WANTED_MAX {
+                self.local.pop_first();
+            }
+            self.local.insert(read.1, told);
+            return Ok(());
+        };
+        match self.local.remove(&read.1) {
+            Some(wanted) if seen < wanted => Err(format!(
+                "invariant 13, reads see what was acknowledged: the client c{} of a node reads group {} at {seen}, and {wanted} was acknowledged to a client when it called",
+                read.0, group.0
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use quorate::simulation::StateMachine;
 use quorate::transport::Request;
+use quorate::{GroupId, LogIndex};
 
 use crate::node::Sent;
 use crate::world::Look;
@@ -28,8 +29,8 @@ pub enum Step<'a> {
     Moved {
         /// The node's place.
         node: usize,
-        /// Whether it was a pass of the worker, in which the protocol looks at the time; the others are steps of the log.
-        is_pass: bool,
+        /// The worker whose pass it was, in which the protocol of its groups looks at the time; none: a step of the log.
+        worker: Option<usize>,
     },
     /// A node is about to send something, which nobody has seen yet.
     Sends {
@@ -38,9 +39,18 @@ pub enum Step<'a> {
         /// What.
         sent: &'a Sent,
     },
-    /// A clerk sends a request, for the first time or again.
+    /// A client in a node begins a read, or ends it with what the node shows at that moment.
+    ReadsLocally {
+        /// The place of the client, and which read of the run it is.
+        read: (usize, u64),
+        /// The group.
+        group: GroupId,
+        /// What the view includes that it was answered from; none when it begins.
+        seen: Option<LogIndex>,
+    },
+    /// A clerk, or a client in a node, sends a request, for the first time or again.
     Asks {
-        /// The clerk's place.
+        /// The clerk's place; those in nodes come behind the clerks.
         clerk: usize,
         /// What it asks.
         request: &'a Request,

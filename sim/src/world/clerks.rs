@@ -14,14 +14,14 @@ use crate::trace::Who;
 use crate::workload::{Call, CallKind, Ticket, Workload};
 
 /// How often a clerk with calls outstanding looks after its deadlines.
-const TICK_NS: u64 = 10_000_000;
+pub(super) const TICK_NS: u64 = 10_000_000;
 
 /// Calls that a clerk makes at once at most.
 const BURST_MAX: u64 = 4;
 
 /// How often a clerk thinks longer than usual, and how much: it comes back to a leader that may be one no more.
-const LONG_THOUGHT_PERMILLE: u32 = 100;
-const LONG_THOUGHT_TIMES: u64 = 10;
+pub(super) const LONG_THOUGHT_PERMILLE: u32 = 100;
+pub(super) const LONG_THOUGHT_TIMES: u64 = 10;
 
 pub(super) struct Clerk {
     client: SimClient,
@@ -59,6 +59,7 @@ impl Clerk {
 impl<W: Workload> World<W> {
     /// Has all clerks make calls, one after the other.
     pub fn start_clerks(&mut self) {
+        self.start_locals();
         for clerk in 0..self.clerks.len() {
             let state = &mut self.clerks[clerk];
             let is_new = !std::mem::replace(&mut state.goes_on, true);
@@ -71,6 +72,7 @@ impl<W: Workload> World<W> {
 
     /// Lets clerks finish what they have called, and call nothing more.
     pub fn stop_clerks(&mut self) {
+        self.locals_go_on = false;
         for clerk in &mut self.clerks {
             clerk.goes_on = false;
         }
@@ -78,10 +80,8 @@ impl<W: Workload> World<W> {
 
     /// Calls without an answer.
     pub fn outstanding(&self) -> usize {
-        self.clerks
-            .iter()
-            .map(|clerk| clerk.client.outstanding())
-            .sum()
+        let clerks = self.clerks.iter().map(|clerk| clerk.client.outstanding());
+        clerks.sum::<usize>() + self.local_outstanding()
     }
 
     /// How many calls of each clerk succeeded.
@@ -198,6 +198,7 @@ impl<W: Workload> World<W> {
             let event = Event::Disconnect { clerk, from: node };
             self.schedule(self.now_ns + delay_ns, event);
         }
+        self.hang_up_locals(node);
     }
 
     /// Brings what a clerk sends on its way, and takes what it was answered.

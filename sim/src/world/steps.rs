@@ -8,7 +8,9 @@ use quorate::simulation::{LogStatus, SimNode};
 use quorate::transport::{Frame, Origin};
 use quorate::{GroupId, Role};
 
+use super::locals::PAUSED_NS;
 use super::{Event, World, link_to_clerk};
+use crate::config::WAKE_NS;
 use crate::judge::Step;
 use crate::marks::Mark;
 use crate::network::{Endpoint, Packet};
@@ -18,9 +20,6 @@ use crate::trace::Who;
 use crate::workload::Workload;
 
 const MS: u64 = 1_000_000;
-
-/// How long a worker takes to notice an event, on average.
-const WAKE_NS: u64 = 10_000;
 
 /// How long the log rests before its last batch is covered, as in production.
 const COVER_NS: u64 = 20 * MS;
@@ -69,7 +68,48 @@ impl<W: Workload> World<W> {
         self.opened_again(node);
         self.happens(Some(node), What::Opened);
         self.judge(Step::Opened { node })?;
-        self.wake(node);
+        self.open_local(node);
+        self.attach_step(node, self.nodes[node].life, 0)
+    }
+
+    /// Takes the next step of opening the workers of a node: one alone is opened at once, several one after the other, with
+    /// time between any two steps, in which those that are attached write and the log moves.
+    pub(super) fn attach_step(
+        &mut self,
+        node: usize,
+        life: u32,
+        worker: usize,
+    ) -> Result<(), String> {
+        let slot = &mut self.nodes[node];
+        let shown_ns = slot.clock.at(self.now_ns);
+        let Some(process) = slot.process.as_mut().filter(|_| slot.life == life) else {
+            return Ok(());
+        };
+        if slot.paused_until_ns > self.now_ns {
+            let at_ns = slot.paused_until_ns.min(self.now_ns + PAUSED_NS);
+            self.schedule(at_ns, Event::Attach(node, life, worker));
+            return Ok(());
+        }
+        if process.workers() == 1 {
+            while process.open_step(0, shown_ns) {}
+            self.wake(node);
+            return Ok(());
+        }
+        process.open_step(worker, shown_ns);
+        let is_attached = process.is_attached(worker);
+        let next = worker + usize::from(is_attached);
+        let is_last = next == process.workers();
+        self.note(Who::Node(node), "attach", worker as u64, || {
+            format!("worker {worker}, attached: {is_attached}")
+        });
+        if is_attached {
+            self.wake_worker(node, worker);
+        }
+        if !is_last {
+            let wait_ns = 1 + self.worker_rng.wait(self.config.attach_ns);
+            let event = Event::Attach(node, life, next);
+            self.schedule(self.now_ns + wait_ns, event);
+        }
         Ok(())
     }
 
@@ -97,24 +137,28 @@ impl<W: Workload> World<W> {
             return;
         };
         process.deliver(origin, frame);
-        slot.unheard.insert(from);
+        for unheard in slot.unheard.iter_mut().take(process.workers()) {
+            unheard.insert(from);
+        }
+        self.take_local_replies(to);
         self.wake(to);
     }
 
-    pub(super) fn pass(&mut self, node: usize) -> Result<(), String> {
-        if !self.is_due(node, Event::Pass, |timers| &mut timers.pass_at_ns) {
+    pub(super) fn pass(&mut self, node: usize, worker: usize) -> Result<(), String> {
+        let event = |node| Event::Pass(node, worker);
+        if !self.is_due(node, event, |timers| &mut timers.pass_at_ns[worker]) {
             return Ok(());
         }
         let now_ns = self.now_ns;
         let slot = &mut self.nodes[node];
         let shown_ns = slot.clock.at(now_ns);
         if let Some(process) = &mut slot.process {
-            process.pass(shown_ns);
+            process.pass_worker(worker, shown_ns);
         }
-        for from in std::mem::take(&mut slot.unheard) {
+        for from in std::mem::take(&mut slot.unheard[worker]) {
             self.judge(Step::Hears { node, from })?;
         }
-        self.after_step(node, "pass")
+        self.after_step_of(node, "pass", Some(worker))
     }
 
     pub(super) fn log_step(&mut self, node: usize) -> Result<(), String> {
@@ -159,18 +203,36 @@ impl<W: Workload> World<W> {
         self.after_step(node, "job")
     }
 
-    /// Has a node's worker look at its queue soon.
+    /// Has those workers of a node that have something to do look at their queues soon.
     pub(super) fn wake(&mut self, node: usize) {
-        let at_ns = self.now_ns + 1 + self.schedule_rng.wait(WAKE_NS);
-        self.pass_by(node, at_ns);
+        let Some(workers) = self.process(node).map(SimNode::workers) else {
+            return;
+        };
+        for worker in 0..workers {
+            let has_work = |process: &SimNode<W::Machine>| process.work_of(worker).0;
+            if workers == 1 || self.process(node).is_some_and(has_work) {
+                self.wake_worker(node, worker);
+            }
+        }
+    }
+
+    /// Has one worker look at its queue soon; later while faults strike, if the workers of this run are slow.
+    fn wake_worker(&mut self, node: usize, worker: usize) {
+        let is_slow = self.has_trouble && self.config.wake_ns > WAKE_NS;
+        let wait_ns = if is_slow {
+            self.worker_rng.wait(self.config.wake_ns)
+        } else {
+            self.schedule_rng.wait(WAKE_NS)
+        };
+        self.pass_by(node, worker, self.now_ns + 1 + wait_ns);
     }
 
     /// Whether a step that was scheduled is the one to take now: of this life of the node, and not while it stands still.
     fn is_due(
         &mut self,
         node: usize,
-        event: fn(usize) -> Event,
-        timer: fn(&mut crate::node::Timers) -> &mut Option<u64>,
+        event: impl Fn(usize) -> Event,
+        timer: impl Fn(&mut crate::node::Timers) -> &mut Option<u64>,
     ) -> bool {
         let now_ns = self.now_ns;
         let slot = &mut self.nodes[node];
@@ -192,16 +254,26 @@ impl<W: Workload> World<W> {
         self.nodes[node].process.as_ref()
     }
 
-    fn pass_by(&mut self, node: usize, at_ns: u64) {
-        let timer = &mut self.nodes[node].timers.pass_at_ns;
+    fn pass_by(&mut self, node: usize, worker: usize, at_ns: u64) {
+        let timer = &mut self.nodes[node].timers.pass_at_ns[worker];
         if timer.is_none_or(|scheduled| at_ns < scheduled) {
             *timer = Some(at_ns);
-            self.schedule(at_ns, Event::Pass(node));
+            self.schedule(at_ns, Event::Pass(node, worker));
         }
     }
 
     /// After a step of a node: sends what it sent, schedules what it needs, and has it judged.
     pub(super) fn after_step(&mut self, node: usize, what: &'static str) -> Result<(), String> {
+        self.after_step_of(node, what, None)
+    }
+
+    /// The same of a pass of one worker.
+    fn after_step_of(
+        &mut self,
+        node: usize,
+        what: &'static str,
+        worker: Option<usize>,
+    ) -> Result<(), String> {
         let slot = &mut self.nodes[node];
         let process = slot.process.as_mut();
         slot.deeds = process.map(SimNode::take_deeds).unwrap_or_default();
@@ -212,11 +284,9 @@ impl<W: Workload> World<W> {
             ));
         }
         // What it did is known before what it says is judged.
-        self.judge(Step::Moved {
-            node,
-            is_pass: what == "pass",
-        })?;
+        self.judge(Step::Moved { node, worker })?;
         self.send_all(node, what)?;
+        self.take_local_answers(node)?;
         self.note_offices(node);
         self.schedule_steps(node);
         Ok(())
@@ -236,7 +306,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Brings what a node sent on its way. If it stands still in the middle of it, the rest leaves when it goes on.
-    fn send_all(&mut self, node: usize, what: &'static str) -> Result<(), String> {
+    pub(super) fn send_all(&mut self, node: usize, what: &'static str) -> Result<(), String> {
         let sent = self.nodes[node].take_sent();
         self.note(Who::Node(node), what, sent.len() as u64, || describe(&sent));
         let pause_ns = self.pause(node);
@@ -291,19 +361,22 @@ impl<W: Workload> World<W> {
         let Some(process) = &self.nodes[node].process else {
             return;
         };
-        let (has_work, deadline_ns) = (process.has_work(), process.deadline_ns());
+        let works = (0..process.workers()).map(|worker| process.work_of(worker));
+        let works: Vec<(bool, u64)> = works.collect();
         let (due, jobs) = (process.due(), process.jobs());
         let status = process.log().status();
         let id = self.nodes[node].id;
         let marks = self.observer.marks_mut();
         marks.note_full(id, status == LogStatus::Full);
-        if has_work {
-            self.wake(node);
-        } else {
+        for (worker, (has_work, deadline_ns)) in works.into_iter().enumerate() {
+            if has_work {
+                self.wake_worker(node, worker);
+                continue;
+            }
             let slot = &self.nodes[node];
             let at_ns = slot.clock.when(deadline_ns, self.now_ns + 1);
             if at_ns < u64::MAX {
-                self.pass_by(node, at_ns);
+                self.pass_by(node, worker, at_ns);
             }
         }
         let now_ns = self.now_ns;

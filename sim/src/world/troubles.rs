@@ -123,6 +123,8 @@ impl<W: Workload> World<W> {
             End::Power => slot.disk.power_cut(&survivors),
         }
         slot.kill();
+        self.locals[node] = None;
+        let slot = &mut self.nodes[node];
         let mut marks = crash_marks(&slot.disk, &before);
         marks.extend(in_step.then_some(Mark::DiskStepCut));
         let is_rotated = end == End::Power && segments > before.segments;

@@ -63,7 +63,7 @@ fn show(
                     &look,
                     Step::Moved {
                         node,
-                        is_pass: true,
+                        worker: Some(0),
                     },
                 )?;
                 // Each deed is shown once.

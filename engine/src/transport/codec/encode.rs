@@ -387,7 +387,7 @@ fn write_refusal(refusal: Refusal, sink: &mut impl Sink) {
                 sink.u64(node.0);
             }
         }
-        Refusal::Busy => sink.u8(tag::BUSY),
+        Refusal::Busy | Refusal::Lagging => sink.u8(tag::BUSY),
         Refusal::DiskFull => sink.u8(tag::DISK_FULL),
         Refusal::LogFailed => sink.u8(tag::LOG_FAILED),
         Refusal::TooLarge { limit_bytes } => {

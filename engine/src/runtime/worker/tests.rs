@@ -1,0 +1,117 @@
+//! Workers with shards that a test attaches and detaches when it likes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use quorate_kv::{Map, Sessions};
+use quorate_raft::{Config, NodeId, Raft, Role};
+use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, WriteBatch};
+
+use super::*;
+use crate::node::{
+    Job, Jobs, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
+};
+use crate::options::Options;
+use crate::transport::NoTransport;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Each with a shard and a group of its own.
+const WORKERS: usize = 4;
+
+struct NoJobs;
+
+impl Jobs<Map> for NoJobs {
+    fn submit(&self, _job: Job<Map>) {}
+}
+
+type View = <Map as StateMachine>::View;
+
+/// A group of one on this node, alone in its shard.
+fn shard(
+    log: &Arc<Log>,
+    group: GroupId,
+    handle: &ShardHandle<Map>,
+) -> (Shard<Map>, Arc<Published<View>>) {
+    let config = Config {
+        voters: vec![NodeId(1)],
+    };
+    let start = restored(NodeId(1), &config, None).expect("nothing is restored");
+    let raft = Raft::new(Options::default().raft(1), start, 0).expect("a fresh replica");
+    let options = ReplicaOptions {
+        snapshot_log_bytes: u64::MAX / 2,
+        trailing_entries: 0,
+        command_bytes_max: 1 << 20,
+        transfer_timeout_ns: 1_000_000_000,
+    };
+    let state = SnapshotState::new(None, 0);
+    let replica = Replica::new(group, raft, Sessions::default(), state, options);
+    let published = Arc::clone(replica.published());
+    let ports = Ports {
+        log: Arc::clone(log),
+        transport: Arc::new(NoTransport),
+        jobs: Arc::new(NoJobs),
+    };
+    let space = LogSpace::new(u64::MAX / 4, Arc::default());
+    let shard = Shard::new(
+        NodeId(1),
+        vec![replica],
+        ports,
+        space,
+        0,
+        handle.log_flag(),
+    );
+    (shard, published)
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(
+            began.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+/// Something that no shard waits for becomes durable, and all observers are told.
+fn move_log(log: &Arc<Log>) {
+    let mut batch = WriteBatch::new();
+    batch.set_state(GroupId(99), GroupState::default());
+    log.commit(batch).expect("memory");
+}
+
+#[test]
+fn a_shard_that_is_attached_after_the_log_moved_hears_of_the_log() {
+    let disk = Arc::new(MemoryDisk::new());
+    let (log, _) =
+        Log::open(disk, Path::new("/wal"), LogOptions::default()).expect("a fresh log opens");
+    let _thread = LogThread::spawn(Arc::clone(&log), "quorate-log-test").expect("a thread");
+    let workers: Workers<Map> =
+        Workers::start(WORKERS, 1_024, Clock::start()).expect("there are threads");
+    let handles: Vec<_> = (0..WORKERS)
+        .map(|worker| workers.handle(worker, 7))
+        .collect();
+    for handle in &handles {
+        log.add_observer(Arc::new(handle.clone()));
+    }
+    move_log(&log);
+    for (group, handle) in (0..).map(GroupId).zip(&handles) {
+        eventually("the move is told", || {
+            handle.log_flag().load(Ordering::SeqCst)
+        });
+        // An order that is answered: the worker has taken, and dropped, what was in front of it.
+        handle.detach(false);
+        let (shard, published) = shard(&log, group, handle);
+        handle.attach(shard);
+        handle.push(Event::Campaign { group });
+        // Only a vote of its own that it knows to be durable makes it the leader.
+        eventually("the shard's group has a leader", || {
+            published.role() == Role::Leader
+        });
+    }
+    for handle in &handles {
+        handle.detach(true);
+    }
+}
