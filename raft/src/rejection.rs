@@ -16,7 +16,7 @@ pub(crate) const FIRST_NUMBER_MAX: u64 = 1 << 62;
 
 /// A message that was refused, and who is named as its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("node {from}: {reason}")]
+#[error("{from}: {reason}")]
 pub struct Rejection {
     /// Who sent it, or whoever claims so.
     pub from: NodeId,
