@@ -36,6 +36,10 @@ pub struct Options {
     pub uncommitted_bytes_max: usize,
     /// Bytes of durable entries kept in memory for peers that lag; the rest is read from the log.
     pub cache_bytes_max: usize,
+    /// Bytes of one entry's payload that a follower takes from its leader at most: what the log
+    /// under it can store whatever its own tunables say. A leader must keep its proposals below
+    /// what all members take; an append that exceeds this is refused and counted.
+    pub entry_bytes_max: usize,
     /// Reads that may wait for their confirmation.
     pub pending_reads_max: usize,
     /// Where the random election timeouts start from; mixed with the replica's id, so replicas may
@@ -55,6 +59,7 @@ impl Default for Options {
             append_bytes_max: 1 << 20,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 8 << 20,
+            entry_bytes_max: 32 << 20,
             pending_reads_max: 65_536,
             seed: 0,
         }
@@ -92,6 +97,7 @@ impl Options {
             ("append_bytes_max", self.append_bytes_max),
             ("uncommitted_bytes_max", self.uncommitted_bytes_max),
             ("cache_bytes_max", self.cache_bytes_max),
+            ("entry_bytes_max", self.entry_bytes_max),
             ("pending_reads_max", self.pending_reads_max),
         ];
         for (option, value) in bounds {

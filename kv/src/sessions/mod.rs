@@ -46,8 +46,16 @@ pub struct Sessions<M> {
 impl<M: StateMachine> Sessions<M> {
     /// The head of a command that `apply` would take: a leader asks before it enters a command into
     /// the log, so that one that is damaged, or from a newer client, stops no replica.
+    ///
+    /// The last sequence number of all counts as damage, since none can follow it. Only here: what
+    /// is in a log has to mean on every replica, of whatever build, what it meant to the first one.
     pub fn check(command: &Bytes) -> Result<Command, CommandError> {
-        Self::decode(command).map(|(command, _)| command)
+        match Self::decode(command)?.0 {
+            Command::Apply(position) | Command::Skip(position) if position.sequence == u64::MAX => {
+                Err(CommandError::Malformed)
+            }
+            command => Ok(command),
+        }
     }
 
     /// Applies the committed command at log `index`.

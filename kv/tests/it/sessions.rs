@@ -591,3 +591,22 @@ fn client_step(
         }
     }
 }
+
+/// A leader that took it counted one further, and overflowed.
+#[test]
+fn the_last_sequence_number_of_all_is_refused_before_it_enters_a_log() {
+    let session = SessionId(7);
+    for floor in [0, 5, u64::MAX - 1] {
+        for command in [
+            append(b"k", b"x").seal(session, u64::MAX, floor),
+            Command::skip(session, u64::MAX, floor),
+        ] {
+            let checked = Sessions::<Map>::check(&command);
+            assert_eq!(checked, Err(CommandError::Malformed));
+            // In a log it means what it always meant.
+            assert!(Command::decode(&command).is_ok());
+        }
+    }
+    let last = append(b"k", b"x").seal(session, u64::MAX - 1, 0);
+    assert!(Sessions::<Map>::check(&last).is_ok());
+}

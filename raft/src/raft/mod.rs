@@ -7,6 +7,7 @@
 //! - entries up to the commit index are never cut off;
 //! - there are a leader's books exactly in the leader's role.
 
+mod checks;
 mod election;
 mod follower;
 mod leader;
@@ -28,6 +29,7 @@ use crate::options::Options;
 use crate::output::{ReadReady, Role, Soft};
 use crate::progress::{PeerStatus, Progress};
 use crate::quorum::Quorum;
+use crate::rejection::{Counters, Rejection};
 use crate::rng::SplitMix64;
 
 use self::election::Votes;
@@ -84,6 +86,7 @@ pub struct Raft {
     /// Committed entries could not be read: wait for the next tick before trying again.
     is_apply_blocked: bool,
     counters: Counters,
+    last_rejection: Option<Rejection>,
 }
 
 /// What a replica is, with the books that the role needs.
@@ -102,26 +105,14 @@ struct Install {
     keeps_suffix_on_disk: bool,
 }
 
-/// What a replica refused, for whoever watches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages that are damaged, misdirected, or from no member.
-    pub refused: u64,
-    /// Messages that a correct peer never sends: a second leader in a term, an append that would
-    /// cut committed entries. Anything above zero is a bug or a lost disk somewhere.
-    pub violations: u64,
-    /// Appends dropped because the disk does not keep up.
-    pub backlogged: u64,
-}
-
 impl Raft {
     /// Takes in a message of a peer.
     ///
     /// Never panics, whatever the message says; what makes no sense is counted and ignored.
     pub fn step(&mut self, now_ns: u64, message: Message) {
         self.advance_clock(now_ns);
-        if !self.is_acceptable(&message) {
-            self.counters.refused += 1;
+        if let Err(reason) = self.check_message(&message) {
+            self.note_rejected(message.from, reason);
             return;
         }
         let Message {
@@ -480,6 +471,12 @@ impl Raft {
         self.counters
     }
 
+    /// The last message that it refused, if any; [`counters`](Self::counters) tells whether there
+    /// was another one.
+    pub fn last_rejection(&self) -> Option<&Rejection> {
+        self.last_rejection.as_ref()
+    }
+
     /// What a leader knows of its peers, ascending by id; empty in other roles.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
         let peers = match &self.standing {
@@ -523,15 +520,6 @@ impl Raft {
             lead.rounds.release();
             lead.peers.iter_mut().for_each(Progress::release);
         }
-    }
-
-    fn is_acceptable(&self, message: &Message) -> bool {
-        message.to == self.id
-            && message.from != self.id
-            && self.quorum.contains(message.from)
-            && message.term > Term::ZERO
-            && message.term.0 <= NUMBER_MAX
-            && is_sound(message)
     }
 
     fn may_campaign(&self) -> bool {
@@ -579,59 +567,5 @@ impl Raft {
             || self.install.is_some()
             || self.term != self.hard_handed.term
             || self.vote != self.hard_handed.vote
-    }
-}
-
-/// Whether a message's own numbers fit together.
-fn is_sound(message: &Message) -> bool {
-    let in_range = |index: LogIndex| index.0 <= NUMBER_MAX;
-    match &message.body {
-        Body::PreVote {
-            last_index,
-            last_term,
-        }
-        | Body::Vote {
-            last_index,
-            last_term,
-            ..
-        } => in_range(*last_index) && *last_term < message.term,
-        Body::Append {
-            prev_index,
-            prev_term,
-            commit,
-            entries,
-            ..
-        } => {
-            let (mut index, mut term) = (*prev_index, *prev_term);
-            let is_begin = index == LogIndex::ZERO;
-            let in_order = entries.iter().all(|entry| {
-                let fits = entry.index == index.next() && entry.term >= term;
-                (index, term) = (entry.index, entry.term);
-                fits
-            });
-            is_begin == (*prev_term == Term::ZERO)
-                && in_order
-                && in_range(index)
-                && in_range(*commit)
-                && term <= message.term
-        }
-        Body::AppendAccepted { match_index, .. } => in_range(*match_index),
-        Body::AppendRejected {
-            prev_index,
-            hint_index,
-            ..
-        } => in_range(*prev_index) && hint_index < prev_index,
-        Body::Heartbeat { commit, .. } => in_range(*commit),
-        Body::SnapshotReceived { meta } => {
-            meta.index > LogIndex::ZERO
-                && in_range(meta.index)
-                && meta.term > Term::ZERO
-                && meta.term <= message.term
-                && Quorum::new(meta.config.clone()).is_some()
-        }
-        Body::PreVoteReply { .. }
-        | Body::VoteReply { .. }
-        | Body::HeartbeatReply { .. }
-        | Body::TimeoutNow => true,
     }
 }

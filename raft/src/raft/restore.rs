@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Counters, NUMBER_MAX, Raft, Standing};
+use super::{NUMBER_MAX, Raft, Standing};
 use crate::durability::Durability;
 use crate::error::RestoreError;
 use crate::ids::{LogIndex, NodeId, Term};
@@ -12,6 +12,7 @@ use crate::mutants;
 use crate::options::Options;
 use crate::output::Soft;
 use crate::quorum::Quorum;
+use crate::rejection::Counters;
 use crate::rng::SplitMix64;
 use crate::terms::TermRuns;
 
@@ -107,6 +108,7 @@ impl Raft {
             },
             is_apply_blocked: false,
             counters: Counters::default(),
+            last_rejection: None,
             options,
         };
         raft.draw_election_deadline();
