@@ -82,6 +82,10 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             Frame::Request(ref request) => self.offer(request.group, from, frame),
             Frame::SnapshotChunk(ref chunk) => self.offer(chunk.transfer.group, from, frame),
             Frame::SnapshotAck(ref ack) => self.offer(ack.transfer.group, from, frame),
+            // Of the node as a whole: the first shard takes it in for all.
+            Frame::Status(_) => {
+                let _dropped = self.shards[0].offer(Event::Frame(from, frame));
+            }
         }
     }
 }

@@ -206,7 +206,7 @@ impl<M: StateMachine> Shard<M> {
                 }
             }
             // A clerk speaks in requests only, and replies go to the node's clients.
-            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_)) => {}
+            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_) | Frame::Status(_)) => {}
         }
     }
 

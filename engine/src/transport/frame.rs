@@ -5,6 +5,8 @@ use quorate_kv::Outcome;
 use quorate_raft::{LogIndex, Message, NodeId, SnapshotMeta, Term};
 use quorate_wal::GroupId;
 
+use super::status::NodeStatus;
+
 /// One unit that a transport moves whole or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
@@ -18,6 +20,8 @@ pub enum Frame {
     Request(Request),
     /// The answer to a request.
     Reply(Reply),
+    /// How a node is: of the node as a whole, not of a group.
+    Status(NodeStatus),
 }
 
 impl Frame {
@@ -26,7 +30,7 @@ impl Frame {
         match self {
             Self::Raft(messages) => messages.iter().any(|it| !it.message.body.wants_answer()),
             Self::SnapshotAck(_) | Self::Reply(_) => true,
-            Self::Request(_) | Self::SnapshotChunk(_) => false,
+            Self::Request(_) | Self::SnapshotChunk(_) | Self::Status(_) => false,
         }
     }
 }

@@ -8,6 +8,7 @@
 pub mod codec;
 mod frame;
 pub mod memory;
+mod status;
 pub mod tcp;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use frame::{
     SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 use quorate_raft::NodeId;
+pub use status::{Founding, LogHealth, NodeStatus};
 
 /// Moves frames between the nodes of a cluster.
 pub trait Transport: Send + Sync + 'static {

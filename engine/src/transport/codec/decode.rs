@@ -8,6 +8,7 @@ use quorate_raft::{
 use quorate_wal::GroupId;
 use thiserror::Error;
 
+use super::status::read_status;
 use super::{kind, tag};
 use crate::transport::{
     Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
@@ -69,6 +70,26 @@ pub enum DecodeError {
         /// The length of the snapshot.
         total_bytes: u64,
     },
+    /// A tagged field that must be there is not.
+    #[error("the field with tag {tag} is missing")]
+    MissingField {
+        /// Its tag.
+        tag: u8,
+    },
+    /// A tagged field is stated twice.
+    #[error("the field with tag {tag} is stated twice")]
+    DoubledField {
+        /// Its tag.
+        tag: u8,
+    },
+    /// A tagged field has a length that it cannot have.
+    #[error("the field with tag {tag} has {bytes} bytes")]
+    FieldLength {
+        /// Its tag.
+        tag: u8,
+        /// Its length.
+        bytes: usize,
+    },
 }
 
 /// Decodes the body of a frame of a kind (`docs/wire.md`). Payloads are copied out of `body`.
@@ -80,6 +101,7 @@ pub fn decode_body(kind: u8, body: &[u8]) -> Result<Frame, DecodeError> {
         kind::SNAPSHOT_ACK => Frame::SnapshotAck(read_ack(&mut reader)?),
         kind::REQUEST => Frame::Request(read_request(&mut reader)?),
         kind::REPLY => Frame::Reply(read_reply(&mut reader)?),
+        kind::STATUS => Frame::Status(read_status(&mut reader)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     reader.end()?;
@@ -87,10 +109,10 @@ pub fn decode_body(kind: u8, body: &[u8]) -> Result<Frame, DecodeError> {
 }
 
 /// The rest of a body.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .0
             .split_at_checked(bytes)
@@ -110,8 +132,12 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    fn u8(&mut self) -> Result<u8, DecodeError> {
+    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
+        Ok(u16::from_le_bytes(self.array()?))
     }
 
     fn u32(&mut self) -> Result<u32, DecodeError> {
@@ -163,6 +189,10 @@ impl<'a> Reader<'a> {
     fn payload(&mut self) -> Result<Bytes, DecodeError> {
         let bytes = self.u32()? as usize;
         Ok(Bytes::copy_from_slice(self.take(bytes)?))
+    }
+
+    pub(super) fn left_bytes(&self) -> usize {
+        self.0.len()
     }
 
     fn end(&self) -> Result<(), DecodeError> {

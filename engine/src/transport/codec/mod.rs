@@ -12,6 +12,7 @@ mod batch;
 mod buffer;
 mod decode;
 mod encode;
+mod status;
 
 pub(crate) use batch::Batch;
 pub use buffer::{Arrived, FrameBuffer, FrameError};
@@ -33,6 +34,7 @@ pub(crate) mod kind {
     pub(crate) const REQUEST: u8 = 4;
     pub(crate) const REPLY: u8 = 5;
     pub(crate) const KEEP_ALIVE: u8 = 6;
+    pub(crate) const STATUS: u8 = 7;
 }
 
 /// Tags inside bodies, each set of its own.
