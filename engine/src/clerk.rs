@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_kv::{Answer as MapAnswer, Batch, CommandBuffer, MapView, Query, Scan};
 use quorate_wal::GroupId;
 
-use crate::client::{Client, READ_HERE, ReadWants, RemoteLink, ReplyPort};
+use crate::client::{Client, ReadWants, RemoteLink, ReplyPort};
 use crate::db::random_seed;
 use crate::error::{Error, OpenError};
 use crate::node::Published;

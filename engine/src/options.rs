@@ -165,6 +165,7 @@ impl Options {
             cache_bytes_max: self.cache_bytes_max,
             pending_reads_max: self.queue_max,
             seed,
+            ..quorate_raft::Options::default()
         }
     }
 }

@@ -78,6 +78,8 @@ impl Raft {
             now_ns,
             can_lead: true,
             promise_ns: Some(options.election_timeout_ns),
+            may_lead: true,
+            abstained: 0,
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state

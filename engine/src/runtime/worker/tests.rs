@@ -43,6 +43,7 @@ fn shard(
         trailing_entries: 0,
         command_bytes_max: 1 << 20,
         transfer_timeout_ns: 1_000_000_000,
+        read_wait_ns: 1,
     };
     let state = SnapshotState::new(None, 0);
     let replica = Replica::new(group, raft, Sessions::default(), state, options);
