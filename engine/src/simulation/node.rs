@@ -21,6 +21,7 @@ use crate::node::{
 };
 use crate::opening;
 use crate::options::Options;
+use crate::rejected::{Rejected, Rejections};
 use crate::transport::{ClerkInbox, Frame, Inbox, Origin, ReplySink, RequestId, Transport};
 
 /// Events that one [`SimNode::pass`] takes before it flushes.
@@ -96,6 +97,7 @@ pub struct SimNode<M: StateMachine> {
     transport: Arc<dyn Transport>,
     jobs: Arc<JobQueue<M>>,
     files: NodeFiles<M>,
+    rejections: Arc<Rejections>,
     _lock: DirLock,
 }
 
@@ -138,6 +140,8 @@ impl<M: StateMachine> SimNode<M> {
             log: Arc::clone(&opened.log),
             transport: Arc::clone(&transport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
+            limits: opened.limits,
+            rejections: Arc::clone(&opened.rejections),
         };
         opened.log.add_observer(events.clone());
         let id = NodeId(setup.identity.node);
@@ -156,6 +160,7 @@ impl<M: StateMachine> SimNode<M> {
             transport,
             jobs,
             files,
+            rejections: opened.rejections,
             _lock: opened.lock,
         })
     }
@@ -351,6 +356,11 @@ impl<M: StateMachine> SimNode<M> {
         before: Option<&Observation>,
     ) -> Result<Observation, Violation> {
         view::check(before, self.replica(group))
+    }
+
+    /// What the node refused so far.
+    pub fn rejected(&self) -> Rejected {
+        self.rejections.read()
     }
 
     /// The node's log.
