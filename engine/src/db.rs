@@ -16,6 +16,7 @@ use crate::node::{Event, Outlet, Replica};
 use crate::opening::NodeSetup;
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
+use crate::rejected::Rejected;
 use crate::runtime::{Node, Runtime};
 use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
@@ -76,14 +77,16 @@ pub struct Digest {
     pub digest: u64,
 }
 
-/// A node's log.
+/// Figures of a node.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Its counters and sizes.
+    /// The counters and sizes of its log.
     pub log: LogStats,
-    /// Whether it takes writes.
+    /// Whether its log takes writes.
     pub log_status: LogStatus,
+    /// What it refused, by reason.
+    pub rejected: Rejected,
 }
 
 impl Db {
@@ -118,11 +121,14 @@ impl Db {
             .collect()
     }
 
-    /// Figures of this node's log.
+    /// Figures of this node: its log, and what it refused.
     pub fn stats(&self) -> Stats {
+        let mut rejected = self.inner.node.rejections.read();
+        rejected.replies += self.inner.client.rejected_replies();
         Stats {
             log: self.inner.node.log.stats(),
             log_status: self.inner.node.log.status(),
+            rejected,
         }
     }
 

@@ -39,6 +39,7 @@ mod opening;
 mod options;
 mod partition;
 mod pending;
+mod rejected;
 mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -57,6 +58,7 @@ pub use pending::Pending;
 pub use quorate_kv::{KEY_BYTES_MAX, MapView, VALUE_BYTES_MAX};
 pub use quorate_raft::{LogIndex, NodeId, Role, Term};
 pub use quorate_wal::{GroupId, LogOptions};
+pub use rejected::Rejected;
 pub use transport::Consistency;
 
 /// The README's examples are tests.

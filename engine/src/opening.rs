@@ -13,8 +13,9 @@ use quorate_wal::{DirLock, Disk, GroupId, Log, Recovered, RecoveredGroup, Snapsh
 use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
 use crate::mutants;
-use crate::node::{Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
+use crate::node::{Limits, Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
 use crate::options::{Options, nanos};
+use crate::rejected::Rejections;
 
 /// What a node is opened with.
 pub(crate) struct NodeSetup {
@@ -36,6 +37,8 @@ pub(crate) struct Opened<M: StateMachine> {
     pub(crate) replicas: Vec<Replica<M>>,
     /// What the node may keep of log beside as much as its snapshots are long.
     pub(crate) base_log_bytes: u64,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) rejections: Arc<Rejections>,
 }
 
 /// Opens the files and restores every group. `now_ns` reads the clock that the replicas will be driven by.
@@ -67,6 +70,8 @@ pub(crate) fn open<M: StateMachine>(
         log,
         snapshots: Arc::new(snapshots),
         base_log_bytes: base_log_bytes(&setup.options, identity.groups),
+        limits: Arc::new(Limits::new(setup.options.log.entry_bytes_max)),
+        rejections: Arc::default(),
     })
 }
 
@@ -149,7 +154,7 @@ fn open_replica<M: StateMachine>(
     let options = ReplicaOptions {
         snapshot_log_bytes: setup.options.snapshot_log_bytes,
         trailing_entries: setup.options.trailing_entries,
-        command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
+        snapshot_bytes_max: setup.options.snapshot_bytes_max,
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
         read_wait_ns: setup.options.read_wait_ns(),
     };

@@ -81,6 +81,9 @@ pub(crate) struct Progress {
     snapshot_index: LogIndex,
     /// Snapshots that were sent since anything new was accepted.
     snapshots_in_vain: u32,
+    /// Transfers that failed one after the other, and until when none is tried again.
+    snapshots_failed: u32,
+    snapshot_retry_at_ns: u64,
 }
 
 /// An append on its way.
@@ -115,6 +118,8 @@ impl Progress {
             snapshot_sent: None,
             snapshot_index: LogIndex::ZERO,
             snapshots_in_vain: 0,
+            snapshots_failed: 0,
+            snapshot_retry_at_ns: 0,
         }
     }
 
@@ -182,6 +187,8 @@ impl Progress {
             self.waiting_since_ns = now_ns;
             self.retry_heartbeats = 1;
             self.snapshots_in_vain = 0;
+            self.snapshots_failed = 0;
+            self.snapshot_retry_at_ns = 0;
         }
         self.vouches_for_nothing = false;
         let can_follow = match self.state {
@@ -235,11 +242,17 @@ impl Progress {
     /// sent yet, or was sent long ago in vain.
     pub(crate) fn wants_snapshot(&self, latest: LogIndex, now_ns: u64, options: &Options) -> bool {
         self.vouches_for_nothing
-            && !self.is_snapshot_asked
-            && self.is_active(now_ns, options)
+            && self.may_be_sent_snapshot(now_ns, options)
             && self.snapshot_sent.is_none_or(|(covered, sent_ns)| {
                 latest > covered || now_ns >= self.snapshot_due_ns(sent_ns, options)
             })
+    }
+
+    /// Whether a transfer may begin.
+    pub(crate) fn may_be_sent_snapshot(&self, now_ns: u64, options: &Options) -> bool {
+        !self.is_snapshot_asked
+            && self.is_active(now_ns, options)
+            && now_ns >= self.snapshot_retry_at_ns
     }
 
     /// When a snapshot that was sent at `sent_ns` is taken for useless.
@@ -340,7 +353,7 @@ impl Progress {
     }
 
     /// The transfer of a snapshot ended.
-    pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64) {
+    pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64, options: &Options) {
         self.is_snapshot_asked = false;
         let is_stuck = mutants::FAILED_SNAPSHOT_NEVER_RETRIED && !was_sent;
         if self.state != PeerState::Snapshot || is_stuck {
@@ -349,6 +362,15 @@ impl Progress {
         if was_sent || self.vouches_for_nothing {
             self.snapshot_sent = Some((self.snapshot_index, now_ns));
             self.snapshots_in_vain = self.snapshots_in_vain.saturating_add(1);
+        }
+        if was_sent {
+            self.snapshots_failed = 0;
+        } else {
+            // The first attempt may have met what is over soon; one that is refused for good must not be made for ever.
+            let doublings = self.snapshots_failed.min(SNAPSHOT_DOUBLINGS_MAX);
+            let wait_ns = options.heartbeat_interval_ns << doublings;
+            self.snapshots_failed = self.snapshots_failed.saturating_add(1);
+            self.snapshot_retry_at_ns = now_ns.saturating_add(wait_ns);
         }
         let next = if was_sent {
             self.snapshot_index.max(self.match_index).next()

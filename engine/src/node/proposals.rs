@@ -108,7 +108,8 @@ impl Proposals {
         let refused_to = turn.map_or(0, |turn| turn.refused_to);
         // What is in the log behind a gap is not looked at: it comes to nothing.
         let in_turn = turn.filter(|turn| {
-            !turn.is_idle() && applied.is_none_or(|applied| turn.first() == applied.saturating_add(1))
+            !turn.is_idle()
+                && applied.is_none_or(|applied| turn.first() == applied.saturating_add(1))
         });
         let next = match (in_turn, applied) {
             (Some(turn), _) => turn.next,

@@ -172,12 +172,17 @@ impl<M: StateMachine> Shard<M> {
             (Origin::Node(from), Frame::Raft(messages)) => {
                 for GroupMessage { group, message } in messages {
                     let Some(slot) = self.slot(group) else {
+                        self.ports.rejections.no_such_group.add(1);
                         continue;
                     };
-                    if message.from != from || message.to != self.node || self.must_drop(&message) {
+                    if message.from != from || message.to != self.node {
+                        self.ports.rejections.messages.add(1);
                         continue;
                     }
-                    self.replicas[slot].step(now_ns, message);
+                    if self.must_drop(&message) {
+                        continue;
+                    }
+                    self.replicas[slot].step(now_ns, message, &self.ports);
                     self.mark_ready(slot);
                 }
             }
@@ -187,6 +192,7 @@ impl<M: StateMachine> Shard<M> {
                     origin,
                 };
                 let Some(slot) = self.slot(request.group) else {
+                    self.ports.rejections.no_such_group.add(1);
                     outlet.answer(&self.ports, Err(Refusal::NoSuchGroup));
                     return;
                 };
@@ -363,6 +369,9 @@ impl<M: StateMachine> Shard<M> {
         self.stalled.extend(self.writes.take());
         let mut has_submitted = false;
         while let Some((mut batch, after)) = self.stalled.pop_front() {
+            // What is in it was agreed on, or was taken from whoever was agreed with: this node's own limits
+            // count where commands are proposed, and no message may bring the log to refuse a batch.
+            batch.lift_limits();
             match self.ports.log.enqueue(&mut batch) {
                 Ok(lsn) => {
                     self.unacked.push_back((lsn, after));
@@ -455,7 +464,7 @@ impl<M: StateMachine> Shard<M> {
             }
             JobDone::Received(received) => replica.received(now_ns, *received, &self.ports),
             JobDone::ReceiveFailed { transfer, reason } => {
-                replica.receive_failed(transfer, reason);
+                replica.receive_failed(transfer, reason, &self.ports);
             }
             JobDone::SendFailed { transfer, reason } => {
                 replica.send_failed(now_ns, transfer, reason, &self.ports);

@@ -87,7 +87,7 @@ impl Bench {
         let replica_options = ReplicaOptions {
             snapshot_log_bytes: u64::MAX / 2,
             trailing_entries: 0,
-            command_bytes_max: 1 << 20,
+            snapshot_bytes_max: u64::MAX,
             transfer_timeout_ns: 1_000_000_000,
             read_wait_ns: 1_000_000_000,
         };
@@ -98,6 +98,8 @@ impl Bench {
             log: Arc::clone(&log),
             transport: Arc::new(NoTransport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
+            limits: Arc::new(Limits::new(1 << 20)),
+            rejections: Arc::default(),
         };
         let space = LogSpace::new(base_bytes, Arc::default());
         let told = Arc::new(AtomicBool::new(false));
@@ -191,7 +193,9 @@ impl Bench {
                 self.snapshots.remove(group, &file).expect("memory");
                 None
             }
-            Job::Send { .. } | Job::Receive { .. } => panic!("a group of one sends nothing"),
+            Job::Send { .. } | Job::Receive { .. } | Job::Abandon { .. } => {
+                panic!("a group of one sends nothing")
+            }
         }
     }
 }

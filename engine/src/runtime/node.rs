@@ -13,6 +13,7 @@ use crate::node::{
     EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
+use crate::rejected::Rejections;
 use crate::transport::{ClerkInbox, Inbox, Transport};
 
 /// A running node.
@@ -22,6 +23,7 @@ pub(crate) struct Node<M: StateMachine> {
     pub(crate) inbox: Arc<NodeInbox<M>>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) log: Arc<Log>,
+    pub(crate) rejections: Arc<Rejections>,
     /// By group.
     pub(crate) published: Vec<Arc<Published<M::View>>>,
     handles: Vec<ShardHandle<M>>,
@@ -76,6 +78,8 @@ impl<M: StateMachine> Node<M> {
                 log: Arc::clone(&log),
                 transport: Arc::clone(&transport),
                 jobs: Arc::new(jobs),
+                limits: Arc::clone(&opened.limits),
+                rejections: Arc::clone(&opened.rejections),
             };
             log.add_observer(Arc::new(handle.clone()));
             handle.attach(Shard::new(
@@ -93,6 +97,7 @@ impl<M: StateMachine> Node<M> {
             inbox,
             transport,
             log,
+            rejections: opened.rejections,
             published,
             handles,
             parts: Mutex::new(Some(Parts {

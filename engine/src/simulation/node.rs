@@ -24,6 +24,7 @@ use crate::node::{
 };
 use crate::opening;
 use crate::options::Options;
+use crate::rejected::{Rejected, Rejections};
 use crate::transport::{
     ClerkInbox, Frame, Inbox, Origin, ReplySink, Request, RequestId, Transport,
 };
@@ -99,6 +100,7 @@ pub struct SimNode<M: StateMachine> {
     transport: Arc<dyn Transport>,
     jobs: Arc<JobQueue<M>>,
     files: NodeFiles<M>,
+    rejections: Arc<Rejections>,
     _lock: DirLock,
 }
 
@@ -168,6 +170,8 @@ impl<M: StateMachine> SimNode<M> {
                 log: Arc::clone(&opened.log),
                 transport: Arc::clone(&transport),
                 jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
+                limits: Arc::clone(&opened.limits),
+                rejections: Arc::clone(&opened.rejections),
             };
             let apart = Apart {
                 node: id,
@@ -187,6 +191,7 @@ impl<M: StateMachine> SimNode<M> {
             transport,
             jobs,
             files,
+            rejections: opened.rejections,
             _lock: opened.lock,
         })
     }
@@ -436,6 +441,11 @@ impl<M: StateMachine> SimNode<M> {
         before: Option<&Observation>,
     ) -> Result<Observation, Violation> {
         view::check(before, self.replica(group))
+    }
+
+    /// What the node refused so far.
+    pub fn rejected(&self) -> Rejected {
+        self.rejections.read()
     }
 
     /// The node's log.

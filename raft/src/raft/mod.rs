@@ -337,7 +337,7 @@ impl Raft {
         if let Standing::Leader(lead) = &mut self.standing
             && let Some(peer) = lead.peer_mut(to)
         {
-            peer.snapshot_ended(sent, now_ns);
+            peer.snapshot_ended(sent, now_ns, &self.options);
             lead.must_send = true;
         }
     }

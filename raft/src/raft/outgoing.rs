@@ -140,7 +140,7 @@ impl Raft {
         }
         let prev_index = peer.next.previous();
         let Some(prev_term) = self.log.term_at(prev_index) else {
-            if peer.is_active(now_ns, &self.options) && !peer.is_snapshot_asked {
+            if peer.may_be_sent_snapshot(now_ns, &self.options) {
                 peer.need_snapshot(self.snapshot.index);
                 output.snapshots.push(peer.id);
             } else {

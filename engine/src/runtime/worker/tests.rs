@@ -9,7 +9,7 @@ use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, W
 
 use super::*;
 use crate::node::{
-    Job, Jobs, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
+    Job, Jobs, Limits, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
 };
 use crate::options::Options;
 use crate::transport::NoTransport;
@@ -41,7 +41,7 @@ fn shard(
     let options = ReplicaOptions {
         snapshot_log_bytes: u64::MAX / 2,
         trailing_entries: 0,
-        command_bytes_max: 1 << 20,
+        snapshot_bytes_max: u64::MAX,
         transfer_timeout_ns: 1_000_000_000,
         read_wait_ns: 1,
     };
@@ -52,6 +52,8 @@ fn shard(
         log: Arc::clone(log),
         transport: Arc::new(NoTransport),
         jobs: Arc::new(NoJobs),
+        limits: Arc::new(Limits::new(1 << 20)),
+        rejections: Arc::default(),
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
     let shard = Shard::new(
