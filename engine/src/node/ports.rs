@@ -7,6 +7,7 @@ use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
+use crate::membership::Membership;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.
@@ -14,6 +15,7 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) log: Arc<Log>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) jobs: Arc<dyn Jobs<M>>,
+    pub(crate) membership: Arc<Membership>,
 }
 
 impl<M: StateMachine> SendFrame for Ports<M> {

@@ -15,6 +15,7 @@ use quorate_wal::{
 use super::event::JobDone;
 use super::ports::{Job, Jobs};
 use super::*;
+use crate::membership::Membership;
 use crate::options::Options;
 use crate::transport::{
     Frame, GroupMessage, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request,
@@ -97,6 +98,7 @@ impl Bench {
             log: Arc::clone(&log),
             transport: Arc::new(NoTransport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
+            membership: Arc::new(Membership::alone(NodeId(1))),
         };
         let space = LogSpace::new(base_bytes, Arc::default());
         let told = Arc::new(AtomicBool::new(false));

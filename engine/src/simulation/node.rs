@@ -16,6 +16,8 @@ use super::view::{self, ReplicaView, Stand};
 use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
+use crate::membership::{FoundingStatus, NodeCard, Refused};
+use crate::runtime::introduce;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, Outlet, Ports, Replica, Shard,
 };
@@ -125,6 +127,7 @@ impl<M: StateMachine> SimNode<M> {
         let inbox = Arc::new(NodeInbox {
             shards: vec![Arc::clone(&events) as Arc<dyn EventSink<M>>],
             replies,
+            membership: Arc::clone(&opened.membership),
         });
         let transport: Arc<dyn Transport> = connect(Arc::clone(&inbox) as Arc<dyn Inbox>);
         let jobs = Arc::new(JobQueue::new());
@@ -138,6 +141,7 @@ impl<M: StateMachine> SimNode<M> {
             log: Arc::clone(&opened.log),
             transport: Arc::clone(&transport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
+            membership: opened.membership,
         };
         opened.log.add_observer(events.clone());
         let id = NodeId(setup.identity.node);
@@ -146,6 +150,7 @@ impl<M: StateMachine> SimNode<M> {
         let told = events.log_flag();
         let mut shard = Shard::new(id, opened.replicas, ports, space, now_ns, told);
         shard.watch();
+        introduce(&inbox, &transport, &opened.log, None);
         Ok(Self {
             id,
             groups,
@@ -168,6 +173,27 @@ impl<M: StateMachine> SimNode<M> {
     /// The groups of the cluster.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<M> {
         (0..u64::from(self.groups)).map(GroupId)
+    }
+
+    /// What this node shows to those it meets.
+    pub fn card(&self) -> &NodeCard {
+        self.inbox.membership.card()
+    }
+
+    /// Judges the card of a node that it meets. To be called before the first frame between the two is delivered, and both
+    /// ways: whoever is refused is not listened to.
+    pub fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        self.inbox.admit(card)
+    }
+
+    /// Tells the node that another one deals with it, or refuses it.
+    pub fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        self.inbox.judged(by, judged);
+    }
+
+    /// How far founding is: before it is done the node takes no part.
+    pub fn founding(&self) -> FoundingStatus {
+        self.inbox.membership.status()
     }
 
     /// Puts a frame on the node's queue, as its transport does.
