@@ -530,6 +530,7 @@ impl Random {
             durable_lsn: self.number(),
             founding: Founding {
                 is_complete: self.flag(),
+                is_closed: self.flag(),
                 digest: self.number(),
                 is_founded: self.flag(),
             },

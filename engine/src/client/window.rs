@@ -638,6 +638,10 @@ impl Window {
                 self.obstacle = Obstacle::LogFailed;
                 self.look_elsewhere(now_ns, None);
             }
+            Refusal::Unfounded { waits_for } => {
+                self.obstacle = Obstacle::Unfounded { waits_for };
+                self.look_elsewhere(now_ns, None);
+            }
             Refusal::Stopping | Refusal::LeadershipLost => {
                 self.obstacle = Obstacle::NoLeader;
                 self.look_elsewhere(now_ns, None);

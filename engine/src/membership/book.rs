@@ -204,7 +204,10 @@ impl Book {
     pub(crate) fn record(&mut self, card: &NodeCard) {
         let lsn = match self.peers.get(&card.node.0) {
             Some(Standing::Met(known)) if known.incarnation == card.incarnation => known.lsn,
-            _ => 0,
+            _ => {
+                self.said.remove(&card.node.0);
+                0
+            }
         };
         // A log that does not sync may be shorter than it was, and then counts from there.
         let lsn = if card.syncs { lsn.max(card.durable_lsn) } else { card.durable_lsn };
@@ -288,7 +291,7 @@ impl Book {
         before != (self.is_closed, self.is_founded)
     }
 
-    fn active_peers(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn active_peers(&self) -> impl Iterator<Item = u64> + '_ {
         let active = self.peers.iter().filter(|(_, it)| **it != Standing::Retired);
         active.map(|(node, _)| *node)
     }

@@ -9,6 +9,7 @@ use quorate_wal::{GroupId, Log, SnapshotRef};
 use super::event::SendFrame;
 use super::limits::Limits;
 use crate::rejected::Rejections;
+use crate::membership::Membership;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.
@@ -18,6 +19,7 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) jobs: Arc<dyn Jobs<M>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) rejections: Arc<Rejections>,
+    pub(crate) membership: Arc<Membership>,
 }
 
 impl<M: StateMachine> SendFrame for Ports<M> {

@@ -53,6 +53,8 @@ pub(crate) struct Shard<M: StateMachine> {
     space: LogSpace,
     space_check_at_ns: u64,
     let_go_at_ns: u64,
+    /// Groups for which an election was asked before the cluster was founded.
+    campaigns: Vec<GroupId>,
     /// Set while an [`Event::LogMoved`] is on its way.
     log_moved: Arc<AtomicBool>,
 }
@@ -99,6 +101,7 @@ impl<M: StateMachine> Shard<M> {
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
             let_go_at_ns: 0,
+            campaigns: Vec::new(),
             log_moved,
         };
         for slot in 0..shard.replicas.len() {
@@ -145,6 +148,16 @@ impl<M: StateMachine> Shard<M> {
             Event::Inspect { group, with } => {
                 if let Some(slot) = self.slot(group) {
                     with(&self.replicas[slot]);
+                }
+            }
+            Event::Founded => {
+                for group in std::mem::take(&mut self.campaigns) {
+                    self.handle(now_ns, Event::Campaign { group });
+                }
+            }
+            Event::Campaign { group } if !self.takes_part() => {
+                if !self.campaigns.contains(&group) && self.slot(group).is_some() {
+                    self.campaigns.push(group);
                 }
             }
             Event::Campaign { group } => {
@@ -196,6 +209,11 @@ impl<M: StateMachine> Shard<M> {
                     outlet.answer(&self.ports, Err(Refusal::NoSuchGroup));
                     return;
                 };
+                if !self.takes_part() {
+                    let waits_for = self.ports.membership.waits_for();
+                    outlet.answer(&self.ports, Err(Refusal::Unfounded { waits_for }));
+                    return;
+                }
                 self.replicas[slot].request(now_ns, outlet, request, self.health, &self.ports);
                 self.mark_ready(slot);
             }
@@ -358,7 +376,16 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
+    /// Whether the cluster is founded. Before, this node neither asks for anything nor promises it.
+    fn takes_part(&self) -> bool {
+        self.ports.membership.is_founded() || mutants::VOTES_UNFOUNDED
+    }
+
     fn send_outbox(&mut self) {
+        if !self.takes_part() {
+            self.outbox.peers.clear();
+            return;
+        }
         for (node, messages) in self.outbox.peers.drain(..) {
             // A frame that is not taken is a lost one: the protocol sends again.
             self.ports.transport.send(node, Frame::Raft(messages));

@@ -15,6 +15,7 @@ use quorate_wal::{
 use super::event::JobDone;
 use super::ports::{Job, Jobs};
 use super::*;
+use crate::membership::Membership;
 use crate::options::Options;
 use crate::transport::{
     Frame, GroupMessage, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request,
@@ -100,6 +101,7 @@ impl Bench {
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
             limits: Arc::new(Limits::new(1 << 20)),
             rejections: Arc::default(),
+            membership: Arc::new(Membership::alone(NodeId(1))),
         };
         let space = LogSpace::new(base_bytes, Arc::default());
         let told = Arc::new(AtomicBool::new(false));

@@ -18,6 +18,8 @@ use super::view::{self, ReplicaView, Stand};
 use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
+use crate::membership::{FoundingStatus, NodeCard, Refused};
+use crate::runtime::introduce;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, NodeSpace, Outlet, Ports, Replica,
     shard_index,
@@ -150,6 +152,7 @@ impl<M: StateMachine> SimNode<M> {
                 .map(|queue| Arc::clone(queue) as Arc<dyn EventSink<M>>)
                 .collect(),
             replies,
+            membership: Arc::clone(&opened.membership),
         });
         let transport: Arc<dyn Transport> = connect(Arc::clone(&inbox) as Arc<dyn Inbox>);
         let jobs = Arc::new(JobQueue::new());
@@ -172,6 +175,7 @@ impl<M: StateMachine> SimNode<M> {
                 jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
+                membership: Arc::clone(&opened.membership),
             };
             let apart = Apart {
                 node: id,
@@ -182,10 +186,12 @@ impl<M: StateMachine> SimNode<M> {
             };
             Actor::new(events, apart)
         });
+        let actors = actors.collect();
+        introduce(&inbox, &transport, &opened.log, None);
         Ok(Self {
             id,
             groups: setup.identity.groups,
-            actors: actors.collect(),
+            actors,
             log: opened.log,
             inbox,
             transport,
@@ -228,6 +234,27 @@ impl<M: StateMachine> SimNode<M> {
     /// The groups of the cluster.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<M> {
         (0..u64::from(self.groups)).map(GroupId)
+    }
+
+    /// What this node shows to those it meets.
+    pub fn card(&self) -> &NodeCard {
+        self.inbox.membership.card()
+    }
+
+    /// Judges the card of a node that it meets. To be called before the first frame between the two is delivered, and both
+    /// ways: whoever is refused is not listened to.
+    pub fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        self.inbox.admit(card)
+    }
+
+    /// Tells the node that another one deals with it, or refuses it.
+    pub fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        self.inbox.judged(by, judged);
+    }
+
+    /// How far founding is: before it is done the node takes no part.
+    pub fn founding(&self) -> FoundingStatus {
+        self.inbox.membership.status()
     }
 
     /// Puts a frame on the node's queue, as its transport does.

@@ -14,10 +14,12 @@ pub mod tcp;
 use std::sync::Arc;
 
 pub use frame::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
     SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 use quorate_raft::NodeId;
+
+pub use crate::membership::{NodeCard, NodeLimits, NodeRole, OlderBy, Refused, Start};
 pub use status::{Founding, LogHealth, NodeStatus};
 
 /// Moves frames between the nodes of a cluster.
@@ -41,6 +43,19 @@ pub trait Inbox: Send + Sync + 'static {
     /// Takes a frame. A frame over a bound of the receiver may be dropped; requests are then
     /// refused through their origin.
     fn deliver(&self, from: Origin, frame: Frame);
+
+    /// What this node shows to those it meets. `None`: it has no directory, and the transport shows what it was told.
+    fn card(&self) -> Option<NodeCard> {
+        None
+    }
+
+    /// Judges the card of a node that this one meets, before the first frame between the two. May wait for the disk.
+    fn admit(&self, _card: &NodeCard) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    /// Told that another node refuses this one (`Err`), or deals with it.
+    fn judged(&self, _by: NodeId, _judged: Result<(), &Refused>) {}
 }
 
 /// Who sent a frame.

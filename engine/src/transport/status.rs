@@ -75,6 +75,8 @@ pub struct NodeStatus {
 pub struct Founding {
     /// Whether it has met each founder once.
     pub is_complete: bool,
+    /// Whether it keeps to those that it met for good: each said that it met the same ones.
+    pub is_closed: bool,
     /// A digest of the founders as it met them; zero while not complete.
     pub digest: u64,
     /// Whether the cluster is founded, as far as it knows.
@@ -86,6 +88,7 @@ impl Default for Founding {
     fn default() -> Self {
         Self {
             is_complete: true,
+            is_closed: true,
             digest: 0,
             is_founded: true,
         }

@@ -8,6 +8,7 @@ use quorate_raft::{Config, NodeId, Raft, Role};
 use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, WriteBatch};
 
 use super::*;
+use crate::membership::Membership;
 use crate::node::{
     Job, Jobs, Limits, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
 };
@@ -54,6 +55,7 @@ fn shard(
         jobs: Arc::new(NoJobs),
         limits: Arc::new(Limits::new(1 << 20)),
         rejections: Arc::default(),
+        membership: Arc::new(Membership::alone(NodeId(1))),
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
     let shard = Shard::new(

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::status::read_status;
 use super::{kind, tag};
 use crate::transport::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
     SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 
@@ -485,6 +485,13 @@ fn read_refusal(tag: u8, reader: &mut Reader<'_>) -> Result<Refusal, DecodeError
         tag::STOPPING => Refusal::Stopping,
         tag::LEADERSHIP_LOST => Refusal::LeadershipLost,
         tag::NOT_UNDERSTOOD => Refusal::NotUnderstood,
+        tag::UNFOUNDED => {
+            let count = reader.u32()?;
+            let named = [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
+            Refusal::Unfounded {
+                waits_for: FewNodes::from_wire(count, named),
+            }
+        }
         tag => return Err(DecodeError::UnknownTag { what: "reply", tag }),
     })
 }

@@ -401,5 +401,12 @@ fn write_refusal(refusal: Refusal, sink: &mut impl Sink) {
         Refusal::Stopping => sink.u8(tag::STOPPING),
         Refusal::LeadershipLost => sink.u8(tag::LEADERSHIP_LOST),
         Refusal::NotUnderstood => sink.u8(tag::NOT_UNDERSTOOD),
+        Refusal::Unfounded { waits_for } => {
+            sink.u8(tag::UNFOUNDED);
+            sink.u32(waits_for.count());
+            for node in waits_for.places() {
+                sink.u64(node);
+            }
+        }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) mod tag {
     pub(crate) const STOPPING: u8 = 22;
     pub(crate) const LEADERSHIP_LOST: u8 = 23;
     pub(crate) const NOT_UNDERSTOOD: u8 = 24;
+    pub(crate) const UNFOUNDED: u8 = 25;
 
     pub(crate) const APPLIED: u8 = 1;
     pub(crate) const REGISTERED: u8 = 2;

@@ -27,6 +27,7 @@ const FIELD_BYTES_MIN: usize = 1 + 2;
 
 const FOUNDING_COMPLETE: u8 = 1;
 const FOUNDING_FOUNDED: u8 = 2;
+const FOUNDING_CLOSED: u8 = 4;
 
 pub(super) fn write_status(status: &NodeStatus, sink: &mut impl Sink) {
     sink.put(&(FIELDS.len() as u16).to_le_bytes());
@@ -36,12 +37,14 @@ pub(super) fn write_status(status: &NodeStatus, sink: &mut impl Sink) {
     write_field(field::DURABLE_LSN, &status.durable_lsn.to_le_bytes(), sink);
     let Founding {
         is_complete,
+        is_closed,
         digest,
         is_founded,
     } = status.founding;
     let mut founding = [0; 9];
-    founding[0] =
-        u8::from(is_complete) * FOUNDING_COMPLETE + u8::from(is_founded) * FOUNDING_FOUNDED;
+    founding[0] = u8::from(is_complete) * FOUNDING_COMPLETE
+        + u8::from(is_founded) * FOUNDING_FOUNDED
+        + u8::from(is_closed) * FOUNDING_CLOSED;
     founding[1..].copy_from_slice(&digest.to_le_bytes());
     write_field(field::FOUNDING, &founding, sink);
     let features = status.feature_version.to_le_bytes();
@@ -98,7 +101,7 @@ pub(super) fn read_status(reader: &mut Reader<'_>) -> Result<NodeStatus, DecodeE
 
 fn read_founding(content: [u8; 9]) -> Result<Founding, DecodeError> {
     let [flags, digest @ ..] = content;
-    if flags & !(FOUNDING_COMPLETE | FOUNDING_FOUNDED) != 0 {
+    if flags & !(FOUNDING_COMPLETE | FOUNDING_FOUNDED | FOUNDING_CLOSED) != 0 {
         return Err(DecodeError::UnknownTag {
             what: "founding flags",
             tag: flags,
@@ -106,6 +109,7 @@ fn read_founding(content: [u8; 9]) -> Result<Founding, DecodeError> {
     }
     Ok(Founding {
         is_complete: flags & FOUNDING_COMPLETE != 0,
+        is_closed: flags & FOUNDING_CLOSED != 0,
         digest: u64::from_le_bytes(digest),
         is_founded: flags & FOUNDING_FOUNDED != 0,
     })
