@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
@@ -19,8 +20,8 @@ use crate::partition::{GROUPS_MAX, Partitioner};
 use crate::runtime::{Node, Runtime};
 use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
-    ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,
-    Transport,
+    ClerkInbox, Consistency, Frame, Inbox, LogHealth, NoTransport, NodeStatus, Origin, ReplySink,
+    Request, RequestId, Transport,
 };
 
 /// A node of a replicated store, in this process.
@@ -82,8 +83,14 @@ pub struct Digest {
 pub struct Stats {
     /// Its counters and sizes.
     pub log: LogStats,
-    /// Whether it takes writes.
-    pub log_status: LogStatus,
+    /// Whether it takes writes, and syncs them in time. What was worse within the last election timeout still counts.
+    pub health: LogHealth,
+    /// How long the oldest write that is not durable has waited; zero if all are.
+    pub oldest_unsynced: Duration,
+    /// Why the log failed, if it did.
+    pub log_failure: Option<String>,
+    /// What each other node said of itself; `None` of one that said nothing for two election timeouts.
+    pub peers: Vec<(NodeId, Option<NodeStatus>)>,
 }
 
 impl Db {
@@ -120,9 +127,18 @@ impl Db {
 
     /// Figures of this node's log.
     pub fn stats(&self) -> Stats {
+        let node = &self.inner.node;
+        let now_ns = node.runtime.clock.now_ns();
+        let status = node.log.status();
         Stats {
-            log: self.inner.node.log.stats(),
-            log_status: self.inner.node.log.status(),
+            log: node.log.stats(),
+            health: node.board.health(now_ns, &status),
+            oldest_unsynced: Duration::from_nanos(node.board.oldest_age_ns(now_ns)),
+            peers: node.board.heard(now_ns),
+            log_failure: match status {
+                LogStatus::Failed { reason } => Some(reason),
+                _ => None,
+            },
         }
     }
 

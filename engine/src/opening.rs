@@ -13,7 +13,9 @@ use quorate_wal::{DirLock, Disk, GroupId, Log, Recovered, RecoveredGroup, Snapsh
 use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
 use crate::mutants;
-use crate::node::{Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
+use crate::node::{
+    Replica, ReplicaOptions, SnapshotState, StatusBoard, lost_behind, restore, restored,
+};
 use crate::options::{Options, nanos};
 
 /// What a node is opened with.
@@ -24,6 +26,15 @@ pub(crate) struct NodeSetup {
     pub(crate) options: Options,
     /// Distinguishes the random choices of one node from another's.
     pub(crate) seed: u64,
+}
+
+impl NodeSetup {
+    /// Where the shards of the node, so many, note how it and its peers are.
+    pub(crate) fn status_board(&self, shards: usize) -> StatusBoard {
+        let (own, members) = (self.identity.node, self.identity.members.iter().copied());
+        let peers = members.filter(|&member| member != own).map(NodeId);
+        StatusBoard::new(peers, shards, nanos(self.options.election_timeout))
+    }
 }
 
 /// What the files of a node gave.
@@ -102,6 +113,9 @@ fn open_log(setup: &NodeSetup) -> Result<(Arc<Log>, Recovered), OpenError> {
     let path = setup.dir.join(LOG_DIR);
     let mut options = setup.options.log.clone();
     options.identity = identity.cluster_id ^ mix(identity.node);
+    // Whoever sends heartbeats must not wait for a disk: one that stands still would take the groups of the node with it
+    // that others could lead.
+    options.inline_writes &= identity.members.len() == 1;
     let is_claimed = identity.is_claimed(disk.as_ref(), &setup.dir)?;
     if is_claimed && !mutants::TAKES_LOST_LOG_FOR_NEW {
         let opened = Log::open_existing(Arc::clone(disk), &path, options);

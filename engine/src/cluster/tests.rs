@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use quorate_wal::LogStatus;
-
 use super::*;
 use crate::Consistency;
 use crate::identity::SNAPSHOT_DIR;
+use crate::transport::LogHealth;
 use crate::trouble::{Trouble, TroubledDisk};
 
 fn options() -> Options {
@@ -48,11 +47,9 @@ fn a_leader_whose_sync_fails_acknowledges_nothing_on_it_and_another_leads() {
     let next = cluster.leader().expect("another leads");
     assert_ne!(next, failed);
     let db = cluster.db(failed).expect("it runs, but leads no more");
-    assert!(
-        matches!(db.stats().log_status, LogStatus::Failed { .. }),
-        "{:?}",
-        db.stats()
-    );
+    let stats = db.stats();
+    assert_eq!(stats.health, LogHealth::Failed, "{stats:?}");
+    assert!(stats.log_failure.is_some(), "{stats:?}");
     assert_eq!(db.status()[0].role, quorate_raft::Role::Follower);
 
     // The disk is replaced, the node reopened: it catches up, and nothing is missing.

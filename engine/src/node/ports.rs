@@ -7,6 +7,7 @@ use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
+use super::status::ShardStatus;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.
@@ -14,6 +15,8 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) log: Arc<Log>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) jobs: Arc<dyn Jobs<M>>,
+    /// What the node's shards know of its health, and of its peers'.
+    pub(crate) status: ShardStatus,
 }
 
 impl<M: StateMachine> SendFrame for Ports<M> {

@@ -10,7 +10,8 @@ use quorate_wal::{DirLock, GroupId, Log, LogThread};
 use super::{NodeJobs, Runtime, ShardHandle};
 use crate::error::OpenError;
 use crate::node::{
-    EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
+    EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, ShardStatus,
+    StatusBoard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
 use crate::transport::{ClerkInbox, Inbox, Transport};
@@ -24,6 +25,8 @@ pub(crate) struct Node<M: StateMachine> {
     pub(crate) log: Arc<Log>,
     /// By group.
     pub(crate) published: Vec<Arc<Published<M::View>>>,
+    /// How this node and its peers are.
+    pub(crate) board: Arc<StatusBoard>,
     handles: Vec<ShardHandle<M>>,
     parts: Mutex<Option<Parts>>,
 }
@@ -66,7 +69,8 @@ impl<M: StateMachine> Node<M> {
         let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
             .map_err(OpenError::Thread)?;
         let space = Arc::new(NodeSpace::default());
-        for (handle, replicas) in handles.iter().zip(by_worker) {
+        let board = Arc::new(setup.status_board(handles.len()));
+        for (shard, (handle, replicas)) in handles.iter().zip(by_worker).enumerate() {
             let jobs: NodeJobs<M> = runtime.jobs.for_node(
                 Arc::clone(&snapshots),
                 Arc::clone(&transport),
@@ -76,6 +80,10 @@ impl<M: StateMachine> Node<M> {
                 log: Arc::clone(&log),
                 transport: Arc::clone(&transport),
                 jobs: Arc::new(jobs),
+                status: ShardStatus {
+                    board: Arc::clone(&board),
+                    shard,
+                },
             };
             log.add_observer(Arc::new(handle.clone()));
             handle.attach(Shard::new(
@@ -94,6 +102,7 @@ impl<M: StateMachine> Node<M> {
             transport,
             log,
             published,
+            board,
             handles,
             parts: Mutex::new(Some(Parts {
                 log_thread,

@@ -18,10 +18,13 @@ use crate::error::OpenError;
 use crate::files::NodeFiles;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, Outlet, Ports, Replica, Shard,
+    ShardStatus, StatusBoard,
 };
 use crate::opening;
 use crate::options::Options;
-use crate::transport::{ClerkInbox, Frame, Inbox, Origin, ReplySink, RequestId, Transport};
+use crate::transport::{
+    ClerkInbox, Frame, Inbox, LogHealth, Origin, ReplySink, RequestId, Transport,
+};
 
 /// Events that one [`SimNode::pass`] takes before it flushes.
 const EVENTS_PER_PASS_MAX: usize = 4_096;
@@ -96,6 +99,7 @@ pub struct SimNode<M: StateMachine> {
     transport: Arc<dyn Transport>,
     jobs: Arc<JobQueue<M>>,
     files: NodeFiles<M>,
+    board: Arc<StatusBoard>,
     _lock: DirLock,
 }
 
@@ -134,10 +138,15 @@ impl<M: StateMachine> SimNode<M> {
             Arc::clone(&inbox),
             Arc::new(|_bytes| {}),
         );
+        let board = Arc::new(setup.status_board(1));
         let ports = Ports {
             log: Arc::clone(&opened.log),
             transport: Arc::clone(&transport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
+            status: ShardStatus {
+                board: Arc::clone(&board),
+                shard: 0,
+            },
         };
         opened.log.add_observer(events.clone());
         let id = NodeId(setup.identity.node);
@@ -156,6 +165,7 @@ impl<M: StateMachine> SimNode<M> {
             transport,
             jobs,
             files,
+            board,
             _lock: opened.lock,
         })
     }
@@ -351,6 +361,11 @@ impl<M: StateMachine> SimNode<M> {
         before: Option<&Observation>,
     ) -> Result<Observation, Violation> {
         view::check(before, self.replica(group))
+    }
+
+    /// How the node's log is at this time: what it tells its peers.
+    pub fn health(&self, now_ns: u64) -> LogHealth {
+        self.board.health(now_ns, &self.log.status())
     }
 
     /// The node's log.
