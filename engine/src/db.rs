@@ -408,7 +408,17 @@ impl Builder {
 
     /// Opens the node: locks the directory, checks whose it is, recovers the log, starts.
     pub fn open(self) -> Result<Db, OpenError> {
-        let setup = self.setup(Arc::new(RealDisk), random_seed())?;
+        self.open_disk(Arc::new(RealDisk))
+    }
+
+    /// The same on a disk of the caller's, which may misbehave.
+    #[cfg(feature = "simulation")]
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        self.open_disk(disk)
+    }
+
+    fn open_disk(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        let setup = self.setup(disk, random_seed())?;
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
         let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
         if self.members.is_empty() {

@@ -475,7 +475,7 @@ fn fill_with_equal_logs(bench: &mut Bench, sick: usize, leader: usize) {
     bench.wait(TIMEOUT);
 }
 
-/// The healthy node lacks what the sick ones have committed: they may not wait for it for ever.
+/// The healthy node lacks what the sick one has: it cannot be elected, and the sick one may not wait for it for ever.
 #[test]
 fn where_no_healthy_node_has_the_log_a_sick_one_is_elected() {
     for seed in 1..=10 {
@@ -486,20 +486,33 @@ fn where_no_healthy_node_has_the_log_a_sick_one_is_elected() {
         bench.loses = Box::new(move |_, to, frame| {
             to == lacks && matches!(frame, Frame::Raft(messages) if messages.iter().any(is_append))
         });
-        bench.put();
-        bench.members[sick].is_stuck = true;
-        bench.members[old].is_stuck = true;
-        bench.begin_put(1);
-        bench.wait(TIMEOUT + 50 * MS);
-        assert_eq!(bench.health(sick), LogHealth::Stalled);
-        // One that stands still can make no vote durable.
-        bench.members[sick].is_stuck = false;
+        fill_with_equal_logs(&mut bench, sick, old);
         bench.members[old].node = None;
-        bench.loses = Box::new(|_, _, _| false);
         let began_ns = bench.now_ns;
         bench.until("an election", |bench| bench.leader().is_some());
         assert_eq!(bench.leader(), Some(sick), "seed {seed}");
-        assert!(bench.now_ns - began_ns < 12 * TIMEOUT, "seed {seed}");
+        assert_eq!(bench.health(sick), LogHealth::Full, "seed {seed}");
+        let took_ns = bench.now_ns - began_ns;
+        assert!(took_ns < 12 * TIMEOUT, "seed {seed}: {} ms", took_ns / MS);
+    }
+}
+
+/// What the healthy node said last is of no use once it says no more.
+#[test]
+fn a_sick_node_waits_for_no_healthy_one_that_is_gone() {
+    for seed in 1..=10 {
+        let mut bench = Bench::new(5, seed);
+        let (old, _) = bench.reign();
+        let others: Vec<usize> = (1..5).map(|step| (old + step) % 5).collect();
+        for &sick in &others[..3] {
+            fill_with_equal_logs(&mut bench, sick, old);
+        }
+        bench.members[old].node = None;
+        bench.members[others[3]].node = None;
+        let began_ns = bench.now_ns;
+        bench.until("an election", |bench| bench.leader().is_some());
+        let took_ns = bench.now_ns - began_ns;
+        assert!(took_ns < 5 * TIMEOUT, "seed {seed}: {} ms", took_ns / MS);
     }
 }
 
@@ -561,9 +574,18 @@ fn a_leader_that_is_told_to_choose_hands_over_to_no_sick_node() {
         let (sick, healthy) = ((old + 1) % 3, (old + 2) % 3);
         fill_with_equal_logs(&mut bench, sick, old);
         let to = bench.members[sick].id;
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        bench.loses = Box::new(move |_, to, frame| {
+            if is_timeout_now(frame) {
+                log.lock().push(to);
+            }
+            false
+        });
         bench.node(old).transfer(GROUP, Some(to));
         bench.wait(2 * TIMEOUT);
         assert_eq!(bench.leader(), Some(old), "seed {seed}: nor if it is named");
+        assert_eq!(*asked.lock(), [], "seed {seed}: nor is it asked");
         bench.node(old).transfer(GROUP, None);
         bench.until("another leads", |bench| {
             bench.leader().is_some_and(|leader| leader != old)
