@@ -129,13 +129,13 @@ impl Db {
     pub fn stats(&self) -> Stats {
         let node = &self.inner.node;
         let now_ns = node.runtime.clock.now_ns();
-        let status = node.log.status();
+        let oldest_ns = node.board.oldest_age_ns(now_ns, node.log.durable());
         Stats {
             log: node.log.stats(),
-            health: node.board.health(now_ns, &status),
-            oldest_unsynced: Duration::from_nanos(node.board.oldest_age_ns(now_ns)),
+            health: node.board.health(now_ns, &node.log),
+            oldest_unsynced: Duration::from_nanos(oldest_ns),
             peers: node.board.heard(now_ns),
-            log_failure: match status {
+            log_failure: match node.log.status() {
                 LogStatus::Failed { reason } => Some(reason),
                 _ => None,
             },

@@ -429,6 +429,30 @@ fn where_no_majority_is_healthier_the_leader_stays_and_reads_go_on() {
     bench.put();
 }
 
+/// The leader finds out a little before its followers do.
+#[test]
+fn where_all_disks_stand_still_alike_nothing_moves() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let reign = bench.reign();
+        bench.wait(seed * 13 * MS);
+        for member in &mut bench.members {
+            member.is_stuck = true;
+        }
+        let call = bench.begin_put(1);
+        for _ in 0..10 {
+            bench.wait(TIMEOUT / 2);
+            assert_eq!(bench.reign(), reign, "seed {seed}");
+        }
+        assert_eq!(bench.health(reign.0), LogHealth::Stalled);
+        for member in &mut bench.members {
+            member.is_stuck = false;
+        }
+        bench.answer_to(call).expect("it was not lost");
+        assert_eq!(bench.reign(), reign, "seed {seed}");
+    }
+}
+
 #[test]
 fn with_two_sick_disks_of_five_a_healthy_node_leads() {
     for seed in 1..=10 {

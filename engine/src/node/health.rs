@@ -70,7 +70,7 @@ impl<M: StateMachine> Shard<M> {
         let timeout_ns = board.election_timeout_ns();
         // The log may be further than this shard was told.
         self.release(now_ns, self.ports.log.durable());
-        let health = board.health(now_ns, &self.ports.log.status());
+        let health = board.health(now_ns, &self.ports.log);
         self.tell_peers(now_ns, health);
         self.hold_back(!board.healthier(now_ns, health).is_empty());
         if health.is_sick() {
@@ -88,7 +88,7 @@ impl<M: StateMachine> Shard<M> {
             LOOKS_PER_TIMEOUT
         };
         let mut due_ns = now_ns.saturating_add((timeout_ns / looks).max(1));
-        if let (Some(since_ns), false) = (self.oldest_ns(), health.is_sick()) {
+        if let (Some((since_ns, _)), false) = (self.oldest(), health.is_sick()) {
             due_ns = due_ns.min(since_ns.saturating_add(timeout_ns + 1));
         }
         self.care.due_ns = due_ns;
@@ -172,8 +172,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn own_health(&self, now_ns: u64) -> LogHealth {
-        let status = self.ports.log.status();
-        self.ports.status.board.health(now_ns, &status)
+        self.ports.status.board.health(now_ns, &self.ports.log)
     }
 }
 

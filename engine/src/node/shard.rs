@@ -408,15 +408,23 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Since when the oldest write that is not durable waits.
-    pub(super) fn oldest_ns(&self) -> Option<u64> {
-        let unacked = self.unacked.front().map(|front| front.since_ns);
-        unacked.or_else(|| self.stalled.front().map(|(since_ns, _)| *since_ns))
+    /// Since when the oldest write waits that is not durable, and where it is in the log.
+    pub(super) fn oldest(&self) -> Option<(u64, Lsn)> {
+        let unacked = self
+            .unacked
+            .front()
+            .map(|front| (front.since_ns, front.lsn));
+        let stalled = || {
+            self.stalled
+                .front()
+                .map(|(since_ns, _)| (*since_ns, Lsn(u64::MAX)))
+        };
+        unacked.or_else(stalled)
     }
 
     fn note_oldest(&self) {
         let status = &self.ports.status;
-        status.board.note_oldest(status.shard, self.oldest_ns());
+        status.board.note_oldest(status.shard, self.oldest());
     }
 
     fn log_moved(&mut self, now_ns: u64) {

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quorate_raft::NodeId;
-use quorate_wal::{LogStatus, Lsn};
+use quorate_wal::{Log, LogStatus, Lsn};
 
 use crate::transport::{Founding, LogHealth, NodeStatus};
 
 /// The newest feature version that this build reads and writes.
 const FEATURE_VERSION: u32 = 1;
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// No write waits.
 const NONE: u64 = u64::MAX;
@@ -23,10 +25,27 @@ const NONE: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct StatusBoard {
     election_timeout_ns: u64,
-    /// By shard: when its oldest unsynced write was handed to the log, or would have been.
-    oldest_ns: Box<[AtomicU64]>,
+    oldest: Box<[Oldest]>,
     peers: Box<[NodeId]>,
     known: Mutex<Known>,
+}
+
+/// A shard's oldest write that it does not know to be durable.
+#[derive(Debug)]
+struct Oldest {
+    /// When it was handed to the log, or would have been; [`NONE`] if there is none.
+    since_ns: AtomicU64,
+    /// Where it is in the log. A shard that stands still may not have heard that it is durable.
+    lsn: AtomicU64,
+}
+
+impl Default for Oldest {
+    fn default() -> Self {
+        Self {
+            since_ns: AtomicU64::new(NONE),
+            lsn: AtomicU64::new(0),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -51,7 +70,7 @@ impl StatusBoard {
         };
         Self {
             election_timeout_ns,
-            oldest_ns: (0..shards).map(|_| AtomicU64::new(NONE)).collect(),
+            oldest: (0..shards).map(|_| Oldest::default()).collect(),
             peers,
             known: Mutex::new(known),
         }
@@ -71,26 +90,37 @@ impl StatusBoard {
         nodes / 2 + 1
     }
 
-    /// A shard tells since when its oldest unsynced write waits.
-    pub(super) fn note_oldest(&self, shard: usize, since_ns: Option<u64>) {
-        // Nothing else is read on its account: each shard's number stands for itself.
-        self.oldest_ns[shard].store(since_ns.unwrap_or(NONE), Ordering::Relaxed);
+    /// A shard tells since when its oldest unsynced write waits, and where it is in the log; one
+    /// that the log has not taken is behind everything.
+    pub(super) fn note_oldest(&self, shard: usize, oldest: Option<(u64, Lsn)>) {
+        let Oldest { since_ns, lsn } = &self.oldest[shard];
+        let (since, at) = oldest.unwrap_or((NONE, Lsn(0)));
+        since_ns.store(since, Ordering::Relaxed);
+        // In this order: whoever sees the place of a write sees when that one began, or a later one.
+        lsn.store(at.0, Ordering::Release);
     }
 
-    /// How long the oldest unsynced write of all shards has waited.
-    pub(crate) fn oldest_age_ns(&self, now_ns: u64) -> u64 {
-        let since = self.oldest_ns.iter().map(|it| it.load(Ordering::Relaxed));
-        match since.min() {
+    /// How long the oldest write of all shards has waited that is not durable.
+    pub(crate) fn oldest_age_ns(&self, now_ns: u64, durable: Lsn) -> u64 {
+        let waiting = self.oldest.iter().filter_map(|oldest| {
+            let is_waiting = oldest.lsn.load(Ordering::Acquire) > durable.0;
+            is_waiting.then(|| oldest.since_ns.load(Ordering::Relaxed))
+        });
+        match waiting.min() {
             None | Some(NONE) => 0,
             Some(since_ns) => now_ns.saturating_sub(since_ns),
         }
     }
 
-    /// How this node's log is, given what it says of itself: it knows nothing of time. A health that
-    /// was worse counts for an election timeout more.
-    pub(crate) fn health(&self, now_ns: u64, log: &LogStatus) -> LogHealth {
-        let is_stalled = self.oldest_age_ns(now_ns) > self.election_timeout_ns;
-        let now = match log {
+    /// How this node's log is. What it says of itself knows nothing of time. A health that was worse
+    /// counts for an election timeout more.
+    pub(crate) fn health(&self, now_ns: u64, log: &Log) -> LogHealth {
+        self.judge(now_ns, &log.status(), log.durable())
+    }
+
+    fn judge(&self, now_ns: u64, status: &LogStatus, durable: Lsn) -> LogHealth {
+        let is_stalled = self.oldest_age_ns(now_ns, durable) > self.election_timeout_ns;
+        let now = match status {
             LogStatus::Healthy if is_stalled => LogHealth::Stalled,
             LogStatus::Healthy => LogHealth::Healthy,
             LogStatus::Full => LogHealth::Full,
@@ -109,7 +139,7 @@ impl StatusBoard {
     pub(super) fn own(&self, now_ns: u64, health: LogHealth, durable: Lsn) -> NodeStatus {
         NodeStatus {
             health,
-            oldest_unsynced_ms: self.oldest_age_ns(now_ns) / 1_000_000,
+            oldest_unsynced_ms: self.oldest_age_ns(now_ns, durable) / NS_PER_MS,
             durable_lsn: durable.0,
             founding: Founding::default(),
             feature_version: FEATURE_VERSION,
@@ -135,15 +165,22 @@ impl StatusBoard {
         self.peers.iter().copied().zip(lately).collect()
     }
 
-    /// The peers that said lately that they are healthier than this, each with how it is.
+    /// The peers that said lately that they are healthier than this.
     pub(super) fn healthier(&self, now_ns: u64, than: LogHealth) -> Vec<NodeId> {
         let heard = self.heard(now_ns).into_iter();
         heard
-            .filter(|(_, status)| {
-                status.is_some_and(|status| status.health.severity() < than.severity())
-            })
+            .filter(|(_, status)| status.is_some_and(|it| self.is_healthier(&it, than)))
             .map(|(peer, _)| peer)
             .collect()
+    }
+
+    /// Where all disks stand still alike, the peers' news of it come a little later than one's own: a
+    /// peer whose oldest write is old as well is no better. (What it said last, it said at most half an
+    /// election timeout ago.)
+    fn is_healthier(&self, status: &NodeStatus, than: LogHealth) -> bool {
+        let age_ns = status.oldest_unsynced_ms.saturating_mul(NS_PER_MS);
+        let is_prompt = age_ns < self.election_timeout_ns / 3;
+        status.health.severity() < than.severity() && (than != LogHealth::Stalled || is_prompt)
     }
 
     /// How severely a peer is sick, by what it said lately; `None` if it said nothing.
@@ -185,28 +222,54 @@ mod tests {
     #[test]
     fn the_oldest_write_of_all_shards_counts_and_only_beyond_an_election_timeout() {
         let board = board();
-        assert_eq!(board.oldest_age_ns(1_000), 0);
-        board.note_oldest(0, Some(900));
-        board.note_oldest(1, Some(100));
-        assert_eq!(board.oldest_age_ns(1_000), 900);
-        assert_eq!(board.health(600, &LogStatus::Healthy), LogHealth::Healthy);
-        assert_eq!(board.health(601, &LogStatus::Healthy), LogHealth::Stalled);
+        let healthy = |now_ns, durable| board.judge(now_ns, &LogStatus::Healthy, Lsn(durable));
+        assert_eq!(board.oldest_age_ns(1_000, Lsn(0)), 0);
+        board.note_oldest(0, Some((900, Lsn(8))));
+        board.note_oldest(1, Some((100, Lsn(5))));
+        assert_eq!(board.oldest_age_ns(1_000, Lsn(4)), 900);
+        assert_eq!(healthy(600, 4), LogHealth::Healthy);
+        assert_eq!(healthy(601, 4), LogHealth::Stalled);
         board.note_oldest(1, None);
-        assert_eq!(board.oldest_age_ns(1_000), 100);
+        assert_eq!(board.oldest_age_ns(1_000, Lsn(4)), 100);
+    }
+
+    /// A worker that is busy for long is no disk that stands still.
+    #[test]
+    fn a_write_that_is_durable_does_not_count_though_its_shard_has_not_heard_of_it() {
+        let board = board();
+        board.note_oldest(0, Some((100, Lsn(5))));
+        assert_eq!(board.oldest_age_ns(1_000, Lsn(5)), 0);
+        let health = board.judge(1_000, &LogStatus::Healthy, Lsn(5));
+        assert_eq!(health, LogHealth::Healthy);
     }
 
     #[test]
     fn a_health_that_comes_and_goes_is_held_for_an_election_timeout() {
         let board = board();
-        assert_eq!(board.health(0, &LogStatus::Full), LogHealth::Full);
-        assert_eq!(board.health(499, &LogStatus::Healthy), LogHealth::Full);
-        // What is worse counts at once.
+        let judge = |now_ns, status| board.judge(now_ns, &status, Lsn(0));
         let failed = LogStatus::Failed {
             reason: String::new(),
         };
-        assert_eq!(board.health(499, &failed), LogHealth::Failed);
-        assert_eq!(board.health(998, &LogStatus::Full), LogHealth::Failed);
-        assert_eq!(board.health(999, &LogStatus::Healthy), LogHealth::Healthy);
+        assert_eq!(judge(0, LogStatus::Full), LogHealth::Full);
+        assert_eq!(judge(499, LogStatus::Healthy), LogHealth::Full);
+        // What is worse counts at once.
+        assert_eq!(judge(499, failed), LogHealth::Failed);
+        assert_eq!(judge(998, LogStatus::Full), LogHealth::Failed);
+        assert_eq!(judge(999, LogStatus::Healthy), LogHealth::Healthy);
+    }
+
+    /// All disks stand still: the leader finds out first, and must not think that the others are better off.
+    #[test]
+    fn a_peer_whose_oldest_write_is_old_is_no_better_than_a_stalled_node() {
+        let board = StatusBoard::new([NodeId(2), NodeId(3)], 1, 500 * NS_PER_MS);
+        let says = |oldest_unsynced_ms| NodeStatus {
+            oldest_unsynced_ms,
+            ..NodeStatus::default()
+        };
+        board.note_status(0, NodeId(2), says(166));
+        board.note_status(0, NodeId(3), says(167));
+        assert_eq!(board.healthier(1, LogHealth::Stalled), [NodeId(2)]);
+        assert_eq!(board.healthier(1, LogHealth::Full), [NodeId(2), NodeId(3)]);
     }
 
     #[test]

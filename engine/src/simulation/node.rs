@@ -365,7 +365,7 @@ impl<M: StateMachine> SimNode<M> {
 
     /// How the node's log is at this time: what it tells its peers.
     pub fn health(&self, now_ns: u64) -> LogHealth {
-        self.board.health(now_ns, &self.log.status())
+        self.board.health(now_ns, &self.log)
     }
 
     /// The node's log.
