@@ -341,7 +341,7 @@ impl Clerk {
         read: impl FnOnce(&MapView) -> T + Send + 'static,
     ) -> Pending<T> {
         let wants = ReadWants::LocalIndex;
-        let finish = |_answer: Answer| Err(Error::Incompatible);
+        let finish = |answer: Answer| answer.and(Err(Error::Incompatible));
         self.read_here(group, consistency, wants, read, finish)
     }
 

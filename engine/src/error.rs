@@ -45,7 +45,9 @@ pub enum Error {
     SessionExpired,
     /// The write was refused for good, but a copy of it that was sent before may be in a log: it takes effect once or not
     /// at all, perhaps later.
-    #[error("{after}; a copy of the write that was sent before may yet take effect, once: read before you repeat it")]
+    #[error(
+        "{after}; a copy of the write that was sent before may yet take effect, once: read before you repeat it"
+    )]
     MaybeApplied {
         /// What the last copy was refused with.
         after: Box<Error>,

@@ -208,6 +208,13 @@ impl Client {
         }
     }
 
+    /// How often each window was ticked.
+    #[cfg(test)]
+    fn ticks(&self) -> Vec<u64> {
+        let ticks = self.groups.iter().map(|slot| slot.window.lock().ticks);
+        ticks.collect()
+    }
+
     fn slot_of(&self, id: RequestId) -> Option<&Slot> {
         self.groups
             .get(usize::try_from(id.0 >> REQUEST_COUNT_BITS).ok()?)

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod reads;
+mod timer;
 
 use bytes::Bytes;
 use quorate_kv::{Command, CommandBuffer, Map, Outcome, Position, SessionId, Sessions};

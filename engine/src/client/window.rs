@@ -102,6 +102,9 @@ pub(crate) struct Window {
     busy_waits: u32,
     obstacle: Obstacle,
     effects: Effects,
+    /// How often it was ticked.
+    #[cfg(test)]
+    pub(crate) ticks: u64,
 }
 
 /// What is to be done outside: sends in order, then completions.
@@ -201,6 +204,8 @@ impl Window {
             busy_waits: 0,
             obstacle: Obstacle::Unreachable,
             effects: Effects::default(),
+            #[cfg(test)]
+            ticks: 0,
         }
     }
 
@@ -287,6 +292,10 @@ impl Window {
 
     /// Sends what waits, fails what is over its deadline. Returns whether anything is outstanding.
     pub(crate) fn tick(&mut self, now_ns: u64) -> bool {
+        #[cfg(test)]
+        {
+            self.ticks += 1;
+        }
         self.expire(now_ns);
         let silent_ns = now_ns.saturating_sub(self.heard_at_ns);
         if self.owes_answer() && silent_ns >= self.patience_ns() {

@@ -54,10 +54,7 @@ fn where_everything_fails_only_what_was_never_taken_has_no_effect() {
     assert_eq!(third.len(), 1);
     script.answer(&again, Err(Refusal::NotUnderstood));
     let error = first.wait().expect_err("not understood");
-    assert!(
-        in_doubt(&error),
-        "the first copy is still out: {error:?}"
-    );
+    assert!(in_doubt(&error), "the first copy is still out: {error:?}");
     let error = second.wait().expect_err("all failed");
     assert!(in_doubt(&error), "its only copy is still out: {error:?}");
 

@@ -408,7 +408,13 @@ impl World {
         }
     }
 
-    fn fly(&mut self, delay_ms: u64, from: NodeId, id: RequestId, result: Result<ReplyBody, Refusal>) {
+    fn fly(
+        &mut self,
+        delay_ms: u64,
+        from: NodeId,
+        id: RequestId,
+        result: Result<ReplyBody, Refusal>,
+    ) {
         self.flown += 1;
         let at_ns = self.script.now_ns + self.draw.below(delay_ms + 1) * MS;
         self.flying.insert((at_ns, self.flown), (from, id, result));
@@ -524,7 +530,10 @@ impl World {
                 Err(Error::Timeout { .. } | Error::Busy { .. }) => continue,
                 Err(error) => panic!("{error:?}"),
             };
-            assert!(seen >= needs, "a read saw {seen}, and {needs} was acknowledged before it");
+            assert!(
+                seen >= needs,
+                "a read saw {seen}, and {needs} was acknowledged before it"
+            );
         }
     }
 }
@@ -543,5 +552,8 @@ fn whatever_is_delayed_doubled_or_overtaken_a_read_sees_what_was_acknowledged_be
         here += world.answered_here;
         there += world.answered_there;
     }
-    assert!(here > 10_000 && there > 10_000, "both ways: {here} here, {there} there");
+    assert!(
+        here > 10_000 && there > 10_000,
+        "both ways: {here} here, {there} there"
+    );
 }
