@@ -101,7 +101,7 @@ fn a_connection_that_a_peer_made_and_lost_is_told_as_well() {
     // Nobody takes the connection that node 1 makes, so all that it can lose is the one that it takes.
     let _mute = listener_two;
     let hello = Hello {
-        lane: 1,
+        lane: 0,
         from: TWO.0,
         to: ONE.0,
         ..Hello::default()
