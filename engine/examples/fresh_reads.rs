@@ -473,17 +473,17 @@ fn run_processes(args: &Args) -> Result<Tally, Failure> {
     };
     let acknowledged = Acknowledged::create(&serving.acknowledged)?;
     let (tally, said) = (Arc::new(Tally::default()), Arc::new(Said::default()));
-    let mut nodes = Vec::new();
+    let (mut nodes, mut ears) = (Vec::new(), Vec::new());
     for id in 1..=READER {
         serving.id = id;
         let mut node = Process::start(args, &serving)?;
         let lines = node.child.stdout.take().ok_or("it is piped")?;
         let (tally, said) = (Arc::clone(&tally), Arc::clone(&said));
-        thread::spawn(move || {
+        ears.push(thread::spawn(move || {
             for line in BufReader::new(lines).lines().map_while(Result::ok) {
                 hear(&line, &tally, &said);
             }
-        });
+        }));
         nodes.push(node);
     }
     let clerk = connect(&addresses)?;
@@ -508,9 +508,12 @@ fn run_processes(args: &Args) -> Result<Tally, Failure> {
             .map(|it| it.join().map_err(|_| "a thread panicked")?)
             .collect::<Result<(), Failure>>()
     })?;
+    // What they said last is heard when they are gone.
     drop(nodes);
-    let tally = Arc::into_inner(tally).unwrap_or_default();
-    Ok(tally)
+    for ear in ears {
+        ear.join().map_err(|_| "a thread panicked")?;
+    }
+    Ok(Arc::into_inner(tally).ok_or("all that share it have ended")?)
 }
 
 /// Stops the reader's process again and again, and its leader's when that is asked for.
