@@ -42,7 +42,9 @@ Reads at a follower that falls behind, and compares with what was acknowledged b
   --outstanding N        reads that each has on their way (1; 500 with slow)
   --reads N              reads in all, at least (1000000)
   --delay-ms N           how long a message may take with slow (400)
+  --load N               other writes on their way, of a kibibyte each (64)
   --retry-ms N           Options::retry_after, instead of its default
+  --election-ms N        Options::election_timeout, instead of its default
   --seconds N            when to give up (1800)
   --seed N               for the times of the stops
 ";
@@ -70,7 +72,9 @@ struct Args {
     outstanding: Option<usize>,
     reads: u64,
     delay: Duration,
+    load: usize,
     retry: Option<Duration>,
+    election: Option<Duration>,
     limit: Duration,
     seed: u64,
     /// Of a child: its node, its directory, the file of what was acknowledged, and all addresses.
@@ -120,7 +124,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, Failur
         outstanding: None,
         reads: 1_000_000,
         delay: Duration::from_millis(400),
+        load: 64,
         retry: None,
+        election: None,
         limit: Duration::from_secs(1_800),
         seed: u64::from(std::process::id()),
         node: None,
@@ -150,6 +156,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, Failur
             "--outstanding" => args.outstanding = Some(number()?.max(1) as usize),
             "--reads" => args.reads = number()?,
             "--delay-ms" => args.delay = Duration::from_millis(number()?),
+            "--load" => args.load = number()? as usize,
+            "--election-ms" => args.election = Some(Duration::from_millis(number()?)),
             "--retry-ms" => args.retry = Some(Duration::from_millis(number()?)),
             "--seconds" => args.limit = Duration::from_secs(number()?),
             "--seed" => args.seed = number()?,
@@ -170,6 +178,9 @@ fn options(args: &Args) -> Options {
     let mut options = Options::default();
     if let Some(retry) = args.retry {
         options.retry_after = retry;
+    }
+    if let Some(election) = args.election {
+        options.election_timeout = election;
     }
     options
 }
@@ -271,6 +282,23 @@ fn write(
         }
     }
     Ok(())
+}
+
+/// Keeps writes of other keys on their way, so that a node that was stopped has something to catch up with.
+fn load(clerk: &Clerk, outstanding: usize, stop: &AtomicBool) {
+    let value = vec![7; 1 << 10];
+    let mut on_their_way = VecDeque::new();
+    let mut keys = (0..10_000).cycle();
+    while !stop.load(Ordering::SeqCst) {
+        while on_their_way.len() < outstanding {
+            let key = keys.next().unwrap_or_default();
+            on_their_way.push_back(clerk.put_async(format!("load {key}"), &value));
+        }
+        if let Some(write) = on_their_way.pop_front() {
+            // Whether it fails is of no interest: while a leader is stopped it may.
+            let _done = write.wait();
+        }
+    }
 }
 
 /// A read on its way, and the number that it must see.
@@ -384,6 +412,9 @@ fn run_slow(args: &Args) -> Result<Tally, Failure> {
             let (clerk, acknowledged, flag) = (&clerk, &acknowledged, &flag);
             threads.push(scope.spawn(move || write(clerk, key, acknowledged, flag)));
         }
+        if args.load > 0 {
+            scope.spawn(|| load(&clerk, args.load, &flag));
+        }
         for _ in 0..args.readers {
             let outstanding = args.outstanding.unwrap_or(500);
             let (db, acknowledged, tally, flag) = (&db, &acknowledged, &tally, &flag);
@@ -421,6 +452,9 @@ impl Process {
             .args(["--outstanding", &args.outstanding.unwrap_or(1).to_string()]);
         if let Some(retry) = args.retry {
             command.args(["--retry-ms", &retry.as_millis().to_string()]);
+        }
+        if let Some(election) = args.election {
+            command.args(["--election-ms", &election.as_millis().to_string()]);
         }
         let child = command
             .stdin(Stdio::piped())
@@ -495,6 +529,9 @@ fn run_processes(args: &Args) -> Result<Tally, Failure> {
         for key in 0..KEYS {
             let (clerk, acknowledged, flag) = (&clerk, &acknowledged, &flag);
             threads.push(scope.spawn(move || write(clerk, key, acknowledged, flag)));
+        }
+        if args.load > 0 {
+            scope.spawn(|| load(&clerk, args.load, &flag));
         }
         let troubles = scope.spawn(|| trouble(args, &nodes, &tally, &said, &flag));
         watch(args, &tally, || {
