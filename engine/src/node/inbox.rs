@@ -118,6 +118,10 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
     fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
         self.membership.note_judged(by, judged);
     }
+
+    fn disconnected(&self, node: NodeId) {
+        self.replies.disconnected(node);
+    }
 }
 
 impl<M: StateMachine> NodeInbox<M> {

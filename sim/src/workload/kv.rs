@@ -78,7 +78,9 @@ impl Workload for KvWorkload {
         let response = match answer {
             Ok(answer) => response_of(&answer)?,
             Err(error) if error.is_retryable() => Response::Refused,
-            Err(Error::Timeout { .. } | Error::SessionExpired) => Response::Unknown,
+            Err(Error::Timeout { .. } | Error::SessionExpired | Error::MaybeApplied { .. }) => {
+                Response::Unknown
+            }
             Err(error) => return Err(format!("a call failed with: {error}")),
         };
         let id = self.operations[ticket.0 as usize];
