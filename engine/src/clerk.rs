@@ -13,7 +13,7 @@ use crate::node::Published;
 use crate::options::Options;
 use crate::partition::{Partitioner, hash};
 use crate::pending::{Answer, Pending};
-use crate::runtime::{Clock, Timer};
+use crate::runtime::{Clock, Timer, threads};
 use crate::transport::tcp::{TcpClerkLink, TcpClerkOptions};
 use crate::transport::{ClerkInbox, ClerkLink, Consistency};
 
@@ -308,6 +308,9 @@ impl Clerk {
     /// The view that may answer at once, if there is one here.
     fn view_now(&self, group: GroupId, consistency: Consistency) -> Option<MapView> {
         let published = &self.inner.local.as_ref()?[group.0 as usize];
+        if let Some(Error::Failed { .. }) = self.inner.client.closed() {
+            return None;
+        }
         match consistency {
             Consistency::Stale => Some(published.load().view),
             Consistency::Lease => published.load_leased(|| self.inner.client.clock().now_ns()),
@@ -322,6 +325,9 @@ impl Clerk {
         consistency: Consistency,
         read: impl FnOnce(&MapView) -> T + Send + 'static,
     ) -> Pending<T> {
+        if let Some(failed @ Error::Failed { .. }) = self.inner.client.closed() {
+            return Pending::ready(Err(failed.clone()));
+        }
         if let Some(view) = self.view_now(group, consistency) {
             return Pending::ready(Ok(read(&view)));
         }
@@ -406,7 +412,14 @@ impl Clerk {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.client.close();
+        if self.local.is_some() {
+            // Its node is stopped by the `Db`.
+            self.client.close();
+            return;
+        }
+        let client = Arc::clone(&self.client);
+        // Dropped by a waker, on a thread of the link, this would wait for that very thread.
+        threads::apart(move || client.close());
     }
 }
 

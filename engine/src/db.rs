@@ -16,7 +16,7 @@ use crate::node::{Event, Outlet, Replica};
 use crate::opening::NodeSetup;
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
-use crate::runtime::{Node, Runtime};
+use crate::runtime::{Node, Runtime, threads};
 use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
     ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,
@@ -84,6 +84,8 @@ pub struct Stats {
     pub log: LogStats,
     /// Whether it takes writes.
     pub log_status: LogStatus,
+    /// Why the node stopped by itself, if it did: one of its threads failed.
+    pub failure: Option<String>,
 }
 
 impl Db {
@@ -123,6 +125,7 @@ impl Db {
         Stats {
             log: self.inner.node.log.stats(),
             log_status: self.inner.node.log.status(),
+            failure: self.inner.node.fate.reason().map(|it| it.to_string()),
         }
     }
 
@@ -138,8 +141,11 @@ impl Db {
     }
 
     /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
-    /// be written), `None` if nothing did.
+    /// be written), `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
     pub fn trouble(&self, group: GroupId) -> Result<Option<String>, Error> {
+        if let Some(reason) = self.inner.node.fate.reason() {
+            return Ok(Some(reason.to_string()));
+        }
         self.inspect(group, |replica| replica.fault().map(str::to_owned))
     }
 
@@ -152,13 +158,16 @@ impl Db {
     }
 
     /// Looks at a replica on the thread that owns it.
-    fn inspect<T: Send + 'static>(
+    pub(crate) fn inspect<T: Send + 'static>(
         &self,
         group: GroupId,
         look: impl FnOnce(&Replica<Map>) -> T + Send + 'static,
     ) -> Result<T, Error> {
         if group.0 >= u64::from(self.groups()) {
             return Err(Error::NoSuchGroup { group });
+        }
+        if threads::kind() == threads::Kind::Worker {
+            return Err(Error::OwnThread);
         }
         let (give, take) = crossbeam::channel::bounded(1);
         let with = Box::new(move |replica: &Replica<Map>| {
@@ -169,7 +178,7 @@ impl Db {
             .inbox
             .push(group, Event::Inspect { group, with });
         // A stopped node drops the question, and with it the sender.
-        take.recv().map_err(|_| Error::Closed)
+        take.recv().map_err(|_| self.inner.cause())
     }
 
     /// Asks a group's leader, if it is this node, to hand its office to another node, or to the one that is furthest.
@@ -187,7 +196,9 @@ impl Db {
         self.inner.node.inbox.push(group, Event::Snapshot { group });
     }
 
-    /// Stops the node in order. Calls that are outstanding fail with [`Error::Closed`].
+    /// Stops the node in order. Calls that are outstanding fail with [`Error::Closed`]. When this returns, the directory may be
+    /// opened again; but not if it is called by a waker or an observer, on a thread of the node: then it returns at once, and
+    /// the node stops as soon as that thread goes on. The same holds for dropping the last handle.
     pub fn close(&self) {
         self.inner.close(true);
     }
@@ -210,6 +221,7 @@ impl Db {
         setup: &NodeSetup,
         members: &[NodeId],
         runtime: &Arc<Runtime<Map>>,
+        observer: Option<TransportObserver>,
         connect: impl FnOnce(Arc<dyn Inbox>) -> Result<Arc<dyn Transport>, OpenError>,
     ) -> Result<Self, OpenError> {
         let id = NodeId(setup.identity.node);
@@ -234,6 +246,7 @@ impl Db {
             Arc::clone(&timer),
         );
         port.bind(&client);
+        node.fate.bind(farewell(&node, &client, observer));
         let clerk = Clerk::new(Arc::clone(&client), Some(node.published.clone()), timer);
         let db = Self {
             clerk,
@@ -267,8 +280,44 @@ impl std::fmt::Debug for Db {
 
 impl Inner {
     fn close(&self, in_order: bool) {
-        self.node.stop(in_order);
-        self.client.close();
+        let (node, client) = (Arc::clone(&self.node), Arc::clone(&self.client));
+        // On a thread of the node this would wait for that very thread.
+        threads::apart(move || {
+            node.stop(in_order);
+            client.close();
+        });
+    }
+
+    /// Why nothing is answered any more.
+    fn cause(&self) -> Error {
+        match self.node.fate.reason() {
+            Some(reason) => Error::Failed {
+                reason: reason.to_string(),
+            },
+            None => Error::Closed,
+        }
+    }
+}
+
+/// What is done when a node fails: its callers hear first, then its peers, which hear nothing more and elect.
+fn farewell(
+    node: &Arc<Node<Map>>,
+    client: &Arc<Client>,
+    observer: Option<TransportObserver>,
+) -> impl FnOnce(&Arc<str>) + Send + 'static {
+    let (node, client) = (Arc::downgrade(node), Arc::downgrade(client));
+    move |reason| {
+        if let Some(client) = client.upgrade() {
+            client.fail(reason);
+        }
+        if let Some(observer) = observer {
+            let reason = reason.to_string();
+            let event = TransportEvent::NodeFailed { reason };
+            let _panicked = threads::shielded(|| observer(&event));
+        }
+        if let Some(node) = node.upgrade() {
+            node.stop(false);
+        }
     }
 }
 
@@ -308,6 +357,10 @@ impl Link for LocalLink {
     }
 
     fn stop(&self) {}
+
+    fn failed(&self, reason: &str) {
+        self.node.fate.fail(reason);
+    }
 }
 
 /// Describes a node before it is opened.
@@ -334,7 +387,7 @@ pub struct Builder {
     observer: Option<TransportObserver>,
 }
 
-/// Told when peers come, go, or are turned away.
+/// Told when peers come, go, or are turned away, and when the node fails.
 pub type TransportObserver = Arc<dyn Fn(&TransportEvent) + Send + Sync>;
 
 impl Builder {
@@ -384,7 +437,8 @@ impl Builder {
         self
     }
 
-    /// Whom to tell when peers come, go, or are turned away, on the transport's threads.
+    /// Whom to tell when peers come, go, or are turned away, on the transport's threads; and when the node fails
+    /// ([`TransportEvent::NodeFailed`]). What panics in here is reported by the panic hook and otherwise ignored.
     pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -395,13 +449,14 @@ impl Builder {
         let setup = self.setup(Arc::new(RealDisk), random_seed())?;
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
         let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
+        let observer = self.observer.clone();
         if self.members.is_empty() {
-            return Db::start(&setup, &members, &runtime, |_inbox| {
+            return Db::start(&setup, &members, &runtime, observer, |_inbox| {
                 Ok(Arc::new(NoTransport))
             });
         }
         let options = self.tcp_options(&setup.identity);
-        Db::start(&setup, &members, &runtime, |inbox| {
+        Db::start(&setup, &members, &runtime, observer, |inbox| {
             Ok(TcpTransport::bind(options, inbox)? as Arc<dyn Transport>)
         })
     }

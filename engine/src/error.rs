@@ -57,6 +57,16 @@ pub enum Error {
     /// The other side answered with something that this version does not understand.
     #[error("an answer could not be understood; the nodes may run a newer version")]
     Incompatible,
+    /// The node here, or the clerk, stopped because one of its threads failed: a bug, or code of the caller's that ran on
+    /// it. Nothing is lost that was acknowledged; a write that was on its way took effect once or not at all.
+    #[error("stopped, as a part of it failed ({reason}); close it and open it again")]
+    Failed {
+        /// What failed.
+        reason: String,
+    },
+    /// Asked on a thread that owns groups, by a waker for example: waiting there would be waiting for itself.
+    #[error("asked on one of the node's own threads, which cannot wait for itself; ask on another")]
+    OwnThread,
     /// This handle's node or clerk was closed.
     #[error("closed; open it again")]
     Closed,

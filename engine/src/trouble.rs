@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quorate_wal::{DirLock, Disk, DiskFile, MemoryDisk};
 
 /// A memory disk whose syncs fail, or that is full, on demand.
@@ -19,6 +20,8 @@ pub(crate) struct TroubledDisk {
 pub(crate) struct Trouble {
     pub(crate) syncs_fail: AtomicBool,
     pub(crate) is_full: AtomicBool,
+    /// The thread whose calls panic, by its name.
+    pub(crate) panics_on: Mutex<Option<&'static str>>,
 }
 
 #[derive(Debug)]
@@ -32,7 +35,18 @@ impl Trouble {
         flag.store(value, Ordering::SeqCst);
     }
 
+    /// Panics if this is the thread to.
+    fn look(&self) {
+        let present = std::thread::current();
+        let name = *self.panics_on.lock();
+        assert!(
+            name.is_none() || name != present.name(),
+            "a panic that the test wants"
+        );
+    }
+
     fn sync(&self) -> io::Result<()> {
+        self.look();
         if self.syncs_fail.load(Ordering::SeqCst) {
             return Err(io::Error::other("the device is gone"));
         }
@@ -51,6 +65,7 @@ impl TroubledDisk {
 
 impl Disk for TroubledDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.trouble.look();
         Ok(self.wrap(self.disk.create(path)?))
     }
 
@@ -97,6 +112,7 @@ impl DiskFile for TroubledFile {
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        self.trouble.look();
         self.file.write_at(offset, slices)
     }
 

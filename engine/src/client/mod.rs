@@ -4,10 +4,9 @@
 mod tests;
 mod window;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
 use quorate_kv::CommandBuffer;
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
@@ -15,9 +14,11 @@ use quorate_wal::GroupId;
 pub(crate) use window::{REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
 
 use crate::error::Error;
+use crate::handoff::bell::Watched;
+use crate::handoff::relay::{Effects, Outside, Relay};
 use crate::options::Options;
 use crate::partition::Partitioner;
-use crate::pending::Completer;
+use crate::pending::{Answer, Completer};
 use crate::runtime::{Clock, Timed, Timer};
 use crate::transport::{ClerkInbox, ClerkLink, Reply, ReplySink, Request, RequestId};
 
@@ -31,6 +32,11 @@ pub(crate) trait Link: std::marker::Send + Sync {
 
     /// Stops the link.
     fn stop(&self);
+
+    /// The client failed: tells the node that it is a part of, if it is.
+    fn failed(&self, reason: &str) {
+        let _alone = reason;
+    }
 }
 
 /// A link without replicas in this process.
@@ -53,20 +59,14 @@ impl Link for RemoteLink {
 /// What a [`crate::Db`] and a [`crate::Clerk`] have in common.
 pub(crate) struct Client {
     link: Arc<dyn Link>,
-    groups: Vec<Slot>,
+    groups: Vec<Relay<Window>>,
     partitioner: Partitioner,
     clock: Clock,
     timer: Arc<Timer>,
     /// Whether the timer looks after this client already.
-    is_timed: AtomicBool,
-    is_closed: AtomicBool,
-}
-
-/// A window, and the right to hand over what it sends. The two are apart so that a link may answer from within
-/// `send`, and so that sends keep their order nevertheless.
-struct Slot {
-    window: Mutex<Window>,
-    sending: Mutex<()>,
+    watched: Watched,
+    /// What calls fail with, once nothing is taken any more.
+    closed: OnceLock<Error>,
 }
 
 impl Client {
@@ -81,10 +81,7 @@ impl Client {
         let window_options = WindowOptions::of(options);
         let groups = partitioner
             .groups()
-            .map(|group| Slot {
-                window: Mutex::new(Window::new(group, nodes.to_vec(), window_options)),
-                sending: Mutex::new(()),
-            })
+            .map(|group| Relay::new(Window::new(group, nodes.to_vec(), window_options)))
             .collect();
         let client = Arc::new(Self {
             link,
@@ -92,8 +89,8 @@ impl Client {
             partitioner,
             clock,
             timer,
-            is_timed: AtomicBool::new(false),
-            is_closed: AtomicBool::new(false),
+            watched: Watched::default(),
+            closed: OnceLock::new(),
         });
         let with_deadlines: Arc<dyn Timed> = client.clone();
         client.timer.add(Arc::downgrade(&with_deadlines));
@@ -126,14 +123,34 @@ impl Client {
 
     /// Fails what is outstanding and refuses what comes.
     pub(crate) fn close(&self) {
-        if self.is_closed.swap(true, Ordering::AcqRel) {
-            return;
+        if self.end(Error::Closed) {
+            self.link.stop();
         }
-        for slot in &self.groups {
-            slot.window.lock().close();
-            self.act(slot);
+    }
+
+    /// The same, for a cause. The link is stopped when the client is closed.
+    pub(crate) fn fail(&self, reason: &str) {
+        let reason = reason.to_owned();
+        self.end(Error::Failed { reason });
+    }
+
+    /// What all calls fail with, if they do.
+    pub(crate) fn closed(&self) -> Option<&Error> {
+        self.closed.get()
+    }
+
+    /// Fails everything. `false`: nothing but that it was closed meanwhile, after it had failed.
+    fn end(&self, error: Error) -> bool {
+        let is_close = error == Error::Closed;
+        let is_first = self.closed.set(error).is_ok();
+        if is_first {
+            let error = self.closed.get().unwrap_or(&Error::Closed);
+            for slot in &self.groups {
+                slot.close(|window| window.close(error));
+                self.act(slot);
+            }
         }
-        self.link.stop();
+        is_first || is_close
     }
 
     fn with(
@@ -142,58 +159,24 @@ impl Client {
         completer: Completer,
         call: impl FnOnce(&mut Window, Completer),
     ) {
-        if self.is_closed.load(Ordering::Acquire) {
-            completer.complete(Err(Error::Closed));
+        let slot = &self.groups[group.0 as usize];
+        if let Err(completer) = slot.enter(completer, call) {
+            let error = self.closed.get().unwrap_or(&Error::Closed);
+            completer.complete(Err(error.clone()));
             return;
         }
-        let slot = &self.groups[group.0 as usize];
-        call(&mut slot.window.lock(), completer);
         self.act(slot);
-        if !self.is_timed.load(Ordering::Relaxed) && !self.is_timed.swap(true, Ordering::AcqRel) {
+        if self.watched.needs_ring() {
             self.timer.wake();
         }
     }
 
-    /// Does what a window asked for. Whoever finds another thread sending leaves its sends to that one.
-    fn act(&self, slot: &Slot) {
-        loop {
-            let completions = slot.window.lock().take_completions();
-            for (completer, answer) in completions {
-                completer.complete(answer);
-            }
-            let Some(right) = slot.sending.try_lock() else {
-                return;
-            };
-            loop {
-                let sends = slot.window.lock().take_sends();
-                if sends.is_empty() {
-                    break;
-                }
-                for send in sends {
-                    self.hand_over(slot, send);
-                }
-            }
-            drop(right);
-            // What another thread left between the last look and the release.
-            if !slot.window.lock().has_effects() {
-                return;
-            }
-        }
+    /// Does what a window asked for.
+    fn act(&self, slot: &Relay<Window>) {
+        slot.act(&Hands { client: self, slot });
     }
 
-    fn hand_over(&self, slot: &Slot, send: Send) {
-        match send {
-            Send::WaitApplied(group, index, id) => self.link.wait_applied(group, index, id),
-            Send::Request(to, request) => {
-                let id = request.id;
-                if !self.link.send(to, request) {
-                    slot.window.lock().not_sent(self.clock.now_ns(), to, id);
-                }
-            }
-        }
-    }
-
-    fn slot_of(&self, id: RequestId) -> Option<&Slot> {
+    fn slot_of(&self, id: RequestId) -> Option<&Relay<Window>> {
         self.groups
             .get(usize::try_from(id.0 >> REQUEST_COUNT_BITS).ok()?)
     }
@@ -202,7 +185,7 @@ impl Client {
 impl ClerkInbox for Client {
     fn reply(&self, from: NodeId, reply: Reply) {
         if let Some(slot) = self.slot_of(reply.id) {
-            slot.window.lock().reply(self.clock.now_ns(), from, reply);
+            slot.with(|window| window.reply(self.clock.now_ns(), from, reply));
             self.act(slot);
         }
     }
@@ -210,7 +193,7 @@ impl ClerkInbox for Client {
     fn disconnected(&self, node: NodeId) {
         let now_ns = self.clock.now_ns();
         for slot in &self.groups {
-            slot.window.lock().disconnected(now_ns, node);
+            slot.with(|window| window.disconnected(now_ns, node));
             self.act(slot);
         }
     }
@@ -218,17 +201,62 @@ impl ClerkInbox for Client {
 
 impl Timed for Client {
     fn tick(&self, now_ns: u64) -> bool {
-        // Whoever calls from here on wakes the timer again.
-        self.is_timed.store(false, Ordering::Release);
-        let mut is_busy = false;
-        for slot in &self.groups {
-            is_busy |= slot.window.lock().tick(now_ns);
-            self.act(slot);
+        self.watched.look(|| {
+            let mut is_busy = false;
+            for slot in &self.groups {
+                is_busy |= slot.with(|window| window.tick(now_ns));
+                self.act(slot);
+            }
+            is_busy
+        })
+    }
+
+    fn failed(&self, reason: String) {
+        self.fail(&reason);
+        self.link.failed(&reason);
+    }
+}
+
+/// What a client does for one of its windows.
+struct Hands<'a> {
+    client: &'a Client,
+    slot: &'a Relay<Window>,
+}
+
+impl Effects for Window {
+    type Completion = (Completer, Answer);
+    type Send = Send;
+
+    fn take_completions(&mut self) -> Vec<(Completer, Answer)> {
+        Window::take_completions(self)
+    }
+
+    fn take_sends(&mut self) -> VecDeque<Send> {
+        Window::take_sends(self)
+    }
+
+    fn has_effects(&self) -> bool {
+        Window::has_effects(self)
+    }
+}
+
+impl Outside<Window> for Hands<'_> {
+    fn complete(&self, (completer, answer): (Completer, Answer)) {
+        completer.complete(answer);
+    }
+
+    fn send(&self, send: Send) {
+        let link = &self.client.link;
+        match send {
+            Send::WaitApplied(group, index, id) => link.wait_applied(group, index, id),
+            Send::Request(to, request) => {
+                let id = request.id;
+                if !link.send(to, request) {
+                    let now_ns = self.client.clock.now_ns();
+                    self.slot.with(|window| window.not_sent(now_ns, to, id));
+                }
+            }
         }
-        if is_busy {
-            self.is_timed.store(true, Ordering::Release);
-        }
-        is_busy
     }
 }
 
@@ -237,14 +265,14 @@ impl Timed for Client {
 #[derive(Default)]
 pub(crate) struct ReplyPort {
     node: NodeId,
-    client: std::sync::OnceLock<Weak<Client>>,
+    client: OnceLock<Weak<Client>>,
 }
 
 impl ReplyPort {
     pub(crate) fn new(node: NodeId) -> Arc<Self> {
         Arc::new(Self {
             node,
-            client: std::sync::OnceLock::new(),
+            client: OnceLock::new(),
         })
     }
 
@@ -276,6 +304,12 @@ impl ClerkInbox for ReplyPort {
     fn disconnected(&self, node: NodeId) {
         if let Some(client) = self.client() {
             client.disconnected(node);
+        }
+    }
+
+    fn failed(&self, reason: &str) {
+        if let Some(client) = self.client() {
+            Timed::failed(&*client, reason.to_owned());
         }
     }
 }

@@ -269,18 +269,18 @@ impl Window {
     }
 
     /// Fails everything: the client is being closed.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, error: &Error) {
         for write in self.writes.drain(..) {
             if let Some(completer) = write.completer {
                 self.effects
                     .completions
-                    .push((completer, Err(Error::Closed)));
+                    .push((completer, Err(error.clone())));
             }
         }
         for (_, read) in std::mem::take(&mut self.reads) {
             self.effects
                 .completions
-                .push((read.completer, Err(Error::Closed)));
+                .push((read.completer, Err(error.clone())));
         }
         self.unsent_reads.clear();
         self.sent = 0;

@@ -3,34 +3,28 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
 use quorate_raft::{LogIndex, NodeId, Role, Term};
 
-/// Written by the worker that owns the replica, read by everybody.
-///
-/// Invariant: an answer to a write leaves only after the view that includes it was published; so whoever loads
-/// the view and *then* finds the lease valid has seen every write acknowledged before the load.
+use crate::handoff::leased::Leased;
+
+/// Written by the worker that owns the replica, read by everybody. What [`Leased`] promises of view and lease holds here.
 pub(crate) struct Published<V> {
-    state: RwLock<Applied<V>>,
-    lease_until_ns: AtomicU64,
+    leased: Leased<V>,
     term: AtomicU64,
     leader: AtomicU64,
     commit: AtomicU64,
     role: AtomicU8,
 }
 
-/// A view and the index that it includes.
-#[derive(Clone)]
+/// A view that was loaded.
 pub(crate) struct Applied<V> {
-    pub(crate) index: LogIndex,
     pub(crate) view: V,
 }
 
 impl<V: Clone> Published<V> {
     pub(crate) fn new(index: LogIndex, view: V) -> Arc<Self> {
         Arc::new(Self {
-            state: RwLock::new(Applied { index, view }),
-            lease_until_ns: AtomicU64::new(0),
+            leased: Leased::new(index.0, view),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             commit: AtomicU64::new(0),
@@ -39,42 +33,38 @@ impl<V: Clone> Published<V> {
     }
 
     pub(crate) fn applied(&self) -> LogIndex {
-        self.state.read().index
+        LogIndex(self.leased.index())
     }
 
     pub(crate) fn load(&self) -> Applied<V> {
-        self.state.read().clone()
+        let view = self.leased.load();
+        Applied { view }
     }
 
-    /// The view, if this replica is the leader and its lease outlasts `now`, read after the view was taken.
+    /// The view, if this replica is the leader, and was all the time from the load of the view to `now`, which is read
+    /// after it, and its lease outlasts that.
     pub(crate) fn load_leased(&self, now_ns: impl FnOnce() -> u64) -> Option<V> {
-        let view = self.state.read().view.clone();
-        // `Acquire` and the lock order the load of the view before the check of the lease.
-        let until = self.lease_until_ns.load(Ordering::Acquire);
-        (until > 0 && now_ns() < until).then_some(view)
+        self.leased.load_leased(now_ns)
     }
 
     pub(crate) fn publish(&self, index: LogIndex, view: V) {
-        let mut state = self.state.write();
-        assert!(
-            state.index <= index,
-            "the published view goes back from {} to {index}",
-            state.index
-        );
-        *state = Applied { index, view };
+        self.leased.publish(index.0, view);
     }
 
-    pub(crate) fn set_lease(&self, until_ns: Option<u64>) {
-        self.lease_until_ns
-            .store(until_ns.unwrap_or(0), Ordering::Release);
+    /// The lease of the leader of a term. The view that it covers is published.
+    pub(crate) fn set_lease(&self, term: Term, until_ns: Option<u64>) {
+        self.leased.set_lease(term.0, until_ns);
     }
 
     /// Lets the lease end earlier, never later.
     pub(crate) fn shorten_lease(&self, until_ns: Option<u64>) {
-        let until_ns = until_ns.unwrap_or(0);
-        if until_ns < self.lease_until_ns.load(Ordering::Relaxed) {
-            self.lease_until_ns.store(until_ns, Ordering::Release);
-        }
+        self.leased.shorten_lease(until_ns);
+    }
+
+    /// Shows a replica that takes no part any more: no lease, no role, nobody who leads.
+    pub(crate) fn withdraw(&self, term: Term) {
+        self.leased.set_lease(term.0, None);
+        self.set_soft(Role::Follower, term, None);
     }
 
     pub(crate) fn set_soft(&self, role: Role, term: Term, leader: Option<NodeId>) {

@@ -439,7 +439,8 @@ impl<M: StateMachine> Replica<M> {
         if self.is_halted {
             return false;
         }
-        self.published.set_lease(self.raft.lease_until_ns());
+        self.published
+            .set_lease(self.raft.term(), self.raft.lease_until_ns());
         for to in output.snapshots.drain(..) {
             self.begin_send(now_ns, to, ports);
         }
@@ -583,9 +584,7 @@ impl<M: StateMachine> Replica<M> {
     fn halt(&mut self, reason: String) {
         self.is_halted = true;
         self.fault = Some(reason);
-        self.published.set_lease(None);
-        self.published
-            .set_soft(Role::Follower, self.raft.term(), None);
+        self.published.withdraw(self.raft.term());
     }
 
     pub(crate) fn is_halted(&self) -> bool {
@@ -616,9 +615,7 @@ impl<M: StateMachine> Replica<M> {
         for waiter in reads.chain(waiting) {
             waiter.outlet.answer(ports, Err(Refusal::Stopping));
         }
-        self.published.set_lease(None);
-        self.published
-            .set_soft(Role::Follower, self.raft.term(), None);
+        self.published.withdraw(self.raft.term());
     }
 
     pub(super) fn is_self(&self, node: NodeId) -> bool {

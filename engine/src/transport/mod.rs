@@ -39,6 +39,11 @@ pub trait Inbox: Send + Sync + 'static {
     /// Takes a frame. A frame over a bound of the receiver may be dropped; requests are then
     /// refused through their origin.
     fn deliver(&self, from: Origin, frame: Frame);
+
+    /// A thread of the transport ended by a panic: what it did is not done any more. Must return at once.
+    fn failed(&self, reason: &str) {
+        let _unheard = reason;
+    }
 }
 
 /// Who sent a frame.
@@ -78,6 +83,11 @@ pub trait ClerkInbox: Send + Sync + 'static {
 
     /// The connection to a node was lost: what was outstanding there may never be answered.
     fn disconnected(&self, node: NodeId);
+
+    /// A thread of the link ended by a panic: what it did is not done any more. Must return at once.
+    fn failed(&self, reason: &str) {
+        let _unheard = reason;
+    }
 }
 
 /// For a node without peers: nothing can be sent.

@@ -53,14 +53,7 @@ fn shard(
         jobs: Arc::new(NoJobs),
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
-    let shard = Shard::new(
-        NodeId(1),
-        vec![replica],
-        ports,
-        space,
-        0,
-        handle.log_flag(),
-    );
+    let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, handle.flag());
     (shard, published)
 }
 
@@ -98,13 +91,11 @@ fn a_shard_that_is_attached_after_the_log_moved_hears_of_the_log() {
     }
     move_log(&log);
     for (group, handle) in (0..).map(GroupId).zip(&handles) {
-        eventually("the move is told", || {
-            handle.log_flag().load(Ordering::SeqCst)
-        });
+        eventually("the move is told", || handle.flag().is_up());
         // An order that is answered: the worker has taken, and dropped, what was in front of it.
-        handle.detach(false);
+        handle.detach(false, true);
         let (shard, published) = shard(&log, group, handle);
-        handle.attach(shard);
+        handle.attach(Resident::new(shard, Arc::default()));
         handle.push(Event::Campaign { group });
         // Only a vote of its own that it knows to be durable makes it the leader.
         eventually("the shard's group has a leader", || {
@@ -112,6 +103,6 @@ fn a_shard_that_is_attached_after_the_log_moved_hears_of_the_log() {
         });
     }
     for handle in &handles {
-        handle.detach(true);
+        handle.detach(true, true);
     }
 }
