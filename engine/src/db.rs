@@ -166,7 +166,7 @@ impl Db {
         if group.0 >= u64::from(self.groups()) {
             return Err(Error::NoSuchGroup { group });
         }
-        if threads::kind() == threads::Kind::Worker {
+        if !threads::may_wait() {
             return Err(Error::OwnThread);
         }
         let (give, take) = crossbeam::channel::bounded(1);

@@ -64,8 +64,11 @@ pub enum Error {
         /// What failed.
         reason: String,
     },
-    /// Asked on a thread that owns groups, by a waker for example: waiting there would be waiting for itself.
-    #[error("asked on one of the node's own threads, which cannot wait for itself; ask on another")]
+    /// A call blocks, on a thread that its answer needs: by a waker, for example, which runs where the answer was given. What was
+    /// asked for takes effect nevertheless.
+    #[error(
+        "this call would block one of the node's own threads, which its answer needs; make it on another thread"
+    )]
     OwnThread,
     /// This handle's node or clerk was closed.
     #[error("closed; open it again")]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::handoff::slot::Slot;
+use crate::runtime::threads;
 
 /// The answer to a call that is on its way.
 ///
@@ -45,10 +46,16 @@ pub(crate) type Answer = Result<bytes::Bytes, Error>;
 
 impl<T> Pending<T> {
     /// Blocks until the answer is there. Ends at the latest when the call's own timeout does.
+    ///
+    /// Called by a waker, on a thread of the node, it does not block: unless the answer is there it fails with
+    /// [`Error::OwnThread`], and what was asked for takes effect nevertheless.
     pub fn wait(self) -> Result<T, Error> {
         match self.state {
             Waiting::Ready(result) => result.unwrap_or(Err(Error::Closed)),
             Waiting::Slot { slot, finish } => {
+                if !threads::may_wait() && !slot.is_filled() {
+                    return Err(Error::OwnThread);
+                }
                 let answer = slot.wait(None).unwrap_or(Err(Error::Closed));
                 finish.map_or(Err(Error::Closed), |finish| finish(answer))
             }

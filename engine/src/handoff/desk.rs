@@ -274,6 +274,13 @@ impl<A: Actor> Desk<A> {
         }
     }
 
+    /// The worker itself panicked: all that are here fail.
+    pub(crate) fn fail_all(&mut self, reason: &str) {
+        for actor in self.actors.values_mut() {
+            let _again = catch_unwind(AssertUnwindSafe(|| actor.failed(reason.to_owned())));
+        }
+    }
+
     /// Calls an actor, if it is here and does not panic.
     fn with<R>(&mut self, key: u64, call: impl FnOnce(&mut A) -> R) -> Option<R> {
         let actor = self.actors.get_mut(&key)?;

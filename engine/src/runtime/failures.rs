@@ -300,6 +300,9 @@ fn the_last_handle_may_be_dropped_or_closed_by_a_waker() {
         let call = move || {
             let db = theirs.lock().take().expect("it was put there");
             let trouble = db.trouble(GROUP);
+            // Waited for its own thread until the call was over its deadline, and so did all groups of the worker.
+            let put = db.put("k", "from a waker");
+            assert_eq!(put, Err(Error::OwnThread));
             if closes {
                 db.close();
             }

@@ -14,7 +14,9 @@ pub(crate) enum Kind {
     Caller,
     /// It owns shards: while it waits, their groups stand still.
     Worker,
-    /// Any other of this crate: timer, files, transports.
+    /// It ends calls at their deadlines: while it waits, they wait for ever.
+    Timer,
+    /// Any other of this crate: files, transports.
     Service,
 }
 
@@ -48,6 +50,11 @@ pub(crate) fn kind() -> Kind {
 /// Whether the present thread is one that the crate waits for when it stops something.
 pub(crate) fn is_own() -> bool {
     kind() != Kind::Caller
+}
+
+/// Whether the present thread may wait for an answer: not where the wait holds up, or never ends without, this very thread.
+pub(crate) fn may_wait() -> bool {
+    !matches!(kind(), Kind::Worker | Kind::Timer)
 }
 
 /// Does something that waits for threads of this crate: here, or, on one of them, on a thread that lives for as long as

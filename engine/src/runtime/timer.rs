@@ -35,7 +35,7 @@ impl Timer {
         let bell = Arc::new(Bell::new());
         let theirs = Arc::clone(&bell);
         let name = "quorate-timer".to_owned();
-        let thread = threads::spawn(name, Kind::Service, move || run(&theirs, clock))?;
+        let thread = threads::spawn(name, Kind::Timer, move || run(&theirs, clock))?;
         Ok(Arc::new(Self {
             bell,
             thread: Mutex::new(Some(thread)),
@@ -73,11 +73,16 @@ fn run(bell: &Bell<Weak<dyn Timed>>, clock: Clock) {
                 continue;
             };
             let looked = threads::shielded(|| is_busy |= client.tick(clock.now_ns()));
-            if let Err(panic) = looked {
-                // It has failed, and is busy no more; the other clients of the process are not to blame.
-                let reason = format!("the thread quorate-timer panicked: {}", told(&*panic));
-                let _again = threads::shielded(|| client.failed(reason));
-            }
+            // It has failed then, and is busy no more; the other clients of the process are not to blame.
+            let failed = looked
+                .err()
+                .map(|panic| format!("the thread quorate-timer panicked: {}", told(&*panic)));
+            // The last of a client may go here, with its link and its callers' wakers.
+            let _again = threads::shielded(move || {
+                if let Some(reason) = failed {
+                    client.failed(reason);
+                }
+            });
         }
         bell.looked(is_busy);
     }

@@ -11,7 +11,7 @@ use quorate_kv::StateMachine;
 use super::Clock;
 use super::fate::Fate;
 use super::threads::{self, Kind};
-use crate::handoff::desk::{Actor, Desk, Line, Seat};
+use crate::handoff::desk::{Actor, Desk, Line, Seat, told};
 use crate::node::{Event, EventSink, Shard};
 
 /// Events taken from the queue before the shards that they touched are flushed: enough to make large
@@ -129,8 +129,15 @@ struct Worker<M: StateMachine> {
 
 impl<M: StateMachine> Worker<M> {
     fn run(mut self) {
-        while self.wait() {
-            self.pass();
+        let ended = threads::shielded(|| {
+            while self.wait() {
+                self.pass();
+            }
+        });
+        // Not in a shard, whose panics end that shard alone. What is on the queue is turned away with it.
+        if let Err(panic) = ended {
+            let reason = format!("a worker panicked: {}", told(&*panic));
+            self.desk.fail_all(&reason);
         }
     }
 

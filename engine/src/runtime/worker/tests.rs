@@ -4,15 +4,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use quorate_kv::{Map, Sessions};
-use quorate_raft::{Config, NodeId, Raft, Role};
+use quorate_raft::{Config, LogIndex, NodeId, Raft, Role};
 use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, WriteBatch};
 
 use super::*;
 use crate::node::{
-    Job, Jobs, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
+    Job, Jobs, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
 };
 use crate::options::Options;
-use crate::transport::NoTransport;
+use crate::transport::{
+    Frame, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request, RequestBody,
+    RequestId,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -105,4 +108,47 @@ fn a_shard_that_is_attached_after_the_log_moved_hears_of_the_log() {
     for handle in &handles {
         handle.detach(true, true);
     }
+}
+
+/// Keeps what it is answered.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(RequestId, Result<ReplyBody, Refusal>)>>);
+
+impl ReplySink for Heard {
+    fn reply(&self, reply: Reply) {
+        self.0.lock().push((reply.id, reply.result));
+    }
+}
+
+/// Dropped, they would wait for an answer that nobody gives.
+#[test]
+fn what_comes_for_a_shard_that_is_not_there_is_answered_where_nobody_asks_again() {
+    let workers: Workers<Map> = Workers::start(1, 1_024, Clock::start()).expect("a thread");
+    let handle = workers.handle(0, 7);
+    let heard = Arc::new(Heard::default());
+    let sink = Arc::clone(&heard) as Arc<dyn ReplySink>;
+    let request = Request {
+        id: RequestId(1),
+        group: GroupId(0),
+        body: RequestBody::ReadIndex,
+    };
+    let origin = Origin::Clerk(Arc::clone(&sink));
+    assert!(handle.offer(Event::Frame(origin, Frame::Request(request))));
+    handle.push(Event::WaitApplied {
+        group: GroupId(0),
+        index: LogIndex(1),
+        outlet: Outlet::sink(RequestId(2), sink),
+    });
+    let (told, hears) = crossbeam::channel::bounded::<()>(1);
+    let group = GroupId(0);
+    let with = Box::new(move |_: &Replica<Map>| drop(told));
+    handle.push(Event::Inspect { group, with });
+    handle.detach(true, true);
+    let stopping = |id| (RequestId(id), Err(Refusal::Stopping));
+    assert_eq!(*heard.0.lock(), [stopping(1), stopping(2)]);
+    let gone = hears.recv_timeout(DEADLINE);
+    assert_eq!(
+        gone,
+        Err(crossbeam::channel::RecvTimeoutError::Disconnected)
+    );
 }
