@@ -33,6 +33,7 @@ declare -A scripted=(
     [LEASE_NEVER_ENDS]="quorate simulation a_leader_that_stood_still_does_not_answer_from_a_lease_that_is_over"
     [LOGS_EVERY_COPY]="quorate simulation what_is_behind_a_refused_command_does_not_take_its_room"
     [OLD_ANSWERS_CONFIRM_READS]="quorate-raft protocol reads::an_old_reply_never_confirms_a_new_read"
+    [PUBLISHED_LEASE_STAYS]="quorate lib node::tests::a_transfer_ends_the_published_lease_before_the_message_leaves_that_ends_it"
     [READS_BEFORE_APPLIED]="quorate-raft protocol reads::a_read_comes_out_only_with_the_entries_that_it_has_to_see"
     [REFUSES_SNAPSHOT_SILENTLY]="quorate simulation a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent"
     [RESENDS_WHOLE_WINDOW]="quorate lib client::tests::a_busy_leader_is_sent_again_only_what_it_refused"

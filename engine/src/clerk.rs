@@ -20,7 +20,7 @@ use crate::node::Published;
 use crate::options::Options;
 use crate::partition::{Partitioner, hash};
 use crate::pending::{Answer, Pending};
-use crate::runtime::{Clock, Timer};
+use crate::runtime::{Clock, Timer, threads};
 use crate::transport::tcp::{TcpClerkLink, TcpClerkOptions};
 use crate::transport::{ClerkInbox, ClerkLink, Consistency};
 
@@ -331,8 +331,11 @@ impl Clerk {
     /// The view that may answer at once, if there is one here.
     fn view_now(&self, group: GroupId, consistency: Consistency) -> Option<MapView> {
         let published = &self.inner.local.as_ref()?[group.0 as usize];
+        if let Some(Error::Failed { .. }) = self.inner.client.closed() {
+            return None;
+        }
         match consistency {
-            Consistency::Stale => Some(published.load().view),
+            Consistency::Stale => published.load(),
             Consistency::Lease => published.load_leased(|| self.inner.client.clock().now_ns()),
             Consistency::Linearizable => None,
         }
@@ -371,6 +374,9 @@ impl Clerk {
         read: impl FnOnce(&MapView) -> T + Send + 'static,
         finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Pending<T> {
+        if let Some(failed @ Error::Failed { .. }) = self.inner.client.closed() {
+            return Pending::ready(Err(failed.clone()));
+        }
         if let Some(view) = self.view_now(group, consistency) {
             return Pending::ready(Ok(read(&view)));
         }
@@ -379,7 +385,10 @@ impl Clerk {
         };
         let published = Arc::clone(&local[group.0 as usize]);
         let (pending, completer) = Pending::new(move |answer| match answer {
-            Ok(here) if here == READ_HERE => Ok(read(&published.load().view)),
+            Ok(here) if here == READ_HERE => {
+                let view = published.load().ok_or(Error::Quarantined { group })?;
+                Ok(read(&view))
+            }
             answer => finish(answer),
         });
         self.inner.client.read(group, wants, completer);
@@ -482,7 +491,14 @@ fn page_query(scan: &Scan, limit: usize) -> Bytes {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.client.close();
+        if self.local.is_some() {
+            // Its node is stopped by the `Db`.
+            self.client.close();
+            return;
+        }
+        let client = Arc::clone(&self.client);
+        // Dropped by a waker, on a thread of the link, this would wait for that very thread.
+        threads::apart(move || client.close());
     }
 }
 

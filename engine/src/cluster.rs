@@ -191,7 +191,7 @@ impl Cluster {
             .builder
             .setup(Arc::clone(&member.disk), random_seed())?;
         let members = self.nodes();
-        Db::start(&setup, &members, &self.runtime, |inbox| match &self.net {
+        Db::start(&setup, &members, &self.runtime, None, |inbox| match &self.net {
             Net::Memory(network) => Ok(network.attach(member.id, inbox) as Arc<dyn Transport>),
             Net::Tcp(_) => {
                 let options = member.builder.tcp_options(inbox.card().map(|card| card.cluster_id));

@@ -32,6 +32,7 @@ mod cluster;
 mod db;
 mod error;
 mod files;
+mod handoff;
 mod identity;
 mod membership;
 mod mutants;

@@ -44,6 +44,9 @@ mutants! {
     /// Entries that the log names as lost are ignored, and the group goes on as if it had them (NATS 2.12.1: one flipped
     /// bit in a block).
     IGNORES_LOST_ENTRIES;
+    /// A lease that other threads read is never withdrawn, so that a transfer leaves a valid one (found here, by changing the
+    /// code: nothing noticed).
+    PUBLISHED_LEASE_STAYS;
     /// A node whose log is gone is taken for a new one, and votes again (a hole that was closed here).
     TAKES_LOST_LOG_FOR_NEW;
     /// A shard does not look at the log when it is attached: a move that was told before is lost, and no other is ever told

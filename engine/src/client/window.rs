@@ -243,18 +243,18 @@ impl Window {
     }
 
     /// Fails everything: the client is being closed.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, error: &Error) {
         for write in self.writes.drain(..) {
             if let Some(completer) = write.completer {
                 self.effects
                     .completions
-                    .push((completer, Err(Error::Closed)));
+                    .push((completer, Err(error.clone())));
             }
         }
         for completer in self.reads.take_all() {
             self.effects
                 .completions
-                .push((completer, Err(Error::Closed)));
+                .push((completer, Err(error.clone())));
         }
         self.sent = 0;
     }

@@ -169,7 +169,7 @@ impl<M: StateMachine> Replica<M> {
         outlet: Outlet,
         ports: &Ports<M>,
     ) {
-        if self.published.applied() >= index {
+        if self.published.has_state() && self.published.applied() >= index {
             outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
             return;
         }
@@ -228,13 +228,12 @@ impl<M: StateMachine> Replica<M> {
             index,
             by_lease: false,
         });
-        let body = match reader.wants {
-            Wants::Index | Wants::Here => ReplyBody::ReadIndex(index),
-            Wants::Answer(query) => {
-                ReplyBody::Answer(M::query(&self.published.load().view, &query))
-            }
+        let result = match (reader.wants, self.published.load()) {
+            (Wants::Index | Wants::Here, _) => Ok(ReplyBody::ReadIndex(index)),
+            (Wants::Answer(query), Some(view)) => Ok(ReplyBody::Answer(M::query(&view, &query))),
+            (Wants::Answer(_), None) => Err(self.not_here()),
         };
-        reader.outlet.answer(ports, Ok(body));
+        reader.outlet.answer(ports, result);
     }
 
     /// Refuses those who have waited for an index for as long as one may.

@@ -247,7 +247,10 @@ impl<M: StateMachine> Replica<M> {
                             by_lease: true,
                         });
                     }
-                    let view = self.published.load().view;
+                    let Some(view) = self.published.load() else {
+                        outlet.answer(ports, Err(self.not_here()));
+                        return;
+                    };
                     outlet.answer(ports, Ok(ReplyBody::Answer(M::query(&view, &query))));
                     return;
                 }
@@ -256,6 +259,13 @@ impl<M: StateMachine> Replica<M> {
         };
         if let Err(refusal) = refused {
             outlet.answer(ports, Err(refusal));
+        }
+    }
+
+    /// What somebody is told who must ask the leader instead.
+    pub(super) fn not_here(&self) -> Refusal {
+        Refusal::NotLeader {
+            leader: self.raft.leader(),
         }
     }
 
@@ -431,7 +441,8 @@ impl<M: StateMachine> Replica<M> {
             self.refuse_reads(ports);
             return false;
         }
-        self.published.set_lease(self.raft.lease_until_ns());
+        self.published
+            .set_lease(self.raft.term(), self.raft.lease_until_ns());
         for to in output.snapshots.drain(..) {
             self.begin_send(now_ns, to, ports);
         }
@@ -483,7 +494,7 @@ impl<M: StateMachine> Replica<M> {
                 answers.push((first.outlet, result));
             }
         }
-        if self.applied > self.published.applied() {
+        if self.published.has_state() && self.applied > self.published.applied() {
             self.published.publish(self.applied, self.sessions.view());
         }
         answers
@@ -526,9 +537,7 @@ impl<M: StateMachine> Replica<M> {
     fn halt(&mut self, reason: String) {
         self.is_halted = true;
         self.fault = Some(reason);
-        self.published.set_lease(None);
-        self.published
-            .set_soft(Role::Follower, self.raft.term(), None);
+        self.published.withdraw(self.raft.term());
     }
 
     pub(crate) fn is_halted(&self) -> bool {
@@ -555,9 +564,7 @@ impl<M: StateMachine> Replica<M> {
             proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
         }
         self.dismiss_reads(ports);
-        self.published.set_lease(None);
-        self.published
-            .set_soft(Role::Follower, self.raft.term(), None);
+        self.published.withdraw(self.raft.term());
     }
 
     pub(super) fn is_self(&self, node: NodeId) -> bool {
