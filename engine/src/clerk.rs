@@ -225,7 +225,7 @@ impl Clerk {
     ) -> Pending<Option<Bytes>> {
         let key = key.as_ref();
         let group = self.group_of(key);
-        if self.inner.local.is_some() {
+        if self.has_replica(group) {
             let key = Bytes::copy_from_slice(key);
             return self.read_local(group, consistency, move |view| view.get(&key));
         }
@@ -297,6 +297,7 @@ impl Clerk {
     ) -> Pending<T> {
         match command {
             Err(error) => Pending::ready(Err(Error::TooLarge(error))),
+            Ok(_) if self.is_out(group) => Pending::ready(Err(Error::Quarantined { group })),
             Ok(command) => {
                 let (pending, completer) = Pending::new(finish);
                 self.inner.client.write(group, command, completer);
@@ -305,11 +306,25 @@ impl Clerk {
         }
     }
 
+    /// Whether the only replica of a group is here, and quarantined.
+    fn is_out(&self, group: GroupId) -> bool {
+        let local = self.inner.local.as_ref();
+        local.is_some_and(|local| local[group.0 as usize].is_out())
+    }
+
+    /// Whether there is a replica in this process to read from. One that lost its state is none: its leader answers, if the
+    /// group has another member.
+    fn has_replica(&self, group: GroupId) -> bool {
+        let local = self.inner.local.as_ref();
+        let published = local.map(|local| &local[group.0 as usize]);
+        published.is_some_and(|published| published.has_state() || published.is_out())
+    }
+
     /// The view that may answer at once, if there is one here.
     fn view_now(&self, group: GroupId, consistency: Consistency) -> Option<MapView> {
         let published = &self.inner.local.as_ref()?[group.0 as usize];
         match consistency {
-            Consistency::Stale => Some(published.load().view),
+            Consistency::Stale => published.load(),
             Consistency::Lease => published.load_leased(|| self.inner.client.clock().now_ns()),
             Consistency::Linearizable => None,
         }
@@ -329,8 +344,14 @@ impl Clerk {
             return Pending::ready(Err(Error::Closed));
         };
         let published = Arc::clone(&local[group.0 as usize]);
-        let (pending, completer) =
-            Pending::new(move |answer| answer.map(|_fresh_enough| read(&published.load().view)));
+        if !published.has_state() || published.is_out() {
+            return Pending::ready(Err(Error::Quarantined { group }));
+        }
+        let (pending, completer) = Pending::new(move |answer: Result<Bytes, Error>| {
+            let view = answer.map(|_fresh_enough| published.load())?;
+            view.map(|view| read(&view))
+                .ok_or(Error::Quarantined { group })
+        });
         self.inner
             .client
             .read(group, ReadWants::LocalIndex, completer);
@@ -338,7 +359,7 @@ impl Clerk {
     }
 
     fn count_in(&self, group: GroupId) -> Pending<u64> {
-        if self.inner.local.is_some() {
+        if self.has_replica(group) {
             return self.read_local(group, Consistency::Linearizable, |view| view.len() as u64);
         }
         let (pending, completer) = Pending::new(finish_count);
@@ -350,23 +371,21 @@ impl Clerk {
     fn scan_all(&self, scan: &Scan, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
         let groups: Vec<GroupId> = self.inner.client.partitioner().groups().collect();
         let mut entries = Vec::new();
-        if self.inner.local.is_some() {
-            let parts: Vec<_> = groups
-                .into_iter()
-                .map(|group| {
-                    let scan = scan.clone();
-                    self.read_local(group, Consistency::Linearizable, move |view| {
-                        scan_view(view, &scan, limit)
-                    })
-                })
-                .collect();
-            for part in parts {
-                entries.extend(part.wait()?);
-            }
-        } else {
-            for group in groups {
-                self.scan_remote(group, scan.clone(), limit, &mut entries)?;
-            }
+        // Those here are asked all at once, before any of them is waited for.
+        let (here, elsewhere): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .partition(|&group| self.has_replica(group));
+        let parts = here.into_iter().map(|group| {
+            let scan = scan.clone();
+            self.read_local(group, Consistency::Linearizable, move |view| {
+                scan_view(view, &scan, limit)
+            })
+        });
+        for part in parts.collect::<Vec<_>>() {
+            entries.extend(part.wait()?);
+        }
+        for group in elsewhere {
+            self.scan_remote(group, scan.clone(), limit, &mut entries)?;
         }
         if self.groups() > 1 {
             entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));

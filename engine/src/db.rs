@@ -145,10 +145,13 @@ impl Db {
 
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
     pub fn digest(&self, group: GroupId) -> Result<Digest, Error> {
-        self.inspect(group, |replica| Digest {
-            applied: replica.applied(),
-            digest: replica.sessions().digest(),
-        })
+        let digest = self.inspect(group, |replica| {
+            replica.published().has_state().then(|| Digest {
+                applied: replica.applied(),
+                digest: replica.sessions().digest(),
+            })
+        })?;
+        digest.ok_or(Error::Quarantined { group })
     }
 
     /// Looks at a replica on the thread that owns it.

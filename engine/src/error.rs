@@ -54,6 +54,16 @@ pub enum Error {
         /// The group asked for.
         group: quorate_wal::GroupId,
     },
+    /// The replica on this node lost what it had applied, and no other one can answer for it. Nothing was done.
+    /// [`Db::trouble`](crate::Db::trouble) names the file. A replica that is one of several comes back with a snapshot of its
+    /// leader.
+    #[error(
+        "group {} is quarantined on this node, its data here was damaged: `Db::trouble` says which; ask another node, or restore the files", group.0
+    )]
+    Quarantined {
+        /// The group.
+        group: quorate_wal::GroupId,
+    },
     /// The other side answered with something that this version does not understand.
     #[error("an answer could not be understood; the nodes may run a newer version")]
     Incompatible,

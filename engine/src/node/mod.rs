@@ -11,6 +11,7 @@ mod ports;
 mod proposals;
 mod published;
 mod replica;
+mod restore;
 mod shard;
 mod space;
 mod storage;
@@ -23,9 +24,10 @@ pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
 pub(crate) use install::SnapshotState;
 #[cfg(feature = "simulation")]
 pub(crate) use ports::TRANSFER_JOBS_MAX;
-pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
+pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports};
 pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
+pub(crate) use restore::{Unrestored, is_rotten, restore};
 pub(crate) use shard::Shard;
 pub(crate) use space::{LogSpace, NodeSpace};
 #[cfg(feature = "simulation")]

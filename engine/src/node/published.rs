@@ -1,7 +1,7 @@
 //! What a replica shows to other threads: its view, its lease, its role.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use quorate_raft::{LogIndex, NodeId, Role, Term};
@@ -12,6 +12,7 @@ use quorate_raft::{LogIndex, NodeId, Role, Term};
 /// the view and *then* finds the lease valid has seen every write acknowledged before the load.
 pub(crate) struct Published<V> {
     state: RwLock<Applied<V>>,
+    is_out: AtomicBool,
     lease_until_ns: AtomicU64,
     term: AtomicU64,
     leader: AtomicU64,
@@ -19,17 +20,20 @@ pub(crate) struct Published<V> {
     role: AtomicU8,
 }
 
-/// A view and the index that it includes.
-#[derive(Clone)]
-pub(crate) struct Applied<V> {
-    pub(crate) index: LogIndex,
-    pub(crate) view: V,
+/// A view and the index that it includes. There is none while the state is lost, until a snapshot of the leader is here.
+struct Applied<V> {
+    index: LogIndex,
+    view: Option<V>,
 }
 
 impl<V: Clone> Published<V> {
     pub(crate) fn new(index: LogIndex, view: V) -> Arc<Self> {
         Arc::new(Self {
-            state: RwLock::new(Applied { index, view }),
+            state: RwLock::new(Applied {
+                index,
+                view: Some(view),
+            }),
+            is_out: AtomicBool::new(false),
             lease_until_ns: AtomicU64::new(0),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
@@ -42,8 +46,32 @@ impl<V: Clone> Published<V> {
         self.state.read().index
     }
 
-    pub(crate) fn load(&self) -> Applied<V> {
-        self.state.read().clone()
+    /// What was applied; none while it is lost.
+    pub(crate) fn load(&self) -> Option<V> {
+        self.state.read().view.clone()
+    }
+
+    /// Whether there is anything to read from.
+    pub(crate) fn has_state(&self) -> bool {
+        self.state.read().view.is_some()
+    }
+
+    /// The state is lost: nobody reads from it any more, whatever consistency is asked for. The next view that is published
+    /// is that of a leader's snapshot.
+    pub(crate) fn withhold(&self) {
+        let mut state = self.state.write();
+        state.index = LogIndex::ZERO;
+        state.view = None;
+    }
+
+    /// This replica is quarantined, and there is no other one that could lead or send a snapshot.
+    pub(crate) fn set_out(&self) {
+        self.is_out.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the group can do nothing any more, see [`set_out`](Self::set_out).
+    pub(crate) fn is_out(&self) -> bool {
+        self.is_out.load(Ordering::Relaxed)
     }
 
     /// The view, if this replica is the leader and its lease outlasts `now`, read after the view was taken.
@@ -51,7 +79,7 @@ impl<V: Clone> Published<V> {
         let view = self.state.read().view.clone();
         // `Acquire` and the lock order the load of the view before the check of the lease.
         let until = self.lease_until_ns.load(Ordering::Acquire);
-        (until > 0 && now_ns() < until).then_some(view)
+        view.filter(|_| until > 0 && now_ns() < until)
     }
 
     pub(crate) fn publish(&self, index: LogIndex, view: V) {
@@ -61,7 +89,10 @@ impl<V: Clone> Published<V> {
             "the published view goes back from {} to {index}",
             state.index
         );
-        *state = Applied { index, view };
+        *state = Applied {
+            index,
+            view: Some(view),
+        };
     }
 
     pub(crate) fn set_lease(&self, until_ns: Option<u64>) {

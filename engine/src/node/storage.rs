@@ -4,7 +4,9 @@ use quorate_raft::{
     Config, Entry, EntryKind, HardState, LogIndex, LogReadError, LogReader, NodeId, Persist,
     Restored, SnapshotMeta, Term,
 };
-use quorate_wal::{GroupId, GroupState, Log, ReadError, RecoveredGroup, SnapshotRef};
+use quorate_wal::{
+    Damage, DamageKind, GroupId, GroupState, Log, ReadError, RecoveredGroup, SnapshotRef,
+};
 use serde::{Deserialize, Serialize};
 
 use super::writes::Writes;
@@ -15,7 +17,14 @@ pub(crate) struct GroupLog<'a> {
     log: &'a Log,
     group: GroupId,
     /// The entry that was asked for and has rotted on disk.
-    pub(crate) rotten: Option<LogIndex>,
+    pub(crate) rotten: Option<Rotten>,
+}
+
+/// An entry that has rotted on disk, and where.
+pub(crate) struct Rotten {
+    pub(crate) index: LogIndex,
+    /// What is wrong in which file at which offset.
+    pub(crate) place: String,
 }
 
 impl<'a> GroupLog<'a> {
@@ -41,8 +50,18 @@ impl LogReader for GroupLog<'_> {
             .log
             .read(self.group, from.0, to.0 + 1, bytes_max)
             .map_err(|error| {
-                if let ReadError::Corrupt { index, .. } = &error {
-                    self.rotten = Some(LogIndex(*index));
+                if let ReadError::Corrupt {
+                    file,
+                    offset,
+                    index,
+                    kind,
+                    ..
+                } = &error
+                {
+                    self.rotten = Some(Rotten {
+                        index: LogIndex(*index),
+                        place: format!("{kind} in {} at {offset}", file.display()),
+                    });
                 }
                 LogReadError::new(error.to_string())
             })?;
@@ -168,8 +187,11 @@ pub(crate) fn restored(
 }
 
 /// The last entry that was lost behind the snapshot, and what to say of it; none if the snapshot covers all that was lost.
+/// `damage` is all that the log found.
 pub(crate) fn lost_behind(
     recovered: &RecoveredGroup,
+    group: GroupId,
+    damage: &[Damage],
     snapshot: LogIndex,
 ) -> Option<(LogIndex, String)> {
     let lost = recovered.lost.iter().filter(|lost| lost.1 > snapshot.0);
@@ -178,13 +200,35 @@ pub(crate) fn lost_behind(
         Some((least.min(first), most.max(last)))
     })?;
     let (first, last) = (LogIndex(first), LogIndex(last));
-    Some((last, lost_reason(first, last)))
+    Some((last, lost_reason(first, last, &places(damage, group))))
 }
 
-/// What to say of a replica whose entries were lost.
-pub(crate) fn lost_reason(first: LogIndex, last: LogIndex) -> String {
+/// So many damaged places are named at most; `quorate verify` names all.
+const PLACES_MAX: usize = 3;
+
+/// The damaged places that cost a group entries: its own, and those of which nobody knows whose they are. Where entries
+/// are missing altogether, the log has no place for them, but for what is damaged instead.
+fn places(damage: &[Damage], group: GroupId) -> String {
+    let concerns = |it: &&Damage| it.group.is_none_or(|its| its == group);
+    let is_placed = |it: &&Damage| it.kind != DamageKind::MissingEntries;
+    let all: Vec<_> = damage.iter().filter(concerns).collect();
+    let placed: Vec<_> = all.iter().copied().filter(is_placed).collect();
+    let named = if placed.is_empty() { &all } else { &placed };
+    let texts = named.iter().take(PLACES_MAX);
+    let texts: Vec<_> = texts
+        .map(|it| format!("{} in {} at {}", it.kind, it.file.display(), it.offset))
+        .collect();
+    let more = match named.len().saturating_sub(PLACES_MAX) {
+        0 => String::new(),
+        more => format!(", and {more} more places"),
+    };
+    texts.join(", ") + &more
+}
+
+/// What to say of a replica whose entries were lost, and where they were.
+pub(crate) fn lost_reason(first: LogIndex, last: LogIndex, place: &str) -> String {
     format!(
-        "entries {} to {} rotted on disk: this replica stands aside until a snapshot of its leader covers them",
+        "entries {} to {} rotted on disk ({place}): this replica is quarantined until a snapshot of its leader covers them",
         first.0, last.0
     )
 }
@@ -317,8 +361,9 @@ mod tests {
         assert_eq!(runs(&recovered, 8), (9, vec![(8, 2), (9, 4), (15, 6)]));
         assert_eq!(runs(&recovered, 10), (11, vec![(10, 4), (15, 6)]));
         assert_eq!(runs(&recovered, 20), (21, vec![(20, 6)]));
-        assert_eq!(lost_behind(&recovered, LogIndex(6)), None);
-        let (last, reason) = lost_behind(&recovered, LogIndex(5)).expect("6 is lost");
+        let lost = |snapshot| lost_behind(&recovered, GroupId(1), &[], LogIndex(snapshot));
+        assert_eq!(lost(6), None);
+        let (last, reason) = lost(5).expect("6 is lost");
         assert_eq!(last, LogIndex(6));
         assert!(reason.contains("entries 4 to 6"), "{reason}");
     }
