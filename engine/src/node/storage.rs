@@ -112,7 +112,7 @@ pub(crate) fn add_persist(writes: &mut Writes, group: GroupId, persist: &mut Per
     let entries: Vec<_> = persist.entries.drain(..).map(to_entry).collect();
     let is_whole = writes.has_room_for(&entries) || mutants::FIRST_BATCH_COMMITS_ALL;
     // The term reaches the disk no later than any entry of that term.
-    if let Some(state) = state {
+    if let Some(state) = state.filter(|_| is_whole || !mutants::CUT_WRITE_LOSES_TERM) {
         let commit = if is_whole {
             state.commit
         } else {
