@@ -419,7 +419,7 @@ impl Builder {
         options
     }
 
-    /// Checks everything that can be checked without touching the disk.
+    /// Checks everything that can be checked without touching the disk, and names the directory for good.
     pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
         self.options.validate()?;
         if self.groups == 0 || self.groups > GROUPS_MAX {
@@ -446,6 +446,17 @@ impl Builder {
         if !members.contains(&self.node.0) {
             return Err(OpenError::OwnIdMissing { id: self.node });
         }
+        if self.options.log.accept_damage && members.len() > 1 {
+            return Err(OpenError::AcceptsDamage {
+                node: self.node,
+                members: members.len(),
+            });
+        }
+        // Once: files are looked for again later, and the process may have changed its working directory by then.
+        let dir = std::path::absolute(&self.dir).map_err(|source| OpenError::Io {
+            path: self.dir.clone(),
+            source,
+        })?;
         let cluster_id = self.cluster_id.unwrap_or_else(|| self.derived_cluster_id());
         let identity = Identity {
             cluster_id,
@@ -454,7 +465,7 @@ impl Builder {
             members,
         };
         Ok(NodeSetup {
-            dir: self.dir.clone(),
+            dir,
             disk,
             identity,
             options: self.options.clone(),

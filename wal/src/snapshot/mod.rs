@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::SnapshotRef;
-use crate::disk::{Disk, is_shortage};
+use crate::disk::{Disk, absolute, is_shortage};
 use crate::error::{OpenError, SnapshotError};
 use crate::ids::GroupId;
 
@@ -59,6 +59,7 @@ impl Snapshots {
                 source,
             },
         };
+        let dir = &absolute(dir);
         disk.create_dir_all(dir)
             .map_err(|error| failed("create", dir, error))?;
         let names = disk.list(dir).map_err(|error| failed("list", dir, error))?;
