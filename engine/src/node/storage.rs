@@ -305,10 +305,11 @@ pub(crate) fn config_from_bytes(bytes: &[u8]) -> Result<Config, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::path::Path;
     use std::sync::Arc;
 
-    use quorate_wal::{LogOptions, MemoryDisk, WriteBatch};
+    use quorate_wal::{Disk, LogOptions, MemoryDisk, WriteBatch};
 
     use super::*;
 
@@ -366,6 +367,48 @@ mod tests {
         let (last, reason) = lost(5).expect("6 is lost");
         assert_eq!(last, LogIndex(6));
         assert!(reason.contains("entries 4 to 6"), "{reason}");
+    }
+
+    #[test]
+    fn what_was_lost_is_named_with_the_places_that_are_damaged() {
+        let (disk, dir) = (Arc::new(MemoryDisk::new()), Path::new("/wal"));
+        let open = || Log::open(Arc::clone(&disk) as _, dir, LogOptions::default());
+        let (log, _) = open().expect("a log");
+        for index in 1..=10 {
+            let mut batch = WriteBatch::new();
+            let entry = quorate_wal::Entry {
+                index,
+                term: 1,
+                kind: EntryKind::Command as u8,
+                payload: vec![7; 600].into(),
+            };
+            batch.append(GroupId(1), vec![entry]);
+            log.submit(batch).expect("it is taken");
+            log.prepare().expect("memory");
+            log.drive().expect("memory");
+        }
+        drop(log);
+        let mut names = disk.list(dir).expect("memory").into_iter();
+        let name = names.find(|name| name.contains(".seg")).expect("a segment");
+        let path = dir.join(name);
+        let file = disk.open(&path).expect("it is there");
+        let mut bytes = vec![0; 64 << 10];
+        file.read_at(0, &mut bytes).expect("memory");
+        let mut windows = bytes.windows(600);
+        let offset = windows.position(|window| window.iter().all(|&byte| byte == 7));
+        let offset = offset.expect("a payload") as u64;
+        let rot = [IoSlice::new(&[0xff; 8])];
+        file.write_at(offset + 100, &rot).expect("memory");
+        drop(file);
+        let (_log, found) = open().expect("entries are lost, and no state");
+        let (group, damage) = (&found.groups[&GroupId(1)], &found.report.damage);
+        let lost = lost_behind(group, GroupId(1), damage, LogIndex(0));
+        let (last, reason) = lost.expect("an entry is lost");
+        assert_eq!(last, LogIndex(1));
+        let place = format!("(damaged payload in {} at {offset})", path.display());
+        assert!(reason.contains(&place), "{reason}");
+        // Others have nothing to do with it.
+        assert_eq!(places(damage, GroupId(2)), "");
     }
 
     #[test]
