@@ -19,7 +19,8 @@ struct TooLong;
 
 /// Whether reading failed for a frame, and not for its source.
 pub(crate) fn is_too_long(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<TooLong>())
+    let reason = error.get_ref();
+    reason.and_then(|it| it.downcast_ref::<TooLong>()).is_some()
 }
 
 /// Cuts what is written to it into frames.
