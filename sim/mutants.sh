@@ -25,7 +25,8 @@ in_ci='^(ACKNOWLEDGES_UNSYNCED|BELIEVES_FLIPPED_BITS|READS_BEFORE_OWN_COMMIT|RET
 
 # What chance finds too rarely, a scripted test finds: the package, its tests, and which of them.
 declare -A scripted=(
-    [BELIEVES_ROTTEN_SNAPSHOT]="quorate-sim disks a_node_whose_snapshot_rotted_is_refused"
+    [BELIEVES_ROTTEN_SNAPSHOT]="quorate-sim disks a_replica_whose_snapshot_rotted_is_quarantined"
+    [CUT_WRITE_LOSES_TERM]="quorate simulation what_is_promised_behind_a_cut_write_is_durable"
     [COMMITS_BEYOND_MATCH]="quorate-raft protocol replication::a_follower_commits_only_what_this_message_verified"
     [CONFIRMS_READS_ALONE]="quorate-raft protocol reads::no_read_is_answered_before_a_quorum_confirmed_it"
     [FIRST_BATCH_COMMITS_ALL]="quorate simulation a_batch_says_nothing_is_committed_that_only_the_next_one_holds"

@@ -320,12 +320,19 @@ impl Clerk {
     ) -> Pending<T> {
         match command {
             Err(error) => Pending::ready(Err(Error::TooLarge(error))),
+            Ok(_) if self.is_out(group) => Pending::ready(Err(Error::Quarantined { group })),
             Ok(command) => {
                 let (pending, completer) = Pending::new(finish);
                 self.inner.client.write(group, command, completer);
                 pending
             }
         }
+    }
+
+    /// Whether the only replica of a group is here, and quarantined.
+    fn is_out(&self, group: GroupId) -> bool {
+        let local = self.inner.local.as_ref();
+        local.is_some_and(|local| local[group.0 as usize].is_out())
     }
 
     /// The view that may answer at once, if there is one here.
@@ -384,6 +391,9 @@ impl Clerk {
             return Pending::ready(Err(Error::Closed));
         };
         let published = Arc::clone(&local[group.0 as usize]);
+        if published.is_out() {
+            return Pending::ready(Err(Error::Quarantined { group }));
+        }
         let (pending, completer) = Pending::new(move |answer| match answer {
             Ok(here) if here == READ_HERE => {
                 let view = published.load().ok_or(Error::Quarantined { group })?;

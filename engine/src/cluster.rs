@@ -294,7 +294,7 @@ impl ClusterBuilder {
     }
 
     /// Starts all nodes, each on the disk that it is given.
-    fn start_on(self, disk_of: impl Fn(NodeId) -> Arc<dyn Disk>) -> Result<Cluster, OpenError> {
+    fn start_on(mut self, disk_of: impl Fn(NodeId) -> Arc<dyn Disk>) -> Result<Cluster, OpenError> {
         if self.nodes == 0 || self.nodes > NODES_MAX {
             let reason = format!(
                 "{} nodes asked for; choose from 1 to {NODES_MAX}",
@@ -303,6 +303,13 @@ impl ClusterBuilder {
             return Err(OpenError::Options { reason });
         }
         self.options.validate()?;
+        // Once, also for nodes that are restarted later.
+        if let Some(dir) = &mut self.dir {
+            *dir = std::path::absolute(&*dir).map_err(|source| OpenError::Io {
+                path: dir.clone(),
+                source,
+            })?;
+        }
         let sockets = self.sockets()?;
         let addresses: Vec<(u64, String)> = sockets
             .iter()

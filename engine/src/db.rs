@@ -184,10 +184,13 @@ impl Db {
 
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
     pub fn digest(&self, group: GroupId) -> Result<Digest, Error> {
-        self.inspect(group, |replica| Digest {
-            applied: replica.applied(),
-            digest: replica.sessions().digest(),
-        })
+        let digest = self.inspect(group, |replica| {
+            replica.published().has_state().then(|| Digest {
+                applied: replica.applied(),
+                digest: replica.sessions().digest(),
+            })
+        })?;
+        digest.ok_or(Error::Quarantined { group })
     }
 
     /// Looks at a replica on the thread that owns it.
@@ -559,7 +562,7 @@ impl Builder {
         options
     }
 
-    /// Checks everything that can be checked without touching the disk.
+    /// Checks everything that can be checked without touching the disk, and names the directory for good.
     pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
         self.options.validate()?;
         if self.groups == 0 || self.groups > GROUPS_MAX {
@@ -586,6 +589,17 @@ impl Builder {
         if !members.contains(&self.node.0) {
             return Err(OpenError::OwnIdMissing { id: self.node });
         }
+        if self.options.log.accept_damage && members.len() > 1 {
+            return Err(OpenError::AcceptsDamage {
+                node: self.node,
+                members: members.len(),
+            });
+        }
+        // Once: files are looked for again later, and the process may have changed its working directory by then.
+        let dir = std::path::absolute(&self.dir).map_err(|source| OpenError::Io {
+            path: self.dir.clone(),
+            source,
+        })?;
         let identity = Wanted {
             cluster_id: self.cluster_id,
             node: self.node.0,
@@ -593,7 +607,7 @@ impl Builder {
             members,
         };
         Ok(NodeSetup {
-            dir: self.dir.clone(),
+            dir,
             disk,
             identity,
             without: self.without.clone(),

@@ -196,6 +196,14 @@ pub enum OpenError {
         /// Which, and what it may be.
         reason: String,
     },
+    /// `accept_damage` is set for a node that others count on.
+    #[error("log.accept_damage is set, and node {} is one of {members}: the others count on the entries and votes that it would go on without; open it without that option, and damaged groups come back with snapshots of their leaders; if it does not open, leave the node out for good", node.0)]
+    AcceptsDamage {
+        /// The node.
+        node: NodeId,
+        /// How many members its cluster has.
+        members: usize,
+    },
     /// Two members of the list have the same id.
     #[error("node {} is listed twice; every node needs an id of its own", id.0)]
     DuplicateNode {

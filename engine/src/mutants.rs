@@ -34,6 +34,9 @@ mutants! {
     REFUSES_SNAPSHOT_SILENTLY;
     /// The first of several batches says that all of them is committed (found by the simulator).
     FIRST_BATCH_COMMITS_ALL;
+    /// Term and vote are left out of a write that is cut into several batches, and it counts as durable (tried here: no test
+    /// failed).
+    CUT_WRITE_LOSES_TERM;
     /// A busy leader is sent all of the window again (found by the simulator in seed 281).
     RESENDS_WHOLE_WINDOW;
     /// A leader takes every copy of a command into its log, and what is out of turn (found by the simulator in plain seed

@@ -54,6 +54,11 @@ impl<V: Clone> Leased<V> {
         self.state.read().0
     }
 
+    /// Looks at the view where it is.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&V) -> R) -> R {
+        look(&self.state.read().1)
+    }
+
     /// The view.
     pub(crate) fn load(&self) -> V {
         self.state.read().1.clone()

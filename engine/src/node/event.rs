@@ -77,6 +77,8 @@ pub(crate) enum JobDone<M: StateMachine> {
     SendFailed {
         transfer: SnapshotTransfer,
         reason: String,
+        /// The id of the file, if it is damaged or gone.
+        rotten: Option<u64>,
     },
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     is_saving: bool,
     /// The log is to be cut right behind the next snapshot, with nothing kept for followers that lag.
     lets_go: bool,
+    /// The file that the log names was found to be damaged or gone, by who wanted to send it. It is replaced by another
+    /// snapshot, and stays until then.
+    is_rotten: bool,
     /// A save that failed is tried again only after this much more log.
     failed_at_log_bytes: u64,
     outgoing: Vec<Outgoing>,
@@ -111,6 +114,7 @@ impl<M: StateMachine> SnapshotState<M> {
             current,
             is_saving: false,
             lets_go: false,
+            is_rotten: false,
             failed_at_log_bytes: 0,
             outgoing: Vec::new(),
             doomed: Vec::new(),
@@ -145,10 +149,12 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.current.as_ref().map_or(0, |file| file.bytes)
     }
 
-    /// Takes a snapshot if there is anything new to cover and none is being written.
+    /// Takes a snapshot if there is anything new to cover, or the one before has rotted, and none is being written.
     pub(super) fn save_now(&mut self, ports: &Ports<M>) {
         let index = self.applied;
-        if self.snapshots.is_saving || index <= self.raft.snapshot().index {
+        let covers_more = index > self.raft.snapshot().index;
+        let is_wanted = covers_more || self.snapshots.is_rotten;
+        if self.snapshots.is_saving || !is_wanted || !self.published.has_state() {
             return;
         }
         self.snapshots.is_saving = true;
@@ -174,6 +180,9 @@ impl<M: StateMachine> Replica<M> {
     /// entries that are not applied stay, and one that is halted or stands aside may hold such entries for good.
     pub(super) fn let_go(&mut self, writes: &mut Writes, ports: &Ports<M>) -> bool {
         let snapshot = self.raft.snapshot().clone();
+        if !self.published.has_state() {
+            return false;
+        }
         if self.applied > snapshot.index {
             self.snapshots.lets_go = true;
             self.save_now(ports);
@@ -207,12 +216,17 @@ impl<M: StateMachine> Replica<M> {
                 return;
             }
         };
-        if meta.index <= self.raft.snapshot().index {
+        let index = self.raft.snapshot().index;
+        let replaces_rotten = self.snapshots.is_rotten && meta.index == index;
+        if meta.index <= index && !replaces_rotten {
             // A leader's newer snapshot came in meanwhile.
             self.superseded(file, ports);
             return;
         }
-        self.snapshots.trouble = None;
+        let before = self.snapshots.trouble.take();
+        self.snapshots.trouble = before
+            .filter(|_| self.snapshots.is_rotten)
+            .map(|rot| format!("{rot}; another snapshot has taken its place"));
         self.snapshots.failed_at_log_bytes = 0;
         file.context = config_to_bytes(&meta.config);
         let first_index = if mutants::CUTS_BEYOND_SNAPSHOT {
@@ -239,6 +253,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// From the batch on that is being made, the log names `file`; the one before goes when that batch is durable.
     fn name(&mut self, file: SnapshotRef, writes: &mut Writes, slot: usize) {
+        self.snapshots.is_rotten = false;
         if let Some(file) = self.snapshots.current.replace(file) {
             writes.after.push(After::Superseded { slot, file });
         }
@@ -287,7 +302,8 @@ impl<M: StateMachine> Replica<M> {
 /// Sending a snapshot to a follower.
 impl<M: StateMachine> Replica<M> {
     pub(super) fn begin_send(&mut self, now_ns: u64, to: NodeId, ports: &Ports<M>) {
-        let Some(file) = self.snapshots.current.clone() else {
+        let sound = self.snapshots.current.clone();
+        let Some(file) = sound.filter(|_| !self.snapshots.is_rotten) else {
             // A follower that lost entries is helped by nothing else. Until it is saved, it waits.
             self.save_now(ports);
             self.raft.on_snapshot_sent(now_ns, to, false);
@@ -362,9 +378,16 @@ impl<M: StateMachine> Replica<M> {
         now_ns: u64,
         transfer: SnapshotTransfer,
         reason: String,
+        rotten: Option<u64>,
         ports: &Ports<M>,
     ) {
         self.snapshots.trouble = Some(reason);
+        let current = self.snapshots.current.as_ref().map(|file| file.id);
+        if rotten.is_some() && rotten == current {
+            // What is in memory is sound: another snapshot of it takes the place of the file.
+            self.snapshots.is_rotten = true;
+            self.save_now(ports);
+        }
         let mut outgoing = self.snapshots.outgoing.iter();
         if let Some(place) = outgoing.position(|outgoing| outgoing.transfer == transfer) {
             self.end_send(now_ns, place, false, ports);
@@ -468,9 +491,9 @@ impl<M: StateMachine> Replica<M> {
         // Before anything is stored: a snapshot of another cluster, or of a term that cannot be, is none of ours.
         let is_ours = is_stale || self.raft.accepts_snapshot(from, transfer.term, &chunk.meta);
         self.note_rejections(ports);
-        let is_covered = chunk.meta.index <= self.raft.commit() && !mutants::INSTALLS_OLD_SNAPSHOTS;
         let is_useless =
-            !self.raft.needs_snapshot(chunk.meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS;
+            !self.raft.wants_snapshot(chunk.meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS;
+        let is_covered = is_useless && chunk.meta.index <= self.raft.commit();
         if !is_ours || is_stale || is_useless || !self.admits(now_ns, from, &chunk, ports) {
             let ack = SnapshotAck {
                 transfer,

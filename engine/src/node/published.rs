@@ -43,7 +43,7 @@ impl<V: Clone> Published<V> {
 
     /// Whether there is anything to read from.
     pub(crate) fn has_state(&self) -> bool {
-        self.leased.load().is_some()
+        self.leased.look(Option::is_some)
     }
 
     /// The state is lost: nobody reads from it any more, whatever consistency is asked for. The next view that is published

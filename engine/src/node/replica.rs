@@ -21,7 +21,7 @@ use super::proposals::{Proposals, Standing};
 use super::published::Published;
 use super::reads::{Reads, Wants};
 use super::shard::Outbox;
-use super::storage::{GroupLog, add_persist, lost_reason, to_state};
+use super::storage::{GroupLog, Rotten, add_persist, lost_reason, to_state};
 use super::writes::{After, Writes};
 use crate::mutants;
 #[cfg(feature = "simulation")]
@@ -72,7 +72,7 @@ pub(crate) struct Replica<M: StateMachine> {
     /// Why it stands aside, if it does or did.
     lost: Option<String>,
     /// An entry that was found to have rotted on disk, and about which nothing was done yet.
-    rotten: Option<LogIndex>,
+    rotten: Option<Rotten>,
     taken: Option<Output>,
     /// What it did since the last pass began, if somebody watches; on threads nobody does.
     #[cfg(feature = "simulation")]
@@ -144,10 +144,31 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// Entries of the log were lost, the last of them at `last`: the replica stands aside, see [`Raft::set_aside`].
+    /// Entries of the log were lost, the last of them at `last`: the replica is quarantined, see [`Raft::set_aside`].
     pub(crate) fn set_aside(&mut self, now_ns: u64, last: LogIndex, reason: String) {
         self.raft.set_aside(now_ns, last);
-        self.lost = Some(reason);
+        self.quarantined(reason);
+    }
+
+    /// The snapshot cannot be restored, and with it the state is lost: the replica is quarantined, see
+    /// [`Raft::lose_snapshot`]. What it had applied is not known until a snapshot of its leader is here, so nobody reads from
+    /// it. The file stays until then.
+    pub(crate) fn lose_snapshot(&mut self, now_ns: u64, reason: &str) {
+        self.raft.lose_snapshot(now_ns);
+        self.published.withhold();
+        self.quarantined(format!(
+            "{reason}; this replica is quarantined until a snapshot of its leader replaces that one"
+        ));
+    }
+
+    fn quarantined(&mut self, reason: String) {
+        if self.raft.config().voters == [self.raft.id()] {
+            self.published.set_out();
+        }
+        self.lost = Some(match self.lost.take() {
+            Some(before) if self.raft.is_aside() => format!("{before}; {reason}"),
+            _ => reason,
+        });
         self.fault = None;
     }
 
@@ -155,13 +176,13 @@ impl<M: StateMachine> Replica<M> {
     /// a snapshot serves them as well, and lets go of it. Without one that was not, this replica cannot go on. Returns
     /// whether there was one.
     pub(super) fn heal(&mut self, now_ns: u64, writes: &mut Writes, ports: &Ports<M>) -> bool {
-        let Some(index) = self.rotten.take() else {
+        let Some(Rotten { index, place }) = self.rotten.take() else {
             return false;
         };
         if index <= self.applied {
             let _lets_go = self.let_go(writes, ports);
         } else {
-            self.set_aside(now_ns, index, lost_reason(index, index));
+            self.set_aside(now_ns, index, lost_reason(index, index, &place));
         }
         true
     }
@@ -383,7 +404,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let mut entries = GroupLog::new(log, self.group);
         let mut output = self.raft.output(now_ns, &mut entries);
-        self.rotten = entries.rotten.or(self.rotten);
+        self.rotten = entries.rotten.or(self.rotten.take());
         if let Some(fault) = output.fault.take() {
             self.note_fault(now_ns, &fault);
         }

@@ -553,9 +553,11 @@ impl<M: StateMachine> Shard<M> {
             JobDone::ReceiveFailed { transfer, reason } => {
                 replica.receive_failed(transfer, reason, &self.ports);
             }
-            JobDone::SendFailed { transfer, reason } => {
-                replica.send_failed(now_ns, transfer, reason, &self.ports);
-            }
+            JobDone::SendFailed {
+                transfer,
+                reason,
+                rotten,
+            } => replica.send_failed(now_ns, transfer, reason, rotten, &self.ports),
         }
         self.mark_ready(slot);
     }
