@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{GROUP, eventually, small};
-use quorate::{Cluster, Db, LogStatus, NodeId, Options};
+use quorate::{Cluster, Db, LogHealth, NodeId, Options};
 
 const ROOT: &str = "QUORATE_TEST_ROOT";
 
@@ -33,7 +33,7 @@ fn two_nodes_under_one_relative_name_stay_apart_and_whole() {
             let found = db.get(key(number)).expect("it leads itself");
             assert_eq!(found.as_deref(), Some(value(name, number).as_bytes()));
         }
-        assert_eq!(db.stats().log_status, LogStatus::Healthy);
+        assert_eq!(db.stats().health, LogHealth::Healthy);
         db.close();
         assert_eq!(names(&dir), ["data"], "nothing else was made there");
     }
