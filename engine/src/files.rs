@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate_kv::{Image, StateMachine};
+use quorate_kv::{Image, Sessions, StateMachine};
 use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotError, SnapshotRef, SnapshotWriter, Snapshots};
 
@@ -265,11 +265,10 @@ impl<M: StateMachine> NodeFiles<M> {
             .finish()
             .map_err(|error| error.to_string())?;
         let group = chunk.transfer.group;
-        let mut reader = self
-            .snapshots
-            .open_reader(group, &file)
-            .map_err(|error| error.to_string())?;
-        let machine = restore(&mut reader, chunk.meta.index.0)?;
+        let machine = self.restore(group, &file).inspect_err(|_| {
+            // It is whole and published, and nothing will ever name it.
+            let _left = self.snapshots.remove(group, &file);
+        })?;
         Ok(Received {
             from,
             transfer: chunk.transfer,
@@ -277,5 +276,13 @@ impl<M: StateMachine> NodeFiles<M> {
             file,
             machine,
         })
+    }
+
+    fn restore(&self, group: GroupId, file: &SnapshotRef) -> Result<Sessions<M>, String> {
+        let mut reader = self
+            .snapshots
+            .open_reader(group, file)
+            .map_err(|error| error.to_string())?;
+        restore(&mut reader, file.index)
     }
 }

@@ -6,6 +6,7 @@
 
 mod event;
 mod inbox;
+mod incoming;
 mod install;
 mod limits;
 mod ports;
