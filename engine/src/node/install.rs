@@ -38,6 +38,8 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     /// A save that failed is tried again only after this much more log.
     failed_at_log_bytes: u64,
     outgoing: Vec<Outgoing>,
+    /// What was sent last to each follower that lost entries.
+    sent_to_lost: Vec<(NodeId, LogIndex)>,
     /// Files that nothing names any more, but that are still being sent.
     doomed: Vec<SnapshotRef>,
     pub(super) incoming: Option<Incoming>,
@@ -70,6 +72,7 @@ impl<M: StateMachine> SnapshotState<M> {
             lets_go: false,
             failed_at_log_bytes: 0,
             outgoing: Vec::new(),
+            sent_to_lost: Vec::new(),
             doomed: Vec::new(),
             incoming: None,
             received: None,
@@ -260,6 +263,7 @@ impl<M: StateMachine> Replica<M> {
         };
         self.snapshots.outgoing.retain(|outgoing| outgoing.to != to);
         self.delete_doomed(ports);
+        self.renew_for_lost(to, meta.index, ports);
         let transfer = SnapshotTransfer {
             group: self.group,
             term: self.raft.term(),
@@ -278,6 +282,20 @@ impl<M: StateMachine> Replica<M> {
         let timeout_ns = self.options.transfer_timeout_ns;
         outgoing.ask(now_ns, timeout_ns, &self.snapshots.tickets, ports);
         self.snapshots.outgoing.push(outgoing);
+    }
+
+    /// A follower that lost entries is sent the same snapshot a second time: it does not cover what is lost there, and in a
+    /// group without traffic no later one would ever be taken.
+    fn renew_for_lost(&mut self, to: NodeId, index: LogIndex, ports: &Ports<M>) {
+        let sent = &mut self.snapshots.sent_to_lost;
+        let before = sent.iter().position(|it| it.0 == to);
+        let before = before.map(|place| sent.swap_remove(place).1);
+        if self.raft.peers().any(|peer| peer.id == to && peer.has_lost) {
+            sent.push((to, index));
+            if before == Some(index) {
+                self.save_now(ports);
+            }
+        }
     }
 
     pub(super) fn snapshot_ack(
