@@ -1,6 +1,6 @@
 //! Limits that differ between the members of a cluster, or were lowered.
 
-use quorate::{Error, Options};
+use quorate::{Error, Options, Rejected};
 use quorate_raft::{Body, Entry, EntryKind, LogIndex, Round};
 
 use crate::bench::{Bench, GROUP, options};
@@ -20,7 +20,7 @@ fn unequal(node: u64) -> Options {
 #[test]
 fn an_entry_that_only_the_leaders_options_allow_stops_nobody() {
     let mut bench = Bench::led_by_first(unequal);
-    bench.put("large", &[7; 40 << 10]);
+    bench.put("large", &vec![7; 40 << 10]);
     bench.until("all have it", |bench| {
         (1..=3).all(|id| {
             bench
@@ -31,7 +31,7 @@ fn an_entry_that_only_the_leaders_options_allow_stops_nobody() {
     bench.assert_healthy();
     for id in 1..=3 {
         assert_eq!(bench.trouble(id), "");
-        assert_eq!(bench.rejected(id), Default::default());
+        assert_eq!(bench.rejected(id), Rejected::default());
     }
     // A node whose limit is low opens with what it has, and serves it to others.
     for id in [1, 2, 3] {
@@ -47,7 +47,7 @@ fn an_entry_that_only_the_leaders_options_allow_stops_nobody() {
 #[test]
 fn a_leader_refuses_what_is_over_its_own_limit_and_says_what_the_limit_is() {
     let mut bench = Bench::led_by_first(options);
-    let call = bench.issue("large", &[7; 20 << 10]);
+    let call = bench.issue("large", &vec![7; 20 << 10]);
     match bench.answer(call) {
         Err(Error::TooLarge(error)) => assert_eq!(error.limit, 16 << 10),
         other => panic!("{other:?}"),
