@@ -298,6 +298,12 @@ impl Clerk {
         self.inner.client.partitioner().group(key.as_ref())
     }
 
+    /// Answers of nodes that made no sense, so far: to nothing that was asked, from another node than was asked, or of
+    /// another kind. Anything above zero is a node of another version, or somebody in between.
+    pub fn rejected_replies(&self) -> u64 {
+        self.inner.client.rejected_replies()
+    }
+
     /// Fails what is outstanding with [`Error::Closed`], and every later call. Also happens when the last clone is dropped.
     pub fn close(&self) {
         self.inner.client.close();

@@ -270,7 +270,11 @@ impl<M: StateMachine> NodeFiles<M> {
             .map_err(|error| error.to_string())?;
         let group = chunk.transfer.group;
         let restored = restore(&self.snapshots, group, &file);
-        let machine = restored.map_err(|unrestored| unrestored.reason)?;
+        let machine = restored.map_err(|unrestored| {
+            // It is whole and published, and nothing will ever name it.
+            let _left = self.snapshots.remove(group, &file);
+            unrestored.reason
+        })?;
         Ok(Received {
             from,
             transfer: chunk.transfer,
@@ -279,4 +283,5 @@ impl<M: StateMachine> NodeFiles<M> {
             machine,
         })
     }
+
 }

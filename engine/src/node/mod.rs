@@ -7,6 +7,7 @@
 mod event;
 mod health;
 mod inbox;
+mod incoming;
 mod install;
 mod limits;
 mod ports;

@@ -523,6 +523,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn note_soft(&mut self, soft: &Soft, ports: &Ports<M>) {
         self.published.set_soft(soft.role, soft.term, soft.leader);
+        self.abandon_stale(ports);
         if mutants::ANSWERS_BY_INDEX_ALONE {
             return;
         }
