@@ -453,6 +453,28 @@ fn where_all_disks_stand_still_alike_nothing_moves() {
     }
 }
 
+/// Each sync takes longer than an election timeout, everywhere. Handing over would help nobody.
+#[test]
+fn where_all_disks_are_slow_alike_nothing_moves() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let reign = bench.reign();
+        bench.wait(seed * 13 * MS);
+        for _ in 0..10 {
+            bench.begin_put(1);
+            for member in &mut bench.members {
+                member.is_stuck = true;
+            }
+            bench.wait(TIMEOUT + 100 * MS);
+            for member in &mut bench.members {
+                member.is_stuck = false;
+            }
+            bench.wait(5 * MS);
+            assert_eq!(bench.reign(), reign, "seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn with_two_sick_disks_of_five_a_healthy_node_leads() {
     for seed in 1..=10 {

@@ -41,6 +41,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// Whether it was heard from within the last election timeout.
     pub is_active: bool,
+    /// Whether it said last that it stands aside: it has lost entries that it had.
+    pub is_aside: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub(crate) struct Progress {
     /// Since when an answer has been owed; meaningful while something is out.
     waiting_since_ns: u64,
     retry_heartbeats: u64,
+    /// It said that it vouches for nothing, and accepted nothing since.
+    pub(crate) is_aside: bool,
     pub(crate) heard_ns: u64,
     pub(crate) acked_round: Round,
     /// When the newest round it answered was sent.
@@ -83,6 +87,7 @@ impl Progress {
             is_paused: false,
             waiting_since_ns: now_ns,
             retry_heartbeats: 1,
+            is_aside: false,
             heard_ns: now_ns,
             acked_round: Round::ZERO,
             acked_sent_ns: 0,
@@ -151,6 +156,7 @@ impl Progress {
             self.waiting_since_ns = now_ns;
             self.retry_heartbeats = 1;
         }
+        self.is_aside = false;
         let can_follow = match self.state {
             PeerState::Probe => match_index >= self.match_index,
             PeerState::Replicate => false,
@@ -277,6 +283,7 @@ impl Progress {
             next_index: self.next,
             state: self.state,
             is_active: self.is_active(now_ns, options),
+            is_aside: self.is_aside,
         }
     }
 

@@ -161,7 +161,7 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn successor(&self, now_ns: u64, slot: usize) -> Option<NodeId> {
         let board = &self.ports.status.board;
         let raft = &self.replicas[slot].raft;
-        let active = raft.peers().filter(|peer| peer.is_active);
+        let active = raft.peers().filter(|peer| peer.is_active && !peer.is_aside);
         active
             .max_by_key(|peer| {
                 let severity = board.severity_of(now_ns, peer.id).unwrap_or(0);
@@ -209,6 +209,7 @@ impl<M: StateMachine> Replica<M> {
         let commit = self.raft.commit();
         let can_lead = |peer: &PeerStatus| {
             peer.is_active
+                && !peer.is_aside
                 && peer.state == PeerState::Replicate
                 && peer.match_index >= commit
                 && healthier.contains(&peer.id)

@@ -186,6 +186,14 @@ impl Raft {
         if !self.note_heard(from, round) {
             return;
         }
+        if hint_index == LogIndex::ZERO
+            && hint_term == Term::ZERO
+            && let Standing::Leader(lead) = &mut self.standing
+            && let Some(peer) = lead.peer_mut(from)
+        {
+            // It has accepted this, and vouches for nothing now.
+            peer.is_aside |= prev_index <= peer.match_index;
+        }
         // The last place at which this log is not beyond the follower's hint in index or term:
         // nothing behind it can agree (end of section 5.3).
         let hint_index = hint_index.min(self.log.last());
@@ -429,7 +437,7 @@ impl Raft {
             let active = lead
                 .peers
                 .iter()
-                .filter(|peer| peer.is_active(now_ns, &self.options));
+                .filter(|peer| peer.is_active(now_ns, &self.options) && !peer.is_aside);
             active
                 .max_by_key(|peer| peer.match_index)
                 .ok_or(TransferError::NobodyThere)?
