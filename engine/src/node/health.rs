@@ -4,8 +4,10 @@
 //! Only decides; the core knows nothing of health, and is told whom to hand over to and whether it
 //! should lead. Nothing here needs this node's disk.
 
+use std::cmp::Reverse;
+
 use quorate_kv::StateMachine;
-use quorate_raft::{NodeId, PeerState, PeerStatus, Role};
+use quorate_raft::{NodeId, PeerStatus, Role};
 
 use super::replica::Replica;
 use super::shard::Shard;
@@ -156,8 +158,8 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Whom to hand a group over to: the healthiest peer that follows, of these the one with most of
-    /// the log.
+    /// Whom to hand a group over to: the healthiest peer that has what is committed, of these the one
+    /// with most of the log.
     pub(super) fn successor(&self, now_ns: u64, slot: usize) -> Option<NodeId> {
         let board = &self.ports.status.board;
         let raft = &self.replicas[slot].raft;
@@ -165,8 +167,8 @@ impl<M: StateMachine> Shard<M> {
         active
             .max_by_key(|peer| {
                 let severity = board.severity_of(now_ns, peer.id).unwrap_or(0);
-                let is_following = peer.state == PeerState::Replicate;
-                (is_following, std::cmp::Reverse(severity), peer.match_index)
+                let has_committed = peer.match_index >= raft.commit();
+                (has_committed, Reverse(severity), peer.match_index)
             })
             .map(|peer| peer.id)
     }
@@ -210,7 +212,6 @@ impl<M: StateMachine> Replica<M> {
         let can_lead = |peer: &PeerStatus| {
             peer.is_active
                 && !peer.is_aside
-                && peer.state == PeerState::Replicate
                 && peer.match_index >= commit
                 && healthier.contains(&peer.id)
         };
