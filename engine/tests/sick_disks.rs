@@ -503,6 +503,24 @@ fn a_node_with_a_full_disk_is_not_elected_while_a_healthy_one_can_be() {
     }
 }
 
+/// The healthy one knows that the other is sick, which itself does not know that others are better off.
+#[test]
+fn a_node_with_a_full_disk_that_hears_nothing_of_others_is_not_elected_either() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let (old, _) = bench.reign();
+        let (sick, healthy) = ((old + 1) % 3, (old + 2) % 3);
+        let sick_id = bench.members[sick].id;
+        bench.loses =
+            Box::new(move |_, to, frame| to == sick_id && matches!(frame, Frame::Status(_)));
+        fill_with_equal_logs(&mut bench, sick, old);
+        bench.wait(4 * TIMEOUT);
+        bench.members[old].node = None;
+        bench.until("an election", |bench| bench.leader().is_some());
+        assert_eq!(bench.leader(), Some(healthy), "seed {seed}");
+    }
+}
+
 /// Has a follower's disk full, and its log as long as that of the leader nevertheless: there is no space for the segment that
 /// will be needed next.
 fn fill_with_equal_logs(bench: &mut Bench, sick: usize, leader: usize) {

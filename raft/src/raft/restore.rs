@@ -78,6 +78,8 @@ impl Raft {
             can_lead: true,
             may_lead: true,
             abstained: 0,
+            disfavoured: Vec::new(),
+            disfavours: 0,
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state
