@@ -58,6 +58,10 @@ pub struct Raft {
     may_lead: bool,
     /// Elections that it let pass for that reason since it last heard a leader.
     abstained: u32,
+    /// Peers that should not lead rather than this replica.
+    disfavoured: Vec<NodeId>,
+    /// Pre-votes refused to them since it last heard a leader.
+    disfavours: u32,
     /// The last entry that its disk has lost; zero if it has all.
     lost_until: LogIndex,
 
@@ -377,6 +381,14 @@ impl Raft {
         self.may_lead = may_lead;
         if may_lead {
             self.abstained = 0;
+        }
+    }
+
+    /// Peers that should not lead if this replica can: to one of them that has the same log as this
+    /// replica it refuses a few pre-votes, and stands itself.
+    pub fn set_disfavoured(&mut self, peers: &[NodeId]) {
+        if self.disfavoured != peers {
+            self.disfavoured = peers.to_vec();
         }
     }
 
