@@ -392,7 +392,7 @@ struct World {
     /// Whether the replica here can wait for anything at all.
     is_halted: bool,
     /// Answers on their way: when, from whom, to what. Many are doubled, and they overtake each other.
-    flying: BTreeMap<(u64, u64), (NodeId, RequestId, Result<ReplyBody, Refusal>)>,
+    flying: BTreeMap<(u64, u64), Flying>,
     flown: u64,
     /// Who waits here, and for how long at most.
     waiting: Vec<(LogIndex, RequestId, u64)>,
@@ -400,6 +400,9 @@ struct World {
     answered_here: u64,
     answered_there: u64,
 }
+
+/// From whom, to what, and what it says.
+type Flying = (NodeId, RequestId, Result<ReplyBody, Refusal>);
 
 struct Dice(u64);
 
