@@ -10,6 +10,7 @@ use quorate_kv::{Sessions, StateMachine};
 use quorate_raft::{Config, NodeId, Raft};
 use quorate_wal::{DirLock, Disk, GroupId, Log, Recovered, RecoveredGroup, Snapshots};
 
+use crate::client::WindowOptions;
 use crate::error::OpenError;
 use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
 use crate::mutants;
@@ -151,7 +152,8 @@ fn open_replica<M: StateMachine>(
         trailing_entries: setup.options.trailing_entries,
         command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
-        read_wait_ns: setup.options.read_wait_ns(),
+        // As long as a client waits: neither keeps what the other has given up.
+        read_wait_ns: WindowOptions::of(&setup.options).read_wait_ns(),
     };
     let snapshot = raft.snapshot().index;
     let mut replica = Replica::new(
