@@ -271,7 +271,8 @@ impl<M: StateMachine> SimNode<M> {
     }
 
     /// Has `sink` told, with [`ReplyBody::ReadIndex`](crate::transport::ReplyBody::ReadIndex), once this node has
-    /// applied an index of a group.
+    /// applied an index of a group; with a [`Refusal`](crate::transport::Refusal) if it has not within `Options::retry_after`, and
+    /// at once if it cannot.
     pub fn wait_applied(
         &self,
         group: GroupId,
