@@ -125,7 +125,7 @@ impl Db {
         Stats {
             log: self.inner.node.log.stats(),
             log_status: self.inner.node.log.status(),
-            failure: self.inner.node.fate.reason().map(|it| it.to_string()),
+            failure: self.inner.node.fate.reason().map(ToString::to_string),
         }
     }
 

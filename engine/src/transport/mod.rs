@@ -41,9 +41,7 @@ pub trait Inbox: Send + Sync + 'static {
     fn deliver(&self, from: Origin, frame: Frame);
 
     /// A thread of the transport ended by a panic: what it did is not done any more. Must return at once.
-    fn failed(&self, reason: &str) {
-        let _unheard = reason;
-    }
+    fn failed(&self, _reason: &str) {}
 }
 
 /// Who sent a frame.
@@ -85,9 +83,7 @@ pub trait ClerkInbox: Send + Sync + 'static {
     fn disconnected(&self, node: NodeId);
 
     /// A thread of the link ended by a panic: what it did is not done any more. Must return at once.
-    fn failed(&self, reason: &str) {
-        let _unheard = reason;
-    }
+    fn failed(&self, _reason: &str) {}
 }
 
 /// For a node without peers: nothing can be sent.
