@@ -62,6 +62,8 @@ pub(crate) struct Progress {
     pub(crate) acked_sent_ns: u64,
     /// The commit index it was last told, as far as it can use it.
     pub(crate) commit_told: LogIndex,
+    /// It denies what it once acknowledged: it lost that, and a snapshot brings it back.
+    pub(crate) has_lost: bool,
     /// The caller was asked to send a snapshot and has not said that this ended.
     pub(crate) is_snapshot_asked: bool,
     /// A snapshot that covers this was sent at that time.
@@ -87,10 +89,24 @@ impl Progress {
             acked_round: Round::ZERO,
             acked_sent_ns: 0,
             commit_told: LogIndex::ZERO,
+            has_lost: false,
             is_snapshot_asked: false,
             snapshot_sent: None,
             snapshot_index: LogIndex::ZERO,
         }
+    }
+
+    /// It vouches for nothing, not even for the entry at `prev_index`. If it acknowledged that one, or
+    /// that is where the log begins, then it has lost what it had: nobody who is sound says so.
+    /// Returns whether that is an answer to the latest append.
+    pub(crate) fn denied(&mut self, prev_index: LogIndex) -> bool {
+        let is_answer = self.state == PeerState::Probe && prev_index.next() == self.next;
+        if !is_answer || prev_index > self.match_index {
+            return false;
+        }
+        self.probe(self.next);
+        self.has_lost = true;
+        true
     }
 
     /// How many bytes of entries may go out now in one append; `None` if no append may.
@@ -241,6 +257,7 @@ impl Progress {
         self.state = PeerState::Snapshot;
         self.snapshot_index = index;
         self.snapshot_sent = None;
+        self.has_lost = false;
         self.is_snapshot_asked = true;
     }
 

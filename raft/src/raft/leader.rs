@@ -200,7 +200,10 @@ impl Raft {
         let Some(peer) = lead.peer_mut(from) else {
             return;
         };
-        if peer.rejected(prev_index, agree, anchor, &self.options, now_ns) {
+        let vouches_for_nothing = hint_index == LogIndex::ZERO && hint_term == Term::ZERO;
+        let has_lost =
+            vouches_for_nothing && self.snapshot.index > LogIndex::ZERO && peer.denied(prev_index);
+        if has_lost || peer.rejected(prev_index, agree, anchor, &self.options, now_ns) {
             lead.must_send = true;
         }
         self.note_round(round);

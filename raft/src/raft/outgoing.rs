@@ -133,7 +133,8 @@ impl Raft {
             return false;
         }
         let prev_index = peer.next.previous();
-        let Some(prev_term) = self.log.term_at(prev_index) else {
+        let prev_term = self.log.term_at(prev_index);
+        let Some(prev_term) = prev_term.filter(|_| !peer.has_lost) else {
             if peer.is_active(now_ns, &self.options) && !peer.is_snapshot_asked {
                 peer.need_snapshot(self.snapshot.index);
                 output.snapshots.push(peer.id);
