@@ -344,7 +344,11 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             SnapshotAckStatus::Done => self.end_send(now_ns, place, true, ports),
-            SnapshotAckStatus::Refused => self.end_send(now_ns, place, false, ports),
+            SnapshotAckStatus::Refused => {
+                // One that lost entries behind this snapshot needs one that covers them.
+                self.save_now(ports);
+                self.end_send(now_ns, place, false, ports);
+            }
         }
     }
 

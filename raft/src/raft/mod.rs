@@ -440,7 +440,7 @@ impl Raft {
     /// committed here, or all that was lost.
     pub fn wants_snapshot(&self, index: LogIndex) -> bool {
         if self.is_aside() {
-            index >= self.lost_until
+            index >= self.lost_until.max(self.applied)
         } else {
             index > self.commit
         }

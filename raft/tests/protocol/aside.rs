@@ -4,7 +4,7 @@
 use quorate_raft::{Body, Config, Entry, LogIndex, NodeId, Raft, Role, Round, SnapshotMeta, Term};
 
 use crate::cluster::Cluster;
-use crate::solo::{MS, Solo, config, options};
+use crate::solo::{MS, Solo, config, options, restored};
 
 /// Replica 1 of three, which has committed and applied nothing, and has lost its second entry.
 fn aside() -> Solo {
@@ -141,16 +141,18 @@ fn what_a_snapshot_covers_already_is_no_loss() {
     assert!(!solo.raft.is_aside());
 }
 
-/// Replica 1 of three with a snapshot of the first three entries, which has committed one more.
+/// Replica 1 of three as it comes back with a snapshot of the first three entries, and one more that is committed.
 fn behind_a_snapshot() -> Solo {
-    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
-    solo.hears(2, 5, snapshot(3, 4));
-    solo.output();
-    solo.sync();
-    solo.hears_append(2, 5, (4, 5), &[], 4);
-    solo.output();
-    solo.sync();
-    assert_eq!(solo.raft.commit(), LogIndex(4));
+    let terms = [1, 1, 4, 5];
+    let mut solo = Solo::with_log(options(), 3, 5, &terms);
+    let mut found = restored(1, 3, 5, &terms);
+    found.hard_state.commit = LogIndex(4);
+    found.snapshot = SnapshotMeta {
+        index: LogIndex(3),
+        term: Term(4),
+        config: config(3),
+    };
+    solo.raft = Raft::new(options(), found, 0).expect("sound");
     solo
 }
 
@@ -382,4 +384,36 @@ fn a_leader_that_is_told_to_choose_hands_over_to_none_that_is_aside() {
         cluster.run(500 * MS);
         assert!(cluster.raft(sound).peers().all(|it| !it.is_aside));
     }
+}
+
+#[test]
+fn a_leader_sends_its_snapshot_to_who_denies_what_it_acknowledged() {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.lead_committed();
+    // All of the log is kept for followers that lag, so nobody ever lacks the snapshot.
+    let meta = SnapshotMeta {
+        index: LogIndex(3),
+        term: Term(4),
+        config: config(3),
+    };
+    solo.raft.on_snapshot_saved(meta, LogIndex(1));
+    let last = solo.raft.last_index();
+    solo.accepted(2, last.0, 0);
+    solo.output();
+    solo.raft.on_unreachable(NodeId(2));
+    solo.propose("more");
+    solo.output();
+    let denies = |hint_index, hint_term| Body::AppendRejected {
+        prev_index: last,
+        hint_index: LogIndex(hint_index),
+        hint_term: Term(hint_term),
+        round: Round(0),
+    };
+    let term = solo.raft.term().0;
+    solo.hears(2, term, denies(3, 4));
+    assert_eq!(solo.output().snapshots, [], "a late message of a sound one");
+    solo.hears(2, term, denies(0, 0));
+    assert_eq!(solo.output().snapshots, [NodeId(2)]);
+    solo.hears(2, term, denies(0, 0));
+    assert_eq!(solo.output().snapshots, [], "one is on its way");
 }
