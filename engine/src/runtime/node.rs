@@ -150,18 +150,17 @@ pub(crate) fn introduce<M: StateMachine>(
     observer: Option<TransportObserver>,
 ) {
     let membership = &inbox.membership;
-    let announcer = Announcer {
+    let announcer = Arc::new(Announcer {
         inbox: Arc::downgrade(inbox),
         transport: Arc::downgrade(transport),
         log: Arc::downgrade(log),
         observer,
         told: Mutex::new(None),
-    };
+    });
+    let watcher = Arc::clone(&announcer);
+    membership.watch(move |change| watcher.hear(change));
+    announcer.say_status_to_all(membership);
     announcer.tell_observer(membership);
-    for peer in membership.peers() {
-        announcer.say_status(membership, peer);
-    }
-    membership.watch(move |change| announcer.hear(change));
 }
 
 /// Tells others what became of founding. Weak throughout: the book outlives none of these by it.
@@ -178,12 +177,12 @@ impl<M: StateMachine> Announcer<M> {
         let Some(inbox) = self.inbox.upgrade() else { return };
         let membership = &inbox.membership;
         match change {
-            Change::Met(peer) => self.say_status(membership, peer),
+            Change::Met(peer) if membership.is_founded() => self.say_status(membership, peer),
+            // Those who were met before may wait to hear that this one was met too.
+            Change::Met(_) => self.say_status_to_all(membership),
             Change::Stage => {
                 // Before the shards ask for anything, so that peers hear of it first.
-                for peer in membership.peers() {
-                    self.say_status(membership, peer);
-                }
+                self.say_status_to_all(membership);
                 if membership.is_founded() {
                     inbox.push_to_all(|| Event::Founded);
                 }
@@ -191,6 +190,12 @@ impl<M: StateMachine> Announcer<M> {
             Change::Refused => {}
         }
         self.tell_observer(membership);
+    }
+
+    fn say_status_to_all(&self, membership: &Membership) {
+        for peer in membership.peers() {
+            self.say_status(membership, peer);
+        }
     }
 
     fn say_status(&self, membership: &Membership, peer: NodeId) {

@@ -37,6 +37,7 @@ use quorate_raft::NodeId;
 use thiserror::Error;
 use threads::Threads;
 
+use crate::membership::NodeCard;
 use crate::transport::{Frame, Inbox, Transport};
 
 /// Why a transport or a link could not begin.
@@ -120,7 +121,8 @@ impl TcpTransport {
         let monitor = Arc::new(Monitor::new(options.observer.clone()));
         let threads = Arc::new(Threads::default());
         let incoming = Incoming::new(&options.limits);
-        let peers = Arc::new(links(&options, &monitor, &threads));
+        let card = own_card(&options, local_addr, inbox.as_ref());
+        let peers = Arc::new(links(&options, &card, &inbox, &monitor, &threads));
         // From here on, an early return drops the transport, which ends the threads begun so far.
         let transport = Arc::new(Self {
             peers: Arc::clone(&peers),
@@ -131,7 +133,7 @@ impl TcpTransport {
         });
         let server = Arc::new(Server {
             limits: options.limits,
-            accept: introduction(options, local_addr),
+            accept: introduction(options, card, local_addr),
             monitor,
             threads: Arc::clone(&threads),
             incoming,
@@ -207,8 +209,19 @@ fn lane_of(frame: &Frame) -> Lane {
     }
 }
 
+/// What this node shows to those it meets.
+fn own_card(options: &TcpOptions, local_addr: SocketAddr, inbox: &dyn Inbox) -> NodeCard {
+    let bare = || NodeCard::bare(options.node, options.cluster_id, options.groups);
+    let mut card = inbox.card().unwrap_or_else(bare);
+    card.limits.frame_bytes_max = u64::from(options.limits.frame_bytes_max);
+    if card.listen.is_empty() {
+        card.listen = local_addr.to_string();
+    }
+    card
+}
+
 /// What this node says of itself and its cluster.
-fn introduction(options: TcpOptions, local_addr: SocketAddr) -> Accept {
+fn introduction(options: TcpOptions, card: NodeCard, local_addr: SocketAddr) -> Accept {
     let TcpOptions {
         node,
         cluster_id,
@@ -224,11 +237,19 @@ fn introduction(options: TcpOptions, local_addr: SocketAddr) -> Accept {
         cluster_id,
         node,
         groups,
+        card,
         nodes,
     }
 }
 
-fn links(options: &TcpOptions, monitor: &Arc<Monitor>, threads: &Arc<Threads>) -> Peers {
+fn links(
+    options: &TcpOptions,
+    card: &NodeCard,
+    inbox: &Arc<dyn Inbox>,
+    monitor: &Arc<Monitor>,
+    threads: &Arc<Threads>,
+) -> Peers {
+    let card = Arc::new(card.clone());
     let mut links = Peers::new();
     for (node, address) in options
         .peers
@@ -240,9 +261,9 @@ fn links(options: &TcpOptions, monitor: &Arc<Monitor>, threads: &Arc<Threads>) -
                 node: *node,
                 lane,
                 address: address.clone(),
-                own: options.node,
-                cluster_id: options.cluster_id,
+                card: Arc::clone(&card),
                 groups: options.groups,
+                inbox: Arc::clone(inbox),
                 monitor: Arc::clone(monitor),
             };
             let link = Link {
@@ -277,20 +298,15 @@ struct Peer {
     node: NodeId,
     lane: Lane,
     address: String,
-    own: NodeId,
-    cluster_id: u64,
+    card: Arc<NodeCard>,
     groups: u32,
+    inbox: Arc<dyn Inbox>,
     monitor: Arc<Monitor>,
 }
 
 impl Purpose for Peer {
     fn hello(&self) -> Hello {
-        Hello {
-            cluster_id: Some(self.cluster_id),
-            from: Some(self.own),
-            to: Some(self.node),
-            lane: self.lane,
-        }
+        Hello::node(NodeCard::clone(&self.card), self.node, self.lane)
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -304,7 +320,21 @@ impl Purpose for Peer {
                 theirs: accept.groups,
             });
         }
+        if accept.node != self.node {
+            return Err(CloseReason::WrongNode {
+                expected: self.node,
+                found: accept.node,
+            });
+        }
+        self.inbox.admit(&accept.card)?;
+        self.inbox.judged(self.node, Ok(()));
         Ok(())
+    }
+
+    fn rejected(&self, reason: &CloseReason) {
+        if let CloseReason::Identity(refused) = reason {
+            self.inbox.judged(self.node, Err(refused));
+        }
     }
 
     /// What a node has to say it says on its own connection to this one.
