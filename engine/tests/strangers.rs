@@ -149,7 +149,7 @@ fn scripts(rng: &mut Rng) -> Vec<Script> {
         ),
         ("zeros", vec![0; 1 << 16], |r| *r == CloseReason::NotQuorate),
         ("a newer version", newer, |r| {
-            matches!(r, CloseReason::Version { ours: 1, theirs: 9 })
+            matches!(r, CloseReason::Version { ours: 2, theirs: 9 })
         }),
         ("a damaged hello", damaged, |r| {
             *r == CloseReason::BadHandshake

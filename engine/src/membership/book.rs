@@ -147,10 +147,6 @@ impl Book {
         }
     }
 
-    pub(crate) fn is_retired(&self, node: u64) -> bool {
-        matches!(self.peers.get(&node), Some(Standing::Retired))
-    }
-
     /// Founders that are not retired, this node included.
     pub(crate) fn active(&self) -> usize {
         1 + self.peers.values().filter(|it| **it != Standing::Retired).count()

@@ -7,10 +7,10 @@ use super::fields::{FieldWriter, Fields};
 
 /// How many earlier starts a card names: an older copy of a directory that was started more often than this since it was
 /// made cannot be told by them any more.
-pub const HISTORY_MAX: usize = 16;
+pub(super) const HISTORY_MAX: usize = 16;
 
 /// The features that this build reads and writes: nothing beyond the first version yet.
-pub const FEATURES: (u32, u32) = (1, 1);
+pub(super) const FEATURES: (u32, u32) = (1, 1);
 
 /// One start of a node: its number, and a random number that no other start has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub struct NodeCard {
     pub incarnation: u64,
     /// This start of it.
     pub start: Start,
-    /// The starts before, oldest first, at most [`HISTORY_MAX`].
+    /// The starts before, oldest first, at most 16.
     pub history: Vec<Start>,
     /// How far its log was durable when it was opened.
     pub durable_lsn: u64,

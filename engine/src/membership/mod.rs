@@ -22,7 +22,7 @@ use quorate_wal::Disk;
 
 pub(crate) use book::Book;
 pub use book::FoundingStatus;
-pub use card::{FEATURES, HISTORY_MAX, NodeCard, NodeLimits, NodeRole, Start};
+pub use card::{NodeCard, NodeLimits, NodeRole, Start};
 pub(crate) use fields::{FieldWriter, Fields};
 pub(crate) use record::FILE_NAME;
 pub use refused::{OlderBy, Refused};

@@ -21,7 +21,7 @@ mod threads;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use accept::Server;
@@ -263,7 +263,7 @@ fn links(
                 address: address.clone(),
                 card: Arc::clone(&card),
                 groups: options.groups,
-                inbox: Arc::clone(inbox),
+                inbox: Arc::downgrade(inbox),
                 monitor: Arc::clone(monitor),
             };
             let link = Link {
@@ -300,7 +300,8 @@ struct Peer {
     address: String,
     card: Arc<NodeCard>,
     groups: u32,
-    inbox: Arc<dyn Inbox>,
+    /// Weak: what delivers holds it, and lets it go when it stops.
+    inbox: Weak<dyn Inbox>,
     monitor: Arc<Monitor>,
 }
 
@@ -326,14 +327,17 @@ impl Purpose for Peer {
                 found: accept.node,
             });
         }
-        self.inbox.admit(&accept.card)?;
-        self.inbox.judged(self.node, Ok(()));
+        let inbox = self.inbox.upgrade().ok_or(CloseReason::Stopped)?;
+        inbox.admit(&accept.card)?;
+        inbox.judged(self.node, Ok(()));
         Ok(())
     }
 
     fn rejected(&self, reason: &CloseReason) {
-        if let CloseReason::Identity(refused) = reason {
-            self.inbox.judged(self.node, Err(refused));
+        if let CloseReason::Identity(refused) = reason
+            && let Some(inbox) = self.inbox.upgrade()
+        {
+            inbox.judged(self.node, Err(refused));
         }
     }
 
