@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
@@ -21,8 +22,8 @@ use crate::partition::{GROUPS_MAX, Partitioner};
 use crate::runtime::{Node, Runtime};
 use crate::transport::tcp::{TcpError, TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
-    ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,
-    Transport,
+    ClerkInbox, Consistency, Frame, Inbox, LogHealth, NoTransport, NodeStatus, Origin, ReplySink,
+    Request, RequestId, Transport,
 };
 
 /// A node of a replicated store, in this process.
@@ -84,8 +85,14 @@ pub struct Digest {
 pub struct Stats {
     /// Its counters and sizes.
     pub log: LogStats,
-    /// Whether it takes writes.
-    pub log_status: LogStatus,
+    /// Whether it takes writes, and syncs them in time. What was worse within the last election timeout still counts.
+    pub health: LogHealth,
+    /// How long the oldest write that is not durable has waited; zero if all are.
+    pub oldest_unsynced: Duration,
+    /// Why the log failed, if it did.
+    pub log_failure: Option<String>,
+    /// What each other node said of itself; `None` of one that said nothing for two election timeouts.
+    pub peers: Vec<(NodeId, Option<NodeStatus>)>,
 }
 
 impl Db {
@@ -128,9 +135,18 @@ impl Db {
 
     /// Figures of this node's log.
     pub fn stats(&self) -> Stats {
+        let node = &self.inner.node;
+        let now_ns = node.runtime.clock.now_ns();
+        let oldest_ns = node.board.oldest_age_ns(now_ns, node.log.durable());
         Stats {
-            log: self.inner.node.log.stats(),
-            log_status: self.inner.node.log.status(),
+            log: node.log.stats(),
+            health: node.board.health(now_ns, &node.log),
+            oldest_unsynced: Duration::from_nanos(oldest_ns),
+            peers: node.board.heard(now_ns),
+            log_failure: match node.log.status() {
+                LogStatus::Failed { reason } => Some(reason),
+                _ => None,
+            },
         }
     }
 
@@ -429,7 +445,17 @@ impl Builder {
 
     /// Opens the node: takes its address, locks the directory, checks whose it is, recovers the log, starts.
     pub fn open(self) -> Result<Db, OpenError> {
-        let setup = self.setup(Arc::new(RealDisk), random_seed())?;
+        self.open_disk(Arc::new(RealDisk))
+    }
+
+    /// The same on a disk of the caller's, which may misbehave.
+    #[cfg(feature = "simulation")]
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        self.open_disk(disk)
+    }
+
+    fn open_disk(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        let setup = self.setup(disk, random_seed())?;
         // First, so that a wrong address leaves no directory behind.
         let socket = match self.members.is_empty() {
             true => None,

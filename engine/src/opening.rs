@@ -16,7 +16,9 @@ use crate::error::OpenError;
 use crate::identity::{Claim, Identity, LOG_DIR, SNAPSHOT_DIR, Wanted};
 use crate::membership::{self, Book, Membership, NodeCard, NodeLimits, Opening};
 use crate::mutants;
-use crate::node::{Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
+use crate::node::{
+    Replica, ReplicaOptions, SnapshotState, StatusBoard, lost_behind, restore, restored,
+};
 use crate::options::{Options, nanos};
 
 /// What a node is opened with.
@@ -34,6 +36,15 @@ pub(crate) struct NodeSetup {
     pub(crate) options: Options,
     /// Distinguishes the random choices of one node from another's.
     pub(crate) seed: u64,
+}
+
+impl NodeSetup {
+    /// Where the shards of the node, so many, note how it and its peers are.
+    pub(crate) fn status_board(&self, shards: usize) -> StatusBoard {
+        let (own, members) = (self.identity.node, self.identity.members.iter().copied());
+        let peers = members.filter(|&member| member != own).map(NodeId);
+        StatusBoard::new(peers, shards, nanos(self.options.election_timeout))
+    }
 }
 
 /// What the files of a node gave.
@@ -192,6 +203,9 @@ fn open_log(
     let path = setup.dir.join(LOG_DIR);
     let mut options = setup.options.log.clone();
     options.identity = cluster_id ^ mix(setup.identity.node);
+    // Whoever sends heartbeats must not wait for a disk: one that stands still would take the groups of the node with it
+    // that others could lead.
+    options.inline_writes &= setup.identity.members.len() == 1;
     if is_fresh || mutants::TAKES_LOST_LOG_FOR_NEW {
         return Ok(Log::open(disk, &path, options)?);
     }

@@ -5,6 +5,7 @@
 //! blocks, so a worker thread, a simulator or a test may drive it.
 
 mod event;
+mod health;
 mod inbox;
 mod install;
 mod ports;
@@ -13,6 +14,7 @@ mod published;
 mod replica;
 mod shard;
 mod space;
+mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
 pub(crate) use space::{LogSpace, NodeSpace};
+pub(crate) use status::{ShardStatus, StatusBoard};
 #[cfg(feature = "simulation")]
 pub(crate) use storage::GroupLog;
 pub(crate) use storage::{lost_behind, restored};

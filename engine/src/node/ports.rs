@@ -8,6 +8,7 @@ use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
 use crate::membership::Membership;
+use super::status::ShardStatus;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.
@@ -16,6 +17,8 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) jobs: Arc<dyn Jobs<M>>,
     pub(crate) membership: Arc<Membership>,
+    /// What the node's shards know of its health, and of its peers'.
+    pub(crate) status: ShardStatus,
 }
 
 impl<M: StateMachine> SendFrame for Ports<M> {

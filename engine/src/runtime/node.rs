@@ -12,11 +12,12 @@ use crate::db::TransportObserver;
 use crate::error::OpenError;
 use crate::membership::{Change, FoundingStatus, Membership};
 use crate::node::{
-    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
+    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard,
+    ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
 use crate::transport::tcp::TransportEvent;
-use crate::transport::{ClerkInbox, Frame, Inbox, NodeStatus, Transport};
+use crate::transport::{ClerkInbox, Founding, Frame, Inbox, NodeStatus, Transport};
 
 /// A running node.
 pub(crate) struct Node<M: StateMachine> {
@@ -27,6 +28,8 @@ pub(crate) struct Node<M: StateMachine> {
     pub(crate) log: Arc<Log>,
     /// By group.
     pub(crate) published: Vec<Arc<Published<M::View>>>,
+    /// How this node and its peers are.
+    pub(crate) board: Arc<StatusBoard>,
     handles: Vec<ShardHandle<M>>,
     parts: Mutex<Option<Parts>>,
 }
@@ -74,7 +77,8 @@ impl<M: StateMachine> Node<M> {
         let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
             .map_err(OpenError::Thread)?;
         let space = Arc::new(NodeSpace::default());
-        for (handle, replicas) in handles.iter().zip(by_worker) {
+        let board = Arc::new(setup.status_board(handles.len()));
+        for (shard, (handle, replicas)) in handles.iter().zip(by_worker).enumerate() {
             let jobs: NodeJobs<M> = runtime.jobs.for_node(
                 Arc::clone(&snapshots),
                 Arc::clone(&transport),
@@ -85,6 +89,10 @@ impl<M: StateMachine> Node<M> {
                 transport: Arc::clone(&transport),
                 jobs: Arc::new(jobs),
                 membership: Arc::clone(&membership),
+                status: ShardStatus {
+                    board: Arc::clone(&board),
+                    shard,
+                },
             };
             log.add_observer(Arc::new(handle.clone()));
             handle.attach(Shard::new(
@@ -96,7 +104,14 @@ impl<M: StateMachine> Node<M> {
                 handle.log_flag(),
             ));
         }
-        introduce(&inbox, &transport, &log, setup.observer.clone());
+        let (clock, own_log, own_board) = (runtime.clock, Arc::downgrade(&log), Arc::clone(&board));
+        let status = move |founding| {
+            let log = own_log.upgrade()?;
+            let now_ns = clock.now_ns();
+            let health = own_board.health(now_ns, &log);
+            Some(own_board.own(now_ns, health, log.durable(), founding))
+        };
+        introduce(&inbox, &transport, status, setup.observer.clone());
         Ok(Self {
             id,
             runtime: Arc::clone(runtime),
@@ -104,6 +119,7 @@ impl<M: StateMachine> Node<M> {
             transport,
             log,
             published,
+            board,
             handles,
             parts: Mutex::new(Some(Parts {
                 log_thread,
@@ -142,18 +158,19 @@ impl<M: StateMachine> Node<M> {
     }
 }
 
-/// Has the peers told how this node stands with founding, now and whenever that changes.
+/// Has the peers told how this node stands with founding, now and whenever that changes. `status` completes what they are
+/// told, unless the node is gone.
 pub(crate) fn introduce<M: StateMachine>(
     inbox: &Arc<NodeInbox<M>>,
     transport: &Arc<dyn Transport>,
-    log: &Arc<Log>,
+    status: impl Fn(Founding) -> Option<NodeStatus> + Send + Sync + 'static,
     observer: Option<TransportObserver>,
 ) {
     let membership = &inbox.membership;
     let announcer = Arc::new(Announcer {
         inbox: Arc::downgrade(inbox),
         transport: Arc::downgrade(transport),
-        log: Arc::downgrade(log),
+        status: Box::new(status),
         observer,
         told: Mutex::new(None),
     });
@@ -167,7 +184,7 @@ pub(crate) fn introduce<M: StateMachine>(
 struct Announcer<M: StateMachine> {
     inbox: Weak<NodeInbox<M>>,
     transport: Weak<dyn Transport>,
-    log: Weak<Log>,
+    status: Box<dyn Fn(Founding) -> Option<NodeStatus> + Send + Sync>,
     observer: Option<TransportObserver>,
     told: Mutex<Option<FoundingStatus>>,
 }
@@ -199,15 +216,10 @@ impl<M: StateMachine> Announcer<M> {
     }
 
     fn say_status(&self, membership: &Membership, peer: NodeId) {
-        let (Some(transport), Some(log)) = (self.transport.upgrade(), self.log.upgrade()) else {
-            return;
-        };
-        let status = NodeStatus {
-            founding: membership.founding(),
-            durable_lsn: log.durable().0,
-            ..NodeStatus::default()
-        };
-        transport.send(peer, Frame::Status(status));
+        let status = (self.status)(membership.founding());
+        if let (Some(transport), Some(status)) = (self.transport.upgrade(), status) {
+            transport.send(peer, Frame::Status(status));
+        }
     }
 
     fn tell_observer(&self, membership: &Membership) {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_kv::StateMachine;
 use quorate_raft::{
@@ -20,10 +21,13 @@ use crate::membership::{FoundingStatus, NodeCard, Refused};
 use crate::runtime::introduce;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, Outlet, Ports, Replica, Shard,
+    ShardStatus, StatusBoard,
 };
 use crate::opening;
 use crate::options::Options;
-use crate::transport::{ClerkInbox, Frame, Inbox, Origin, ReplySink, RequestId, Transport};
+use crate::transport::{
+    ClerkInbox, Frame, Inbox, LogHealth, Origin, ReplySink, RequestId, Transport,
+};
 
 /// Events that one [`SimNode::pass`] takes before it flushes.
 const EVENTS_PER_PASS_MAX: usize = 4_096;
@@ -98,6 +102,9 @@ pub struct SimNode<M: StateMachine> {
     transport: Arc<dyn Transport>,
     jobs: Arc<JobQueue<M>>,
     files: NodeFiles<M>,
+    board: Arc<StatusBoard>,
+    /// The time of the last pass.
+    now: Arc<AtomicU64>,
     _lock: DirLock,
 }
 
@@ -137,11 +144,16 @@ impl<M: StateMachine> SimNode<M> {
             Arc::clone(&inbox),
             Arc::new(|_bytes| {}),
         );
+        let board = Arc::new(setup.status_board(1));
         let ports = Ports {
             log: Arc::clone(&opened.log),
             transport: Arc::clone(&transport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
             membership: opened.membership,
+            status: ShardStatus {
+                board: Arc::clone(&board),
+                shard: 0,
+            },
         };
         opened.log.add_observer(events.clone());
         let id = NodeId(setup.identity.node);
@@ -150,7 +162,19 @@ impl<M: StateMachine> SimNode<M> {
         let told = events.log_flag();
         let mut shard = Shard::new(id, opened.replicas, ports, space, now_ns, told);
         shard.watch();
-        introduce(&inbox, &transport, &opened.log, None);
+        let now = Arc::new(AtomicU64::new(now_ns));
+        let (clock, own_log, own_board) = (
+            Arc::clone(&now),
+            Arc::downgrade(&opened.log),
+            Arc::clone(&board),
+        );
+        let status = move |founding| {
+            let log = own_log.upgrade()?;
+            let now_ns = clock.load(Ordering::Relaxed);
+            let health = own_board.health(now_ns, &log);
+            Some(own_board.own(now_ns, health, log.durable(), founding))
+        };
+        introduce(&inbox, &transport, status, None);
         Ok(Self {
             id,
             groups,
@@ -161,6 +185,8 @@ impl<M: StateMachine> SimNode<M> {
             transport,
             jobs,
             files,
+            board,
+            now,
             _lock: opened.lock,
         })
     }
@@ -236,6 +262,7 @@ impl<M: StateMachine> SimNode<M> {
     /// One pass of the worker: takes what is on the queue, fires what is due, and sends, writes, applies and answers all
     /// that this led to.
     pub fn pass(&mut self, now_ns: u64) {
+        self.now.store(now_ns, Ordering::Relaxed);
         // Nobody asked what the last one did: what is kept is bounded by what one pass does.
         drop(self.shard.take_deeds());
         for _ in 0..EVENTS_PER_PASS_MAX {
@@ -377,6 +404,11 @@ impl<M: StateMachine> SimNode<M> {
         before: Option<&Observation>,
     ) -> Result<Observation, Violation> {
         view::check(before, self.replica(group))
+    }
+
+    /// How the node's log is at this time: what it tells its peers.
+    pub fn health(&self, now_ns: u64) -> LogHealth {
+        self.board.health(now_ns, &self.log)
     }
 
     /// The node's log.

@@ -52,6 +52,10 @@ pub struct Raft {
     now_ns: u64,
     /// False once the replica's log failed: it promises nothing any more.
     can_lead: bool,
+    /// False while others should lead rather than this replica.
+    may_lead: bool,
+    /// Elections that it let pass for that reason since it last heard a leader.
+    abstained: u32,
     /// The last entry that its disk has lost; zero if it has all.
     lost_until: LogIndex,
 
@@ -168,7 +172,9 @@ impl Raft {
             self.tick_leader();
         } else if self.now_ns >= self.election_deadline_ns {
             self.draw_election_deadline();
-            self.begin_election(false);
+            if !self.abstains() {
+                self.begin_election(false);
+            }
         }
     }
 
@@ -276,12 +282,12 @@ impl Raft {
         self.begin_transfer(to)
     }
 
-    /// Begins an election now instead of at the election timeout. Ignored if this replica may not
-    /// lead, or if a leader was heard within the election timeout: that leader's lease may rest on
+    /// Begins an election now instead of at the election timeout. Ignored if this replica may not or
+    /// should not lead, or if a leader was heard within the election timeout: that leader's lease may rest on
     /// this replica.
     pub fn campaign(&mut self, now_ns: u64) {
         self.advance_clock(now_ns);
-        if !self.hears_leader() {
+        if self.may_lead && !self.hears_leader() {
             self.draw_election_deadline();
             self.begin_election(false);
         }
@@ -353,6 +359,31 @@ impl Raft {
         if !can_lead {
             self.step_down(self.now_ns);
         }
+    }
+
+    /// Whether this replica should lead. One that should not, since others are in a better
+    /// condition to, ignores a leader that hands over to it, and lets elections pass to them; not
+    /// for ever, as they may be unable to win. It votes and accepts entries as ever, and goes on
+    /// leading if it does.
+    pub fn set_may_lead(&mut self, may_lead: bool) {
+        self.may_lead = may_lead;
+        if may_lead {
+            self.abstained = 0;
+        }
+    }
+
+    /// Stops leading at once, and asks `to` to stand for election, whether it has the whole log or
+    /// not: for a leader that cannot wait. Without `to` the others wait for their timeouts.
+    pub fn resign(&mut self, now_ns: u64, to: Option<NodeId>) {
+        self.advance_clock(now_ns);
+        if let Standing::Leader(lead) = &self.standing
+            && let Some(to) = to
+            && lead.peer(to).is_some()
+        {
+            // No lease outlives this: it ends with the leadership, before the message leaves.
+            self.send(to, self.term, Body::TimeoutNow);
+        }
+        self.step_down(now_ns);
     }
 }
 

@@ -76,6 +76,8 @@ impl Raft {
             rng: SplitMix64::new(seed),
             now_ns,
             can_lead: true,
+            may_lead: true,
+            abstained: 0,
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state
