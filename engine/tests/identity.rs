@@ -425,5 +425,7 @@ fn directories_of_version_1_begin_anew_once_all_have_met() {
     let identity = fs::read(nodes.root.path().join("1").join("IDENTITY")).expect("it is there");
     assert_eq!(identity[8], 2, "it was rewritten");
     let two = [2, 3].map(|id| nodes.open(id));
-    two[0].put("k", "w").expect("from now on a majority is enough");
+    let written = two[0].put("k", "w");
+    let standing = [two[0].founding(), two[1].founding()];
+    written.unwrap_or_else(|error| panic!("a majority is enough: {error:?}, {standing:?}"));
 }

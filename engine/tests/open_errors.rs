@@ -306,13 +306,13 @@ fn a_newer_identity_is_named_with_both_versions() {
             error,
             OpenError::Version {
                 found: 9,
-                supported: 1,
+                supported: 2,
                 ..
             }
         ),
         "{error:?}"
     );
-    assert_says(&error, &["IDENTITY", "version 9", "up to 1", "newer build"]);
+    assert_says(&error, &["IDENTITY", "version 9", "up to 2", "newer build"]);
     fs::write(&path, good).expect("writable");
     home.is_intact();
 }

@@ -344,7 +344,10 @@ fn judge_known(card: &NodeCard, known: &Known) -> Result<(), Refused> {
             return older(OlderBy::History { life });
         }
     }
-    if card.syncs && card.durable_lsn < known.lsn && !mutants::IGNORES_DURABLE_LSN {
+    // A card says how far the log was at its start, and it has gone on since.
+    let is_start_known = card.start == known.start;
+    let is_behind = card.syncs && card.durable_lsn < known.lsn && !is_start_known;
+    if is_behind && !mutants::IGNORES_DURABLE_LSN {
         return older(OlderBy::Log {
             known: known.lsn,
             shown: card.durable_lsn,

@@ -144,6 +144,19 @@ fn a_log_that_was_durable_further_is_refused() {
 }
 
 #[test]
+fn what_a_log_did_since_its_start_is_not_held_against_that_start() {
+    let mut book = founded();
+    book.note(2, Founding::default(), 5_000);
+    // It connects once more.
+    assert_eq!(refused(&book, &card(2, 22, 3)), "admitted");
+    let next = NodeCard {
+        durable_lsn: 4_999,
+        ..card(2, 22, 4)
+    };
+    assert_eq!(refused(&book, &next), "older_copy", "it is started once more");
+}
+
+#[test]
 fn a_retired_id_is_refused_and_who_took_part_is_not_retired() {
     let mut book = new(1);
     assert!(book.retire(3));
