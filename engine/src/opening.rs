@@ -187,7 +187,8 @@ fn reopen_book(
     if !book.belongs_to(found.node, found.cluster_id, found.incarnation) {
         return Err(OpenError::Damaged {
             path: setup.dir.join(membership::FILE_NAME),
-            what: "the book of peers is of another directory than the identity beside it".to_owned(),
+            what: "the book of peers is of another directory than the identity beside it"
+                .to_owned(),
         });
     }
     wanted.compare_shape(&setup.dir, found.groups, &book.members())?;

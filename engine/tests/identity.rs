@@ -78,8 +78,14 @@ fn a_node_that_was_wiped_is_refused_and_no_acknowledged_write_is_lost() {
         cluster.restart(THREE).expect("its own directory opens");
 
         let why = refusal(&cluster, TWO, THREE);
-        assert!(matches!(why, Refused::OtherDirectory { node: TWO, .. }), "{why:?}");
-        assert!(why.to_string().contains("put its own directory back"), "{why}");
+        assert!(
+            matches!(why, Refused::OtherDirectory { node: TWO, .. }),
+            "{why:?}"
+        );
+        assert!(
+            why.to_string().contains("put its own directory back"),
+            "{why}"
+        );
         let status = founding(&cluster, TWO);
         assert!(!status.is_founded, "{status:?}");
         let error = clerk.put("other", "1").expect_err("nobody may lead");
@@ -88,7 +94,9 @@ fn a_node_that_was_wiped_is_refused_and_no_acknowledged_write_is_lost() {
         cluster.restart(ONE).expect("its own directory opens");
         let value = clerk.get("precious").expect("nodes 1 and 3 are a majority");
         assert_eq!(value.as_deref(), Some(&b"money"[..]), "{transport:?}");
-        clerk.put("after", "2").expect("nodes 1 and 3 are a majority");
+        clerk
+            .put("after", "2")
+            .expect("nodes 1 and 3 are a majority");
         assert!(!founding(&cluster, TWO).is_founded);
     }
 }
@@ -106,13 +114,18 @@ fn directories_that_were_swapped_are_refused_at_open() {
     fs::rename(dir("2"), dir("1")).expect("it can be moved");
     fs::rename(dir("aside"), dir("2")).expect("it can be moved");
     let error = cluster.restart(ONE).expect_err("it is that of node 2");
-    assert!(matches!(error, OpenError::WrongNode { found: TWO, .. }), "{error:?}");
+    assert!(
+        matches!(error, OpenError::WrongNode { found: TWO, .. }),
+        "{error:?}"
+    );
 
     // The book alone, too.
     fs::copy(dir("1").join("PEERS"), dir("2").join("PEERS")).expect("it can be copied");
     fs::rename(dir("1"), dir("aside")).expect("it can be moved");
     fs::rename(dir("2"), dir("1")).expect("it can be moved");
-    let error = cluster.restart(ONE).expect_err("the book is that of node 2");
+    let error = cluster
+        .restart(ONE)
+        .expect_err("the book is that of node 2");
     assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
     assert!(error.to_string().contains("PEERS"), "{error}");
     fs::remove_file(dir("1").join("PEERS")).expect("it can be removed");
@@ -148,7 +161,9 @@ fn an_older_copy_is_refused_however_often_it_is_started() {
             }
             cluster.crash(TWO);
         }
-        clerk.put("k", "newer").expect("nodes 1 and 3 are a majority");
+        clerk
+            .put("k", "newer")
+            .expect("nodes 1 and 3 are a majority");
         wipe(&dir("2"));
         fs::rename(dir("newest"), dir("2")).expect("it can be moved");
         cluster.restart(TWO).expect("its newest directory opens");
@@ -221,7 +236,14 @@ impl Nodes {
 
 #[test]
 fn a_cluster_begins_in_any_start_order_and_waits_by_name_for_the_last() {
-    let orders = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
+    let orders = [
+        [1, 2, 3],
+        [1, 3, 2],
+        [2, 1, 3],
+        [2, 3, 1],
+        [3, 1, 2],
+        [3, 2, 1],
+    ];
     for order in orders {
         let nodes = Nodes::new();
         let last = NodeId(order[2]);
@@ -231,7 +253,10 @@ fn a_cluster_begins_in_any_start_order_and_waits_by_name_for_the_last() {
                 db.founding().missing == [last]
             });
             let text = db.founding().to_string();
-            assert!(text.contains(&format!("waits for node {}", last.0)), "{text}");
+            assert!(
+                text.contains(&format!("waits for node {}", last.0)),
+                "{text}"
+            );
         }
         if order == [3, 2, 1] {
             let error = early[0].put("k", "v").expect_err("nothing is promised yet");
@@ -254,9 +279,10 @@ fn a_cluster_begins_in_any_start_order_and_waits_by_name_for_the_last() {
         for db in early.iter().chain([&late]) {
             eventually("it has begun everywhere", || db.founding().is_founded);
         }
-        nodes.hears("the observer is told that it has begun", |_, event| {
-            matches!(event, TransportEvent::Founding { status } if status.is_founded)
-        });
+        nodes.hears(
+            "the observer is told that it has begun",
+            |_, event| matches!(event, TransportEvent::Founding { status } if status.is_founded),
+        );
     }
 }
 
@@ -297,13 +323,21 @@ fn a_node_that_never_started_may_be_left_out_by_the_operator_for_good() {
         .without_founders([2])
         .open()
         .expect_err("node 2 has taken part");
-    assert!(error.to_string().contains("node 2 cannot be left out any more"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("node 2 cannot be left out any more"),
+        "{error}"
+    );
     let error = Nodes::new()
         .builder(1)
         .without_founders([2, 3])
         .open()
         .expect_err("one of three is no majority");
-    assert!(error.to_string().contains("a majority must be left"), "{error}");
+    assert!(
+        error.to_string().contains("a majority must be left"),
+        "{error}"
+    );
     // What was said once need not be said again.
     let (one, two) = (nodes.open(1), nodes.open(2));
     let value = one.get("k").expect("two of three are a majority");
@@ -331,7 +365,10 @@ fn a_second_node_under_a_known_id_is_refused_and_nobody_else_notices() {
         second.founding().refused_by.len() == 2
     });
     for (_, why) in second.founding().refused_by {
-        assert!(matches!(why, Refused::OtherDirectory { node: TWO, .. }), "{why:?}");
+        assert!(
+            matches!(why, Refused::OtherDirectory { node: TWO, .. }),
+            "{why:?}"
+        );
     }
     nodes.hears("the others name it", |node, event| {
         node != 2
@@ -352,9 +389,17 @@ fn a_typo_at_the_first_start_leaves_nothing_behind() {
     let root = tempfile::tempdir().expect("a directory");
     let dir = root.path().join("node");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let taken = taken.local_addr().map(|it| it.to_string()).map(|at| (at, taken));
+    let taken = taken
+        .local_addr()
+        .map(|it| it.to_string())
+        .map(|at| (at, taken));
     let (taken, _held) = taken.expect("it listens");
-    for wrong in [taken.as_str(), "192.0.2.1:7400", "127.0.0.1:99999", "nowhere"] {
+    for wrong in [
+        taken.as_str(),
+        "192.0.2.1:7400",
+        "127.0.0.1:99999",
+        "nowhere",
+    ] {
         let error = Db::builder(&dir)
             .cluster([(1, wrong)])
             .open()
@@ -408,7 +453,13 @@ fn age(dir: &Path, node: u8) {
 #[test]
 fn directories_of_version_1_begin_anew_once_all_have_met() {
     let nodes = Nodes::new();
-    let open = |id| nodes.builder(id).cluster_id(7).open().expect("the node opens");
+    let open = |id| {
+        nodes
+            .builder(id)
+            .cluster_id(7)
+            .open()
+            .expect("the node opens")
+    };
     let all = [1, 2, 3].map(open);
     all[0].put("k", "v").expect("all have met");
     drop(all);
@@ -417,7 +468,9 @@ fn directories_of_version_1_begin_anew_once_all_have_met() {
     }
     // The directory says which cluster it is of.
     let some = [1, 2].map(|id| nodes.open(id));
-    eventually("they wait for the third", || some[0].founding().missing == [THREE]);
+    eventually("they wait for the third", || {
+        some[0].founding().missing == [THREE]
+    });
     let three = nodes.open(3);
     let value = three.get("k").expect("all have met");
     assert_eq!(value.as_deref(), Some(&b"v"[..]));

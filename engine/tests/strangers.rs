@@ -170,11 +170,9 @@ fn scripts(rng: &mut Rng) -> Vec<Script> {
                 )
             },
         ),
-        (
-            "a node that nobody listed",
-            node_hello(9, 1),
-            |r| *r == CloseReason::UnknownNode { node: NodeId(9) },
-        ),
+        ("a node that nobody listed", node_hello(9, 1), |r| {
+            *r == CloseReason::UnknownNode { node: NodeId(9) }
+        }),
         (
             "somebody under this node's own name",
             node_hello(1, 1),

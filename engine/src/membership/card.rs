@@ -117,7 +117,10 @@ impl NodeCard {
         fields.put(tag::START, &start_bytes(self.start));
         let newest = self.history.len().saturating_sub(HISTORY_MAX);
         let history = self.history[newest..].iter().copied();
-        fields.put(tag::HISTORY, &history.flat_map(start_bytes).collect::<Vec<u8>>());
+        fields.put(
+            tag::HISTORY,
+            &history.flat_map(start_bytes).collect::<Vec<u8>>(),
+        );
         let mut durable = self.durable_lsn.to_le_bytes().to_vec();
         durable.push(u8::from(self.syncs));
         fields.put(tag::DURABLE, &durable);
@@ -191,11 +194,15 @@ fn start_of(bytes: &[u8]) -> Start {
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    bytes[at..]
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    bytes[at..]
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -206,7 +213,12 @@ mod tests {
         NodeCard {
             incarnation: 0xABCD,
             start: Start { life: 9, nonce: 77 },
-            history: (1..9).map(|life| Start { life, nonce: life * 3 }).collect(),
+            history: (1..9)
+                .map(|life| Start {
+                    life,
+                    nonce: life * 3,
+                })
+                .collect(),
             durable_lsn: 1000,
             syncs: true,
             limits: NodeLimits {

@@ -7,8 +7,8 @@ use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
-use crate::membership::Membership;
 use super::status::ShardStatus;
+use crate::membership::Membership;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.

@@ -191,7 +191,9 @@ struct Announcer<M: StateMachine> {
 
 impl<M: StateMachine> Announcer<M> {
     fn hear(&self, change: Change) {
-        let Some(inbox) = self.inbox.upgrade() else { return };
+        let Some(inbox) = self.inbox.upgrade() else {
+            return;
+        };
         let membership = &inbox.membership;
         match change {
             Change::Met(peer) if membership.is_founded() => self.say_status(membership, peer),
@@ -223,7 +225,9 @@ impl<M: StateMachine> Announcer<M> {
     }
 
     fn tell_observer(&self, membership: &Membership) {
-        let Some(observer) = &self.observer else { return };
+        let Some(observer) = &self.observer else {
+            return;
+        };
         let status = membership.status();
         let is_news = self.told.lock().replace(status.clone()).as_ref() != Some(&status);
         if is_news {

@@ -18,13 +18,13 @@ use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
 use crate::membership::{FoundingStatus, NodeCard, Refused};
-use crate::runtime::introduce;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, Outlet, Ports, Replica, Shard,
     ShardStatus, StatusBoard,
 };
 use crate::opening;
 use crate::options::Options;
+use crate::runtime::introduce;
 use crate::transport::{
     ClerkInbox, Frame, Inbox, LogHealth, Origin, ReplySink, RequestId, Transport,
 };
@@ -215,6 +215,15 @@ impl<M: StateMachine> SimNode<M> {
     /// Tells the node that another one deals with it, or refuses it.
     pub fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
         self.inbox.judged(by, judged);
+    }
+
+    /// Has two nodes show each other their cards, as transports do before the first frame between them. Whether they deal with
+    /// each other.
+    pub fn meet(&self, other: &Self) -> bool {
+        let (by_self, by_other) = (self.admit(other.card()), other.admit(self.card()));
+        self.judged(other.id, by_other.as_ref().copied());
+        other.judged(self.id, by_self.as_ref().copied());
+        by_self.is_ok() && by_other.is_ok()
     }
 
     /// How far founding is: before it is done the node takes no part.

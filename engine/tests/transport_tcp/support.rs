@@ -209,7 +209,8 @@ struct Fields(Vec<u8>);
 impl Fields {
     fn add(&mut self, tag: u16, content: &[u8]) {
         self.0.extend(tag.to_le_bytes());
-        self.0.extend(u16::try_from(content.len()).unwrap().to_le_bytes());
+        self.0
+            .extend(u16::try_from(content.len()).unwrap().to_le_bytes());
         self.0.extend(content);
     }
 

@@ -232,7 +232,12 @@ fn encode_hello(hello: &Hello) -> Vec<u8> {
 
 fn decode_hello(body: &[u8]) -> Option<Hello> {
     let fields = Fields::read(body)?;
-    let node = |tag| fields.u64(tag).map(NodeId).filter(|node| *node != NodeId::ZERO);
+    let node = |tag| {
+        fields
+            .u64(tag)
+            .map(NodeId)
+            .filter(|node| *node != NodeId::ZERO)
+    };
     let hello = Hello {
         version: VERSION,
         cluster_id: fields.u64(tag::CLUSTER),

@@ -134,11 +134,19 @@ fn fields_that_are_not_known_are_skipped_and_missing_or_doubled_ones_refused() {
         let len = 4 + usize::from(u16_at(head, 2));
         let at = body.len() - rest.len();
         let without = [&body[..at], &rest[len..]].concat();
-        assert_ne!(decode_hello(&without), Some(node_hello()), "without the field at {at}");
+        assert_ne!(
+            decode_hello(&without),
+            Some(node_hello()),
+            "without the field at {at}"
+        );
         rest = &rest[len..];
     }
     for end in 0..body.len() {
-        assert_ne!(decode_hello(&body[..end]), Some(node_hello()), "cut at {end}");
+        assert_ne!(
+            decode_hello(&body[..end]),
+            Some(node_hello()),
+            "cut at {end}"
+        );
     }
 }
 
@@ -167,7 +175,10 @@ fn a_stranger_does_not_make_this_side_read_without_end() {
     long[PREFIX_BYTES..PREFIX_BYTES + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let (dialled, accepted) = pair();
     (&dialled).write_all(&long).unwrap();
-    assert_eq!(read_hello(&accepted, TIMEOUT), Err(CloseReason::BadHandshake));
+    assert_eq!(
+        read_hello(&accepted, TIMEOUT),
+        Err(CloseReason::BadHandshake)
+    );
 }
 
 #[test]
@@ -217,9 +228,15 @@ fn each_reject_means_the_same_on_both_sides() {
         assert_eq!(introduce(&dialled, &asked, TIMEOUT), Err(there));
     }
     let (dialled, accepted) = pair();
-    let here = CloseReason::WrongGroups { ours: 16, theirs: 4 };
+    let here = CloseReason::WrongGroups {
+        ours: 16,
+        theirs: 4,
+    };
     write_reject(&accepted, &here, VERSION).unwrap();
-    let there = CloseReason::WrongGroups { ours: 4, theirs: 16 };
+    let there = CloseReason::WrongGroups {
+        ours: 4,
+        theirs: 16,
+    };
     assert_eq!(introduce(&dialled, &asked, TIMEOUT), Err(there));
 }
 
@@ -283,7 +300,10 @@ mod version_1 {
         write_reject(&accepted, &reason, 1).unwrap();
         let mut answer = [0; 28];
         (&dialled).read_exact(&mut answer).unwrap();
-        assert_eq!((answer[10], answer[11], answer[16]), (REJECT, code::VERSION, VERSION as u8));
+        assert_eq!(
+            (answer[10], answer[11], answer[16]),
+            (REJECT, code::VERSION, VERSION as u8)
+        );
     }
 
     #[test]

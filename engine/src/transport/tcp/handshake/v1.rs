@@ -2,11 +2,11 @@
 //! stopping all of them, since a node of version 1 has no incarnation to be told apart by.
 
 use super::super::event::{CloseReason, Lane};
+use super::super::options::ADDRESS_BYTES_MAX;
 use super::{
     ACCEPT, Accept, CRC_BYTES, Hello, PREFIX_BYTES, REJECT, Timed, check_crc, encode_answer,
     reason_of, u64_at,
 };
-use super::super::options::ADDRESS_BYTES_MAX;
 use quorate_raft::NodeId;
 
 pub(super) const VERSION: u16 = 1;
