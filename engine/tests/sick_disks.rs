@@ -141,7 +141,14 @@ impl Bench {
                 full_retry_ns: 0,
             }
         });
-        let members = members.collect();
+        let members: Vec<Member> = members.collect();
+        for (place, one) in members.iter().enumerate() {
+            for other in &members[..place] {
+                if let (Some(one), Some(other)) = (&one.node, &other.node) {
+                    assert!(one.meet(other), "nobody knows anything yet");
+                }
+            }
+        }
         let mut bench = Self {
             now_ns: 0,
             members,

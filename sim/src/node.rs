@@ -1,6 +1,6 @@
 //! One node of the world: its disk and clock, which outlive it, and the process, which comes and goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,6 +50,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub(crate) unheard: [BTreeSet<usize>; WORKERS_MAX],
     /// What comes back for the client in it.
     pub(crate) desk: Arc<LocalDesk>,
+    /// Processes with which this one showed cards, by place and life, and whether the two deal with each other.
+    pub(crate) met: BTreeMap<(usize, u32), bool>,
     /// It stands still for so long in the middle of its next step; zero if it does not.
     pub(crate) is_to_pause_ns: u64,
     /// It ends in its next step of the log, in this way, and is started again then; with what draws the rest.
@@ -179,6 +181,7 @@ impl<M: StateMachine> NodeSlot<M> {
             is_abandoned: false,
             unheard: Default::default(),
             desk: Arc::default(),
+            met: BTreeMap::new(),
             harm: Harm::None,
             is_to_pause_ns: 0,
             is_to_end: None,
@@ -212,6 +215,7 @@ impl<M: StateMachine> NodeSlot<M> {
             seed: seed ^ u64::from(self.life) << 32,
         };
         self.life += 1;
+        self.met.clear();
         self.timers = Timers::default();
         self.outbox = Arc::default();
         let outbox = Arc::clone(&self.outbox);

@@ -141,7 +141,7 @@ impl StatusBoard {
     }
 
     /// What this node tells its peers.
-    pub(super) fn own(
+    pub(crate) fn own(
         &self,
         now_ns: u64,
         health: LogHealth,

@@ -14,8 +14,8 @@ pub mod tcp;
 use std::sync::Arc;
 
 pub use frame::{
-    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
-    SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody,
+    RequestId, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 use quorate_raft::NodeId;
 
