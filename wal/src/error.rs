@@ -103,6 +103,19 @@ pub enum OpenError {
         /// Each damaged part.
         damage: Vec<Damage>,
     },
+    /// The process that has the log open gave back segments faster than they could be looked at. Only
+    /// those who look into a log in use meet this.
+    #[error(
+        "{path} changed during each of {looks} looks: look again when less is written, \
+         or when the process that has it open has stopped",
+        path = .path.display()
+    )]
+    Moving {
+        /// The directory.
+        path: PathBuf,
+        /// How often it was looked at.
+        looks: usize,
+    },
     /// The operating system refused. An error while reading is never taken for the end of the log.
     #[error("cannot {action} {path}: {source}", path = .path.display())]
     Io {

@@ -16,7 +16,7 @@ use crate::disk::is_shortage;
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT, segment_name};
 use crate::ids::SegmentId;
-use crate::manifest::{Manifest, ManifestFiles};
+use crate::manifest::Manifests;
 use crate::mutants;
 use crate::options::LogOptions;
 use crate::segment::Segment;
@@ -49,9 +49,7 @@ pub(crate) struct Preparer {
     bytes_max: u64,
     /// The next segment, while it is not ready.
     filling: Option<Filling>,
-    pub(super) manifest: ManifestFiles,
-    /// The manifest that is durable.
-    pub(super) written: Manifest,
+    pub(super) manifests: Manifests,
     pub(super) reclaim: Reclaim,
     /// See [`super::reserve`].
     pub(super) reserve: Option<Segment>,
@@ -144,8 +142,7 @@ impl Preparer {
     pub(crate) fn new(
         next_id: SegmentId,
         options: &LogOptions,
-        manifest: ManifestFiles,
-        written: Manifest,
+        manifests: Manifests,
         reserve: Option<Segment>,
     ) -> Self {
         Self {
@@ -154,8 +151,7 @@ impl Preparer {
             next_bytes: options.segment_bytes_min,
             bytes_max: options.segment_bytes_max,
             filling: None,
-            manifest,
-            written,
+            manifests,
             reclaim: Reclaim::default(),
             reserve,
         }

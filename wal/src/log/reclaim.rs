@@ -2,8 +2,8 @@
 //! moved forward, so that a sleeping group never keeps more than it holds.
 //!
 //! Invariants:
-//! - A file is touched only when a durable manifest does without it, and used again only when nobody
-//!   holds bytes of it. Of files that an earlier life of the log has read in the same program, as nodes do
+//! - A file is touched only when both slots of the manifest do without it, and used again only when
+//!   nobody holds bytes of it. Of files that an earlier life of the log has read in the same program, as nodes do
 //!   that are started again beside others, that cannot be known: they are deleted, and whoever holds
 //!   bytes of them keeps them.
 //! - What is moved is read and checked first; a segment with an entry that cannot be read stays.
@@ -100,17 +100,15 @@ impl Log {
         Ok(given)
     }
 
-    /// Takes the dead segments that the manifest does without out of service. One that somebody
+    /// Takes the dead segments that both manifests do without out of service. One that somebody
     /// reads just now is left for the next time.
     fn take_dead(&self, preparer: &Preparer) -> Vec<Segment> {
         let index = self.index.read();
-        let named: BTreeSet<SegmentId> = preparer.written.sealed.iter().map(|it| it.0).collect();
-        let settled = preparer.written.settled;
         let dead: Vec<SegmentId> = index
             .segments
             .dead()
             .map(|counted| counted.segment.id)
-            .filter(|id| *id <= settled && !named.contains(id))
+            .filter(|id| !preparer.manifests.pair.need(*id))
             .collect();
         drop(index);
         let mut taken = Vec::new();

@@ -62,40 +62,53 @@ impl Log {
         self.write_manifest(preparer)
     }
 
-    /// Writes the manifest, if it would say something new.
+    /// Writes the manifest, if it would say something new, and once more if a segment is dead that the
+    /// other slot still needs: its file comes back when both slots do without it.
     pub(super) fn write_manifest(&self, preparer: &mut Preparer) -> Result<(), LogError> {
-        // Without syncs, what was written is synced before the manifest that relies on it.
-        let is_synced = self.options.durability == Durability::PowerLoss;
-        let relied_on = if is_synced {
-            Stage::Durable
-        } else {
-            Stage::Written
+        for _ in 0..2 {
+            let Some(manifest) = self.next_manifest(preparer) else {
+                return Ok(());
+            };
+            // Without syncs, what was written is synced before the manifest that relies on it.
+            if self.options.durability != Durability::PowerLoss {
+                self.sync_written()?;
+            }
+            match preparer.manifests.write(manifest) {
+                Ok(()) => {}
+                // It has more segments than ever, and the disk is full: the old one is still right.
+                Err(error) if is_shortage(&error) => return Ok(()),
+                Err(error) => {
+                    return Err(self.fail(format!("cannot write the manifest: {error}")));
+                }
+            }
+            let generation = preparer.manifests.pair.newest().generation;
+            self.manifest_generation
+                .store(generation, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// What a manifest should say now, if one is to be written.
+    fn next_manifest(&self, preparer: &Preparer) -> Option<Manifest> {
+        let relied_on = match self.options.durability {
+            Durability::PowerLoss => Stage::Durable,
+            Durability::ProcessCrash => Stage::Written,
         };
-        let written = &preparer.written;
+        let pair = &preparer.manifests.pair;
+        let newest = pair.newest();
+        let index = self.index.read();
         let manifest = Manifest {
-            generation: written.generation + 1,
             identity: self.options.identity,
-            ..list(&self.index.read(), relied_on)
+            ..list(&index, relied_on)
         };
         let is_same = (manifest.settled, manifest.active, &manifest.sealed)
-            == (written.settled, written.active, &written.sealed);
+            == (newest.settled, newest.active, &newest.sealed);
         // What was given up stays so: until a segment behind it counts, the old manifest is right.
-        if is_same || manifest.settled < written.settled {
-            return Ok(());
+        if !is_same && manifest.settled >= newest.settled {
+            return Some(manifest);
         }
-        if !is_synced {
-            self.sync_written()?;
-        }
-        match preparer.manifest.write(&manifest) {
-            Ok(()) => {}
-            // It has more segments than ever, and the disk is full: the old one is still right.
-            Err(error) if is_shortage(&error) => return Ok(()),
-            Err(error) => return Err(self.fail(format!("cannot write the manifest: {error}"))),
-        }
-        self.manifest_generation
-            .store(manifest.generation, Ordering::Release);
-        preparer.written = manifest;
-        Ok(())
+        let dead = index.segments.dead().map(|it| it.segment.id);
+        pair.is_due(dead).then(|| newest.clone())
     }
 
     fn next_unindexed(&self) -> Option<Unindexed> {

@@ -15,12 +15,11 @@ use crate::error::{Damage, DamageKind, OpenError, SnapshotError};
 use crate::format::HeaderBlock;
 use crate::ids::GroupId;
 use crate::log::sort::{Candidate, InService};
-use crate::manifest::Slot;
 use crate::snapshot;
 
 use super::check::check_segment;
 use super::inspect::SegmentState;
-use super::look::{Looked, ReadOnly, look, slot_path};
+use super::look::{Looked, ReadOnly, look};
 
 /// So many problems are kept; more are counted.
 const PROBLEMS_MAX: usize = 4096;
@@ -437,13 +436,12 @@ fn add_notes(looked: &Looked, dir: &Path, notes: &mut Vec<Note>) {
             bytes: read.report.torn_tail_bytes,
         }));
     }
-    if looked.manifest.is_some() {
-        let torn = looked.slots.iter().enumerate();
-        let torn = torn.filter(|(_, slot)| matches!(slot, Slot::Torn));
-        notes.extend(torn.map(|(number, _)| Note::TornManifest {
-            file: slot_path(dir, number),
-        }));
-    }
+    notes.extend(
+        looked
+            .damaged
+            .iter()
+            .map(|file| Note::TornManifest { file: file.clone() }),
+    );
     let not_in_service = |it: &Candidate, state| Note::NotInService {
         file: it.segment.path.clone(),
         state,

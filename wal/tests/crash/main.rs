@@ -22,6 +22,7 @@ mod proofs;
 mod reclaim;
 mod recovery;
 mod rot;
+mod slots;
 mod stale;
 mod torn;
 mod unsynced;
