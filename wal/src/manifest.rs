@@ -201,7 +201,9 @@ impl Pair {
             })
         });
         Self {
-            next_generation: newest.as_ref().map_or(0, |it| it.generation + 1),
+            next_generation: newest
+                .as_ref()
+                .map_or(0, |it| it.generation.saturating_add(1)),
             newest: newest.unwrap_or_default(),
             older,
         }
@@ -242,10 +244,10 @@ impl Pair {
             return;
         }
         let is_written = self.next_generation > 0;
-        self.next_generation = generation + 1;
+        self.next_generation = generation.saturating_add(1);
         // The newest whole slot is not written over.
         if is_written && self.next_slot() == slot_of(self.newest.generation) {
-            self.next_generation += 1;
+            self.next_generation = self.next_generation.saturating_add(1);
         }
     }
 
@@ -256,8 +258,8 @@ impl Pair {
 
     /// Notes that the next slot was written to.
     pub(crate) fn advance(&mut self, manifest: Manifest) {
-        let is_next = self.newest.generation + 1 == manifest.generation;
-        self.next_generation = manifest.generation + 1;
+        let is_next = self.newest.generation.checked_add(1) == Some(manifest.generation);
+        self.next_generation = manifest.generation.saturating_add(1);
         let before = std::mem::replace(&mut self.newest, manifest);
         self.older = Some(before).filter(|_| is_next);
     }

@@ -5,8 +5,6 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::disk::{DirLock, Disk, DiskFile, LOCK_NAME};
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{HeaderBlock, SegmentHeader, VERSION_MAJOR, parse_segment_name};
@@ -26,7 +24,7 @@ const LOOKS_MAX: usize = 64;
 /// The names of the reserve, while it is made and then.
 const RESERVES: [&str; 2] = [reserve::TEMPORARY, reserve::NAME];
 
-/// A disk on which nothing can be changed. Bytes are read by system calls and not through a map, so
+/// A disk on which nothing can be changed. Bytes are copied by system calls and not shared with a map, so
 /// that a file that shrinks or a device that cannot read is an error.
 #[derive(Debug)]
 pub(super) struct ReadOnly<'a>(pub(super) &'a dyn Disk);
@@ -328,17 +326,6 @@ impl DiskFile for ReadOnlyFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_at(offset, buffer)
-    }
-
-    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let end = offset.checked_add(len as u64);
-        let bytes = self.0.len()?;
-        if end.is_none_or(|end| end > bytes) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut buffer = vec![0; len];
-        self.0.read_at(offset, &mut buffer)?;
-        Ok(buffer.into())
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
