@@ -301,7 +301,10 @@ fn read_sealed(
     // To share the bytes of one spot would cost more than to copy them.
     let (mut single, shared) = ([0; SPOT_BYTES], Bytes::new());
     let read = match part.count {
-        1 => segment.file.peek(Inside(()), offset, &mut single).map(|()| shared),
+        1 => segment
+            .file
+            .peek(Inside(()), offset, &mut single)
+            .map(|()| shared),
         count => segment
             .file
             .share(Inside(()), offset, count as usize * SPOT_BYTES),

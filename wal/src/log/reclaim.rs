@@ -143,11 +143,7 @@ impl Log {
 
     /// Makes a dead segment the next one, if one of its size is wanted and nobody holds bytes of it.
     /// Gives it back if not.
-    fn use_again(
-        &self,
-        preparer: &mut Preparer,
-        mut segment: Segment,
-    ) -> Result<Used, LogError> {
+    fn use_again(&self, preparer: &mut Preparer, mut segment: Segment) -> Result<Used, LogError> {
         let is_wanted = self.spare.lock().is_none()
             && !preparer.is_using_again()
             && preparer.takes(segment.bytes)

@@ -81,7 +81,9 @@ pub(crate) fn sort(
     // it may do without everything that is left.
     let has_say = !accept_damage || top.map_or(Ok(true), |top| was_in_service(&candidates, top))?;
     // The one before the newest is right as well: nothing is deleted that either of them needs.
-    let is_right = |manifest: &&Manifest| manifest.generation >= sorted.generation.saturating_sub(1) && has_say;
+    let is_right = |manifest: &&Manifest| {
+        manifest.generation >= sorted.generation.saturating_sub(1) && has_say
+    };
     let right = manifest.filter(is_right);
     sorted.believes = right.is_some();
     match (right, top) {

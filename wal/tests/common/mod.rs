@@ -195,6 +195,19 @@ pub(crate) fn done<T>(given: &Receiver<T>) -> T {
         .expect("it panicked, or waits for ever")
 }
 
+/// A seed of its own for each run, which is printed.
+pub(crate) fn seeds_from_time() -> u64 {
+    let seed = match std::env::var("QUORATE_SEED") {
+        Ok(seed) => seed.parse().expect("QUORATE_SEED is a number"),
+        Err(_) => {
+            let now = std::time::UNIX_EPOCH.elapsed();
+            u64::from(now.expect("it is later than 1970").subsec_nanos())
+        }
+    };
+    println!("QUORATE_SEED={seed}");
+    seed
+}
+
 /// Random numbers that depend on the seed alone.
 pub(crate) struct Random(u64);
 

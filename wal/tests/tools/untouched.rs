@@ -148,7 +148,10 @@ fn a_log_that_moves_while_it_is_looked_at_is_not_said_to_be_damaged() {
             let is_right = verification.is_sound() && verification.in_use;
             assert!(is_right, "look {looks}: {verification:#?}");
             let inspection = inspect(&RealDisk, dir.path()).unwrap();
-            assert!(inspection.in_use && inspection.damage.is_empty(), "look {looks}: {inspection:#?}");
+            assert!(
+                inspection.in_use && inspection.damage.is_empty(),
+                "look {looks}: {inspection:#?}"
+            );
             let plan = plan_repair(&RealDisk, dir.path(), None, &options(), &mut |_| ()).unwrap();
             assert!(plan.verification.is_sound(), "look {looks}: {plan:#?}");
         }
@@ -197,7 +200,11 @@ impl MovingDisk {
     fn look(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let is_segment = path.extension().is_some_and(|it| it == "seg");
         let left = |moves: u64| moves.checked_sub(1).filter(|_| is_segment);
-        if self.moves.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+        if self
+            .moves
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
+            .is_ok()
+        {
             self.go_on();
         }
         self.inner.open(path)
@@ -242,10 +249,16 @@ fn a_look_is_taken_again_until_it_is_of_one_moment() {
     for moves in 0..40 {
         let disk = MovingDisk::new(moves);
         let inspection = inspect(&disk, dir).unwrap();
-        assert!(inspection.in_use && inspection.damage.is_empty(), "{moves}: {inspection:#?}");
+        assert!(
+            inspection.in_use && inspection.damage.is_empty(),
+            "{moves}: {inspection:#?}"
+        );
         let disk = MovingDisk::new(moves);
         let verification = verify(&disk, dir, None, &mut |_| ()).unwrap();
-        assert!(verification.is_sound() && verification.in_use, "{moves}: {verification:#?}");
+        assert!(
+            verification.is_sound() && verification.in_use,
+            "{moves}: {verification:#?}"
+        );
         let disk = MovingDisk::new(moves);
         let plan = plan_repair(&disk, dir, None, &options(), &mut |_| ()).unwrap();
         assert!(plan.verification.is_sound(), "{moves}: {plan:#?}");
@@ -263,7 +276,9 @@ fn a_log_that_never_stands_still_is_said_to_move() {
     for error in [
         inspect(&disk, dir).map(drop).unwrap_err(),
         verify(&disk, dir, None, &mut |_| ()).map(drop).unwrap_err(),
-        plan_repair(&disk, dir, None, &options(), &mut |_| ()).map(drop).unwrap_err(),
+        plan_repair(&disk, dir, None, &options(), &mut |_| ())
+            .map(drop)
+            .unwrap_err(),
     ] {
         assert!(matches!(error, OpenError::Moving { .. }), "{error}");
         assert!(error.to_string().contains("look again"), "{error}");

@@ -294,7 +294,8 @@ fn a_write_over_bytes_that_somebody_holds_is_noted() {
     let held = file.share(Inside(()), 0, 4).unwrap();
     let other = held.slice(1..2);
     drop(held);
-    let is_free = |file: &mut Arc<dyn DiskFile>| Arc::get_mut(file).unwrap().forget_reads(Inside(()));
+    let is_free =
+        |file: &mut Arc<dyn DiskFile>| Arc::get_mut(file).unwrap().forget_reads(Inside(()));
     assert!(!is_free(&mut file));
     write(&*file, 4, b"else").unwrap();
     assert_eq!(disk.trampled(), None, "beside what is held");
