@@ -70,16 +70,16 @@ pub(super) fn describe(it: &Verification) -> String {
 /// What the log alone does not say: whether the node can serve from it.
 pub(super) fn unrestorable(it: &Verification) -> String {
     let groups = it.unrestorable();
-    let named: Vec<_> = groups.iter().take(GROUPS_NAMED_MAX).collect();
-    let named: Vec<_> = named.iter().map(|group| group.to_string()).collect();
+    let named = groups.iter().take(GROUPS_NAMED_MAX);
+    let named: Vec<_> = named.map(|group| format!("group {}", group.0)).collect();
     let more = match groups.len().saturating_sub(GROUPS_NAMED_MAX) {
         _ if groups.is_empty() => return String::new(),
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     format!(
-        ", but the snapshot of {}{more} is damaged or gone: the node cannot serve that state without a copy \
-         from a peer",
+        ", but the snapshot of {}{more} is damaged or gone: the node cannot serve that state without \
+         a copy from a peer",
         named.join(", ")
     )
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quorate_wal::testing::{CrashDisk, Survivors};
+use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind, Survivors};
 use quorate_wal::{
     Damage, DamageKind, Disk, Note, OpenError, RepairStep, SegmentState, SlotState, inspect,
     plan_repair, verify,
@@ -110,6 +110,29 @@ fn every_bit_of_either_slot_may_rot() {
         }
     });
     assert!(bits > 5_000, "{bits}");
+}
+
+/// Where an open cannot write the manifest, it deletes nothing that the other slot needs.
+#[test]
+fn an_open_that_cannot_write_a_slot_keeps_what_that_slot_needs() {
+    let mut kept = 0;
+    at_each_change(&mut |world, crash, what| {
+        let Some([newest, _]) = whole_slots(&crash.disk) else {
+            return;
+        };
+        let full = Effect::Fail(DiskError::NoSpace);
+        crash
+            .disk
+            .inject(Fault::new(OpKind::Write, full).on("MANIFEST"));
+        drop(try_open(&crash.disk).unwrap_or_else(|error| panic!("{what}: {error}")));
+        crash.disk.heal();
+        let found = inspect(&crash.disk, Path::new(DIR)).unwrap();
+        let mut states = found.segments.iter().map(|it| it.state);
+        kept += usize::from(states.any(|state| state == SegmentState::Dead));
+        assert!(crash.disk.flip(&newest, 29, 0));
+        check(&crash.disk, &world.moments, &crash.expected, &what);
+    });
+    assert!(kept > 3, "{kept}");
 }
 
 #[test]

@@ -31,22 +31,25 @@ fn live(disk: &CrashDisk) {
     let (log, _) = Log::open(Arc::new(disk.clone()), Path::new(DIR), unsynced()).unwrap();
     let snapshots = Snapshots::open(Arc::new(disk.clone()), Path::new(SNAPSHOTS)).unwrap();
     let mut before: [Option<SnapshotRef>; 2] = [None, None];
-    for round in 0..6 {
+    let mut last = [0; 2];
+    for round in 0..12 {
         for (number, before) in before.iter_mut().enumerate() {
             let group = GroupId(number as u64 + 1);
-            let first = round * 4 + 1;
-            // One of them has rotated since the last sync, the other has not.
-            let len = if number == 0 { 3000 } else { 30 };
-            for index in first..first + 4 {
-                commit(&log, appended(group.0, index..=index, 1, len));
+            // As many as fill a segment, or begin the next one, which was ready: then what stands in the one
+            // before is not synced yet.
+            for _ in 0..=(round + number) % 4 {
+                last[number] += 1;
+                let index = last[number];
+                commit(&log, appended(group.0, index..=index, 1, 3000));
             }
-            let saved = save(&snapshots, group, first + 2);
+            let last = last[number];
+            let saved = save(&snapshots, group, last);
             let mut batch = WriteBatch::new();
             if round == 3 {
-                batch.install(group, saved.clone(), Some(first + 3));
+                batch.install(group, saved.clone(), Some(last));
             } else {
                 batch.set_snapshot(group, saved.clone());
-                batch.compact(group, first + 2);
+                batch.compact(group, last);
             }
             commit(&log, batch);
             if let Some(before) = before.replace(saved) {
@@ -59,7 +62,8 @@ fn live(disk: &CrashDisk) {
     batch.remove(GroupId(2));
     commit(&log, batch);
     snapshots.retain(GroupId(2), &[]).unwrap();
-    commit(&log, appended(1, 25..=25, 1, 30));
+    let index = last[0] + 1;
+    commit(&log, appended(1, index..=index, 1, 30));
 }
 
 #[test]
