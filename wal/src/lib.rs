@@ -70,6 +70,7 @@ mod mutants;
 mod options;
 mod record;
 mod segment;
+mod slots;
 mod snapshot;
 mod tools;
 

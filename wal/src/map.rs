@@ -84,9 +84,14 @@ impl Mapped {
             return Ok(Self { map: None, alive });
         }
         let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
-        let _alive = Arc::clone(&alive);
-        let map = Some(Arc::new(Map { raw, _alive }));
-        Ok(Self { map, alive })
+        let map = Arc::new(Map {
+            raw,
+            _alive: Arc::clone(&alive),
+        });
+        Ok(Self {
+            map: Some(map),
+            alive,
+        })
     }
 
     /// How many bytes are mapped.

@@ -16,10 +16,10 @@ use crate::disk::{Shortage, is_shortage, shortage};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT, segment_name};
 use crate::ids::SegmentId;
-use crate::manifest::Manifests;
 use crate::mutants;
 use crate::options::LogOptions;
 use crate::segment::Segment;
+use crate::slots::Manifests;
 
 use super::reclaim::Reclaim;
 use super::{Log, LogStatus};

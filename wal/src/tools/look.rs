@@ -10,11 +10,12 @@ use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{HeaderBlock, SegmentHeader, VERSION_MAJOR, parse_segment_name};
 use crate::ids::SegmentId;
 use crate::index::Counted;
-use crate::log::recover::{Read, check_log_files, is_of_log, newest, read_candidate, read_chain};
+use crate::log::recover::{Read, check_log_files, is_of_log, read_candidate, read_chain};
 use crate::log::reserve;
 use crate::log::sort::{Candidate, FoundManifest, Sorted, sort};
-use crate::manifest::{self, Manifest, ManifestFiles, NAMES, Slot};
+use crate::manifest::{Manifest, ManifestFiles, NAMES, Slot};
 use crate::options::LogOptions;
+use crate::slots::{self, newest};
 
 /// A log that is in use changes while it is looked at. A look that met a segment that was just given
 /// back is taken again, so often at most: each time it is an even chance at worst, on a machine that is
@@ -136,10 +137,10 @@ fn may_pass(error: &OpenError) -> bool {
 
 fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, OpenError> {
     // The manifest comes first: what it needs is then there, unless it was given back since.
-    let slots = ManifestFiles::look(disk, dir)?;
+    let found_slots = ManifestFiles::look(disk, dir)?;
     let names = check_log_files(disk, dir)?;
-    let manifest = newest(&slots);
-    let damaged = manifest::damaged(&slots).map(|slot| slot_path(dir, slot));
+    let manifest = newest(&found_slots);
+    let damaged = slots::damaged(&found_slots).map(|slot| slot_path(dir, slot));
     let found = FoundManifest {
         newest: manifest.as_ref(),
         damaged: damaged.as_deref(),
@@ -174,7 +175,7 @@ fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, Op
         in_use,
         identity,
         damaged,
-        slots,
+        slots: found_slots,
         manifest,
         sorted,
         read,

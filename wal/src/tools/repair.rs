@@ -9,8 +9,9 @@ use crate::error::{DamageKind, OpenError};
 use crate::format::segment_name;
 use crate::ids::GroupId;
 use crate::log::recover::{can_be_next, next_id};
-use crate::manifest::{Pair, Slot};
+use crate::manifest::Slot;
 use crate::options::LogOptions;
+use crate::slots::Pair;
 
 use super::look::{Looked, ReadOnly, slot_path};
 use super::verify::{Cost, Note, Problem, Verification, VerifyProgress, verify_twice};

@@ -196,14 +196,15 @@ pub(crate) fn done<T>(given: &Receiver<T>) -> T {
 }
 
 /// A seed of its own for each run, which is printed.
-pub(crate) fn seeds_from_time() -> u64 {
-    let seed = match std::env::var("QUORATE_SEED") {
-        Ok(seed) => seed.parse().expect("QUORATE_SEED is a number"),
-        Err(_) => {
+pub(crate) fn seed_from_time() -> u64 {
+    let given = std::env::var("QUORATE_SEED").ok();
+    let seed = given.map_or_else(
+        || {
             let now = std::time::UNIX_EPOCH.elapsed();
             u64::from(now.expect("it is later than 1970").subsec_nanos())
-        }
-    };
+        },
+        |seed| seed.parse().expect("QUORATE_SEED is a number"),
+    );
     println!("QUORATE_SEED={seed}");
     seed
 }

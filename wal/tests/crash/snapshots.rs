@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use quorate_wal::testing::{CrashDisk, Survivors};
 use quorate_wal::{Durability, GroupId, Log, LogOptions, SnapshotRef, Snapshots, WriteBatch};
 
-use crate::common::{DIR, appended, commit, seeds_from_time};
+use crate::common::{DIR, appended, commit, seed_from_time};
 use crate::world::options;
 
 const SNAPSHOTS: &str = "/node/snap";
@@ -80,7 +80,7 @@ fn a_power_cut_of_a_log_without_syncs_leaves_the_snapshots_that_it_names() {
     disk.watch(None);
     let mut forks = std::mem::take(&mut *forks.lock());
     forks.push(disk.fork());
-    let (seed, mut named) = (seeds_from_time(), 0);
+    let (seed, mut named) = (seed_from_time(), 0);
     for (change, fork) in forks.into_iter().enumerate() {
         let random = |turn: u64| Survivors::Random {
             seed: seed + change as u64 * 8 + turn,
