@@ -209,10 +209,8 @@ impl World {
         for _ in 0..400 {
             for (answered, answer) in self.client.take_answers() {
                 let is_done = answer.is_ok_and(|it| Answer::decode(&it) == Ok(Answer::Done));
-                if answered == call && is_done {
-                    self.acknowledged.push(key);
-                }
                 if answered == call {
+                    self.acknowledged.extend(is_done.then_some(key));
                     return;
                 }
             }

@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - A write goes to the slot that does not hold the newest manifest, and is synced.
-//! - A segment is deleted or used again only when a durable manifest does without it.
+//! - A segment is deleted or used again only when both slots do without it. So the log opens by
+//!   either of them: one that rots, also the newest, costs nothing.
 //! - Every segment that a manifest names was durable, batches included, before it was named.
 
 use std::io::{self, IoSlice};
@@ -63,9 +64,9 @@ pub(crate) struct ManifestFiles {
 }
 
 impl ManifestFiles {
-    /// Opens the slots of a directory, which are made if there are none, and reads the newer whole
-    /// one, from the disk and not from the cache.
-    pub(crate) fn open(disk: &dyn Disk, dir: &Path) -> Result<(Self, Found), OpenError> {
+    /// Opens the slots of a directory, which are made if there are none, and reads them, from the
+    /// disk and not from the cache.
+    pub(crate) fn open(disk: &dyn Disk, dir: &Path) -> Result<(Self, [Slot; 2]), OpenError> {
         let paths = NAMES.map(|name| dir.join(name));
         let mut made = false;
         let mut files = Vec::with_capacity(NAMES.len());
@@ -89,6 +90,11 @@ impl ManifestFiles {
                 .map_err(|source| OpenError::io("sync", dir, source))?;
         }
         Ok((slots, found))
+    }
+
+    /// The file of a slot.
+    pub(crate) fn path(&self, slot: usize) -> &Path {
+        &self.paths[slot]
     }
 
     /// Reads the slots of a directory that somebody else may write to, and changes nothing.
@@ -123,21 +129,27 @@ impl ManifestFiles {
         })
     }
 
-    /// Writes a manifest over the older slot and makes it durable. The space that it takes is there
-    /// already unless the log has more segments than ever before.
+    /// Writes a manifest over the slot of its generation and makes it durable. The space that it
+    /// takes is there already unless the log has more segments than ever before; where that is not to
+    /// be had, the slot stays as it was.
     pub(crate) fn write(&self, manifest: &Manifest) -> io::Result<()> {
         let bytes = manifest.encode();
         let file = &self.files[slot_of(manifest.generation)];
+        let len = file.len()?;
+        if len < bytes.len() as u64 {
+            let zeros = vec![0; bytes.len() - len as usize];
+            file.write_at(len, &[IoSlice::new(&zeros)])?;
+        }
         file.write_at(0, &[IoSlice::new(&bytes)])?;
         file.sync_data()
     }
 
-    fn read(&self) -> Result<Found, OpenError> {
-        let mut slots = Vec::with_capacity(NAMES.len());
-        for (file, path) in self.files.iter().zip(&self.paths) {
-            slots.push(read_durable(file.as_ref(), path)?);
+    pub(crate) fn read(&self) -> Result<[Slot; 2], OpenError> {
+        let mut slots = [Slot::Blank, Slot::Blank];
+        for (slot, (file, path)) in slots.iter_mut().zip(self.files.iter().zip(&self.paths)) {
+            *slot = read_durable(file.as_ref(), path)?;
         }
-        Ok(newer(slots))
+        Ok(slots)
     }
 
     fn make_room(&self, bytes: u64) -> Result<(), OpenError> {
@@ -191,7 +203,7 @@ pub(crate) fn newer(slots: impl IntoIterator<Item = Slot>) -> Found {
     found
 }
 
-fn slot_of(generation: u64) -> usize {
+pub(crate) fn slot_of(generation: u64) -> usize {
     usize::from(generation.is_multiple_of(2))
 }
 
@@ -215,6 +227,12 @@ fn read_slot(file: &dyn DiskFile, path: &Path) -> Result<Slot, OpenError> {
 }
 
 impl Manifest {
+    /// Whether a log that goes by this needs a segment: a segment behind what is settled, or one that is
+    /// listed.
+    pub(crate) fn needs(&self, id: SegmentId) -> bool {
+        id > self.settled || self.sealed.binary_search_by_key(&id, |it| it.0).is_ok()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut items = Vec::with_capacity(self.sealed.len() * ITEM_BYTES);
         for (segment, sealed) in &self.sealed {
@@ -318,7 +336,8 @@ mod tests {
     fn open(disk: &MemoryDisk) -> (ManifestFiles, Found) {
         let dir = Path::new("/log");
         disk.create_dir_all(dir).expect("in memory");
-        ManifestFiles::open(disk, dir).expect("the slots open")
+        let (files, slots) = ManifestFiles::open(disk, dir).expect("the slots open");
+        (files, newer(slots))
     }
 
     #[test]

@@ -7,7 +7,6 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use common::*;
 use quorate_wal::*;
@@ -75,7 +74,7 @@ fn a_failed_sync_ends_the_threads_and_tells_the_observers() {
     disk.faults.fail_sync.store(true, Ordering::SeqCst);
     log.submit(appended(1, 1..=1, 1, 10)).unwrap();
     while !matches!(log.status(), LogStatus::Failed { .. }) {
-        receiver.recv().unwrap();
+        receiver.recv_timeout(DEADLINE).unwrap();
     }
     threads.stop(true);
     assert_eq!(log.durable(), Lsn(0));
@@ -99,7 +98,7 @@ fn a_panic_of_the_log_thread_ends_the_log_and_tells_the_observers() {
     let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
     log.submit(appended(1, 1..=1, 1, 10)).unwrap();
     while !matches!(log.status(), LogStatus::Failed { .. }) {
-        let told = receiver.recv_timeout(Duration::from_secs(10));
+        let told = receiver.recv_timeout(DEADLINE);
         told.expect("it is told that the log failed");
     }
     let refused = log.submit(appended(1, 2..=2, 1, 10));
@@ -248,9 +247,7 @@ fn the_preparer_finds_returned_space_without_being_asked() {
     let (log, _) = open(&disk);
     let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
     disk.faults.full.store(false, Ordering::SeqCst);
-    while log.status() != LogStatus::Healthy {
-        std::thread::yield_now();
-    }
+    wait_until("space is found", || log.status() == LogStatus::Healthy);
     let lsn = log.submit(appended(1, 1..=1, 1, 10)).unwrap();
     threads.stop(true);
     assert_eq!(log.durable(), lsn);

@@ -172,15 +172,6 @@ impl DiskFile for FaultyFile {
         self.file.give_back_rest(bytes);
     }
 
-    fn peek(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.peek(offset, buffer)
-    }
-
-    fn forget_reads(&mut self) -> bool {
-        // Where somebody else has the file, who knows what they hold.
-        Arc::get_mut(&mut self.file).is_some_and(DiskFile::forget_reads)
-    }
-
     fn sync_data(&self) -> io::Result<()> {
         self.faults.pass();
         self.file.sync_data()

@@ -175,6 +175,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        // Under one lock: a copy is of one moment.
         let bytes = self.bytes.read();
         Ok(Bytes::copy_from_slice(range(&bytes, offset, len)?))
     }

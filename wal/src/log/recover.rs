@@ -27,10 +27,11 @@ use crate::group::GroupLog;
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
 use crate::locations::PiecePlace;
-use crate::manifest::{self, Found, Manifest, ManifestFiles};
+use crate::manifest::{self, Manifest, ManifestFiles};
 use crate::mutants;
 use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
+use crate::slots::{self, Manifests, Pair};
 
 use super::commit::Line;
 use super::drive::{Tail, Writer};
@@ -39,7 +40,7 @@ use super::queue::{Bounds, Queue};
 use super::recent::Recent;
 use super::replay::Replay;
 use super::reserve;
-use super::sort::{Candidate, InService, Sorted, sort};
+use super::sort::{Candidate, FoundManifest, InService, Sorted, sort};
 use super::summary::sum_up;
 use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
 
@@ -68,20 +69,31 @@ pub(crate) fn open(
     let lock = lock_dir(disk.as_ref(), dir)?;
     let candidates = read_candidates(disk.as_ref(), dir, &options)?;
     let last_id = candidates.keys().next_back().copied().unwrap_or_default();
-    let (files, manifest) = open_manifest(disk.as_ref(), dir, &options)?;
-    let mut sorted = sort(dir, candidates, manifest.as_ref(), options.accept_damage)?;
+    let (files, found) = slots::open_manifest(disk.as_ref(), dir, &options)?;
+    let mut manifest = slots::newest(&found);
+    let damaged = slots::damaged(&found).map(|slot| files.path(slot).to_owned());
+    let of_manifest = FoundManifest {
+        newest: manifest.as_ref(),
+        damaged: damaged.as_deref(),
+    };
+    let mut sorted = sort(dir, candidates, of_manifest, options.accept_damage)?;
     let read = read_chain(dir, &mut sorted, &options)?;
-    let is_listed = manifest.is_some();
-    let mut written = manifest.unwrap_or_default();
-    written.generation = written.generation.max(sorted.generation);
-    let next_id = next_id(last_id, &written);
-    check_numbers(dir, next_id, read.tail.at.lsn, sorted.epoch, &written)?;
-    if !is_listed && sorted.chain.is_empty() {
-        if if_none == IfNone::Refuse {
-            return Err(no_log(dir, "holds no log that was ever written to"));
-        }
-        write_first(&files, dir, &options, &mut written)?;
+    let next_id = next_id(last_id, &manifest.clone().unwrap_or_default());
+    let generation = manifest.as_ref().map_or(0, |it| it.generation);
+    let generation = generation.max(sorted.generation);
+    check_numbers(dir, next_id, read.tail.at.lsn, sorted.epoch, generation)?;
+    let is_fresh = manifest.is_none() && sorted.chain.is_empty();
+    if is_fresh && if_none == IfNone::Refuse {
+        return Err(no_log(dir, "holds no log that was ever written to"));
     }
+    manifest.take_if(|_| !sorted.believes);
+    let mut pair = Pair::new(&found, manifest);
+    pair.go_on_from(sorted.generation);
+    let mut manifests = Manifests::new(files, pair);
+    let dead: Vec<_> = sorted.dead.iter().map(|it| it.segment.id).collect();
+    let fresh = is_fresh.then_some(options.identity);
+    let written = slots::write_at_open(&mut manifests, &dead, fresh);
+    written.map_err(|source| OpenError::io("write the manifest of", dir, source))?;
     let recovered = Recovered {
         groups: read
             .index
@@ -91,11 +103,15 @@ pub(crate) fn open(
             .collect(),
         report: read.report,
     };
+    let pair = &manifests.pair;
+    let settled = pair.newest().settled;
+    let is_given_up = |it: &Candidate| it.segment.id > settled || !pair.need(it.segment.id);
+    sorted.dead.retain(is_given_up);
     delete_dead(disk.as_ref(), dir, sorted.dead)?;
     let spare = keep_one(disk.as_ref(), dir, sorted.unused, next_id, &options)?;
     let next_id = SegmentId(next_id.0 + u64::from(spare.is_some()));
     let reserve = reserve::find(disk.as_ref(), dir, spare.as_ref())?;
-    let generation = written.generation;
+    let generation = manifests.pair.newest().generation;
     let is_synced = options.durability == Durability::PowerLoss;
     let counters = Counters::default();
     let sealed_bytes: u64 = read.index.segments.iter().map(|it| it.segment.bytes).sum();
@@ -113,7 +129,7 @@ pub(crate) fn open(
         index: RwLock::new(read.index),
         recent: RwLock::new(Recent::new(options.recent_bytes_max)),
         spare: Mutex::new(spare),
-        preparer: Mutex::new(Preparer::new(next_id, &options, files, written, reserve)),
+        preparer: Mutex::new(Preparer::new(next_id, &options, manifests, reserve)),
         pace: Pace::default(),
         waiting_bytes: AtomicU64::new(0),
         prepare_work: Condvar::new(),
@@ -131,7 +147,7 @@ pub(crate) fn open(
         options,
         lock: Mutex::new(Some(lock)),
     };
-    log.prepare_first(is_listed)?;
+    log.prepare_first()?;
     Ok((Arc::new(log), recovered))
 }
 
@@ -313,41 +329,6 @@ fn bounds(recovered: &Recovered) -> HashMap<GroupId, Bounds> {
     groups.map(|(&group, log)| (group, bounds(log))).collect()
 }
 
-/// Opens the manifest, and checks that it is that of this log.
-fn open_manifest(
-    disk: &dyn Disk,
-    dir: &Path,
-    options: &LogOptions,
-) -> Result<(ManifestFiles, Option<Manifest>), OpenError> {
-    let (files, found) = ManifestFiles::open(disk, dir)?;
-    match found {
-        Found::Manifest(manifest) if manifest.identity != options.identity => {
-            Err(OpenError::Identity {
-                path: dir.to_owned(),
-                found: manifest.identity,
-                expected: options.identity,
-            })
-        }
-        Found::Manifest(manifest) => Ok((files, Some(manifest))),
-        Found::Nothing | Found::Damaged => Ok((files, None)),
-    }
-}
-
-/// Writes the manifest of a log in which nothing is, before its first segment, so that later a
-/// directory without one is known to have lost it.
-fn write_first(
-    files: &ManifestFiles,
-    dir: &Path,
-    options: &LogOptions,
-    written: &mut Manifest,
-) -> Result<(), OpenError> {
-    written.generation += 1;
-    written.identity = options.identity;
-    files
-        .write(written)
-        .map_err(|source| OpenError::io("write the manifest of", dir, source))
-}
-
 /// Refuses numbers that leave no room for those of a process that runs for ever. No log counts so
 /// far, but a file may say so.
 fn check_numbers(
@@ -355,13 +336,13 @@ fn check_numbers(
     next_id: SegmentId,
     lsn: Lsn,
     epoch: u32,
-    manifest: &Manifest,
+    generation: u64,
 ) -> Result<(), OpenError> {
     let numbers = [
         ("the segment id", next_id.0, NUMBER_MAX),
         ("the lsn", lsn.0, NUMBER_MAX),
         ("the epoch", u64::from(epoch), u64::from(u32::MAX) - 1),
-        ("the manifest generation", manifest.generation, NUMBER_MAX),
+        ("the manifest generation", generation, NUMBER_MAX),
     ];
     for (what, found, max) in numbers {
         if found > max {
@@ -375,9 +356,9 @@ fn check_numbers(
 impl Log {
     /// Makes the first segment ready, and the reserve. A full disk is no error here: the log can be
     /// read, and resumes by itself.
-    fn prepare_first(&self, is_listed: bool) -> Result<(), OpenError> {
+    fn prepare_first(&self) -> Result<(), OpenError> {
         let mut preparer = self.preparer.lock();
-        let listed = if is_listed {
+        let listed = if preparer.manifests.pair.has_any() {
             Ok(())
         } else {
             // What was accepted without a manifest must not need to be accepted again.

@@ -15,7 +15,7 @@ use crate::segment::{Sealed, Segment};
 use super::scan::Scanner;
 
 /// A segment file and what its first block says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) segment: Arc<Segment>,
     pub(crate) header: HeaderBlock,
@@ -50,15 +50,27 @@ pub(crate) struct Sorted {
     pub(crate) epoch: u32,
     /// The highest generation of a manifest that a header speaks of.
     pub(crate) generation: u64,
+    /// Whether the manifest was believed.
+    pub(crate) believes: bool,
+}
+
+/// What was found of the manifest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FoundManifest<'a> {
+    /// What the newest whole slot says.
+    pub(crate) newest: Option<&'a Manifest>,
+    /// The slot that is not whole, though it was written to. It may have been the newest.
+    pub(crate) damaged: Option<&'a Path>,
 }
 
 /// Sorts the segment files of a directory.
 pub(crate) fn sort(
     dir: &Path,
     mut candidates: BTreeMap<SegmentId, Candidate>,
-    manifest: Option<&Manifest>,
+    found: FoundManifest<'_>,
     accept_damage: bool,
 ) -> Result<Sorted, OpenError> {
+    let manifest = found.newest;
     let mut sorted = Sorted::default();
     for header in candidates.values().filter_map(Candidate::header) {
         sorted.epoch = sorted.epoch.max(header.epoch);
@@ -68,18 +80,29 @@ pub(crate) fn sort(
     // Where damage is accepted, a manifest whose newest segment is not there, or holds nothing, has no say:
     // it may do without everything that is left.
     let has_say = !accept_damage || top.map_or(Ok(true), |top| was_in_service(&candidates, top))?;
-    let is_right = |manifest: &&Manifest| manifest.generation >= sorted.generation && has_say;
-    match (manifest.filter(is_right), top) {
+    // The one before the newest is right as well: nothing is deleted that either of them needs.
+    let is_right = |manifest: &&Manifest| {
+        manifest.generation >= sorted.generation.saturating_sub(1) && has_say
+    };
+    let right = manifest.filter(is_right);
+    sorted.believes = right.is_some();
+    match (right, top) {
         (_, None) => {}
         (Some(manifest), Some(top)) => {
-            sorted.walk(dir, &mut candidates, manifest, top, accept_damage)?;
-            sorted.add_listed(dir, &mut candidates, manifest, accept_damage)?;
+            let walked = sorted
+                .walk(dir, &mut candidates, manifest, top, accept_damage)
+                .and_then(|()| sorted.add_listed(dir, &mut candidates, manifest, accept_damage));
+            walked.map_err(|error| blame(found, sorted.generation, error))?;
+            sorted.blame_slot(found);
         }
         // Without the manifest nobody knows which of the older files are dead.
         (None, Some(top)) => {
             let (path, kind) = match candidates.get(&top) {
                 None => (dir.join(segment_name(top)), DamageKind::MissingSegment),
-                Some(_) if has_say => (dir.to_owned(), DamageKind::Manifest),
+                Some(_) if has_say => {
+                    let path = found.damaged.unwrap_or(dir);
+                    (path.to_owned(), DamageKind::Manifest)
+                }
                 Some(_) => (dir.join(segment_name(top)), DamageKind::SegmentHeader),
             };
             sorted.damage.push(damage(path, kind));
@@ -180,6 +203,20 @@ impl Sorted {
             self.damage.push(damage(path, DamageKind::Chain));
         }
         Ok(())
+    }
+
+    /// Where segments are missing and a slot of the manifest is damaged, which may have been the newest
+    /// and have done without them, the slot is the cause that is known.
+    fn blame_slot(&mut self, found: FoundManifest<'_>) {
+        let is_missing = |it: &Damage| it.kind == DamageKind::MissingSegment;
+        let Some(slot) = found.damaged.filter(|_| self.damage.iter().any(is_missing)) else {
+            return;
+        };
+        if is_behind(found, self.generation) {
+            self.damage.retain(|it| !is_missing(it));
+        }
+        let slot = damage(slot.to_owned(), DamageKind::Manifest);
+        self.damage.insert(0, slot);
     }
 
     fn last_is_unsynced(&self) -> bool {
@@ -349,6 +386,25 @@ fn below(candidates: &BTreeMap<SegmentId, Candidate>, id: SegmentId) -> Option<S
     older
         .find(|(_, it)| it.header().is_some())
         .map(|(&id, _)| id)
+}
+
+/// Whether a segment speaks of a newer manifest than the one that was found.
+fn is_behind(found: FoundManifest<'_>, generation: u64) -> bool {
+    found.newest.is_some_and(|it| it.generation < generation)
+}
+
+/// As [`Sorted::blame_slot`], for an open that is refused.
+fn blame(found: FoundManifest<'_>, generation: u64, error: OpenError) -> OpenError {
+    match (error, found.damaged) {
+        (OpenError::MissingSegment { path, .. }, Some(slot)) => {
+            let mut parts = vec![damage(slot.to_owned(), DamageKind::Manifest)];
+            if !is_behind(found, generation) {
+                parts.push(damage(path, DamageKind::MissingSegment));
+            }
+            OpenError::Damaged { damage: parts }
+        }
+        (error, _) => error,
+    }
 }
 
 fn missing(dir: &Path, segment: SegmentId) -> OpenError {

@@ -5,8 +5,6 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::disk::{DirLock, Disk, DiskFile, LOCK_NAME};
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{HeaderBlock, SegmentHeader, VERSION_MAJOR, parse_segment_name};
@@ -14,18 +12,20 @@ use crate::ids::SegmentId;
 use crate::index::Counted;
 use crate::log::recover::{Read, check_log_files, is_of_log, read_candidate, read_chain};
 use crate::log::reserve;
-use crate::log::sort::{Candidate, Sorted, sort};
-use crate::manifest::{Found, Manifest, ManifestFiles, NAMES, Slot, newer};
+use crate::log::sort::{Candidate, FoundManifest, Sorted, sort};
+use crate::manifest::{Manifest, ManifestFiles, NAMES, Slot};
 use crate::options::LogOptions;
+use crate::slots::{self, newest};
 
-/// A log that is in use changes while it is looked at: a look that met a file that was just deleted
-/// is taken again, so often at most.
-const LOOKS_MAX: usize = 4;
+/// A log that is in use changes while it is looked at. A look that met a segment that was just given
+/// back is taken again, so often at most: each time it is an even chance at worst, on a machine that is
+/// so busy that the log writes two manifests between any two steps of a look.
+const LOOKS_MAX: usize = 64;
 
 /// The names of the reserve, while it is made and then.
 const RESERVES: [&str; 2] = [reserve::TEMPORARY, reserve::NAME];
 
-/// A disk on which nothing can be changed. Bytes are read by system calls and not through a map, so
+/// A disk on which nothing can be changed. Bytes are copied by system calls and not shared with a map, so
 /// that a file that shrinks or a device that cannot read is an error.
 #[derive(Debug)]
 pub(super) struct ReadOnly<'a>(pub(super) &'a dyn Disk);
@@ -39,6 +39,8 @@ pub(super) struct Looked {
     pub(super) identity: u64,
     /// What the two files of the manifest say.
     pub(super) slots: [Slot; 2],
+    /// The one of them that is not whole, though it was written to.
+    pub(super) damaged: Option<PathBuf>,
     pub(super) manifest: Option<Manifest>,
     /// What the files are, as an open that accepts damage sees it.
     pub(super) sorted: Sorted,
@@ -60,12 +62,6 @@ impl Looked {
     /// Whether the log opens without accepting damage.
     pub(super) fn opens(&self) -> bool {
         !self.read.is_state_lost && self.foreign.is_empty()
-    }
-
-    /// Whether a segment is missing.
-    fn is_missing(&self) -> bool {
-        let mut damage = self.damage.iter();
-        damage.any(|it| it.kind == DamageKind::MissingSegment)
     }
 
     /// Where the batches of a segment in service end, if that is known.
@@ -99,42 +95,57 @@ impl Looked {
     }
 }
 
-/// Looks at the directory of a log.
+/// Looks at the directory of a log. What is wrong with one that is in use counts if two looks in a row
+/// see it: it may be what was just being written or given back.
 pub(super) fn look(disk: &ReadOnly<'_>, dir: &Path) -> Result<Looked, OpenError> {
-    let mut looks = 1;
-    loop {
-        let names = check_log_files(disk, dir)?;
+    let mut before: Option<Vec<Damage>> = None;
+    for _ in 0..LOOKS_MAX {
+        check_log_files(disk, dir)?;
         let in_use = disk
             .is_locked(dir)
             .map_err(|source| OpenError::io("look at the lock of", dir, source))?;
-        match look_once(disk, dir, &names, in_use) {
-            Err(error) if in_use && looks < LOOKS_MAX && may_pass(&error) => looks += 1,
-            Ok(looked) if in_use && looks < LOOKS_MAX && looked.is_missing() => looks += 1,
-            other => return other,
+        match look_once(disk, dir, in_use) {
+            Ok(looked) => {
+                let seen_twice = before.as_ref() == Some(&looked.damage);
+                if !in_use || looked.damage.is_empty() || seen_twice {
+                    return Ok(looked);
+                }
+                before = Some(looked.damage);
+            }
+            Err(error) if in_use && may_pass(&error) => {}
+            Err(error) => return Err(error),
         }
     }
+    Err(OpenError::Moving {
+        path: dir.to_owned(),
+        looks: LOOKS_MAX,
+    })
 }
 
 /// Whether an error may come from a log that moved on while it was looked at.
 fn may_pass(error: &OpenError) -> bool {
     match error {
-        OpenError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        // A file that was made ready may end where it was filled to.
+        OpenError::Io { source, .. } => matches!(
+            source.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+        ),
+        OpenError::Damaged { .. } | OpenError::MissingSegment { .. } => true,
         _ => false,
     }
 }
 
-fn look_once(
-    disk: &ReadOnly<'_>,
-    dir: &Path,
-    names: &[String],
-    in_use: bool,
-) -> Result<Looked, OpenError> {
-    let slots = ManifestFiles::look(disk, dir)?;
-    let manifest = match newer(slots.clone()) {
-        Found::Manifest(manifest) => Some(manifest),
-        Found::Nothing | Found::Damaged => None,
+fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, OpenError> {
+    // The manifest comes first: what it needs is then there, unless it was given back since.
+    let found_slots = ManifestFiles::look(disk, dir)?;
+    let names = check_log_files(disk, dir)?;
+    let manifest = newest(&found_slots);
+    let damaged = slots::damaged(&found_slots).map(|slot| slot_path(dir, slot));
+    let found = FoundManifest {
+        newest: manifest.as_ref(),
+        damaged: damaged.as_deref(),
     };
-    let mut candidates = read_candidates(disk, dir, names)?;
+    let mut candidates = read_candidates(disk, dir, &names, in_use)?;
     let identity = manifest
         .as_ref()
         .map(|manifest| manifest.identity)
@@ -147,52 +158,51 @@ fn look_once(
         accept_damage: true,
         ..LogOptions::default()
     };
-    let missing = first_missing(disk, dir, names, identity, manifest.as_ref())?;
-    let mut sorted = sort(dir, candidates, manifest.as_ref(), true)?;
+    let refusal = refusal(dir, candidates.clone(), found)?;
+    let mut sorted = sort(dir, candidates, found, true)?;
     let mut read = read_chain(dir, &mut sorted, &options)?;
     let mut damage = std::mem::take(&mut read.report.damage);
-    if let Some(file) = missing
-        && !damage.iter().any(|it| it.file == file)
-    {
-        // The manifest is whole: it is only that it speaks of a file that is not there.
-        damage.retain(|it| it.kind != DamageKind::Manifest);
-        let missing = Damage {
-            file,
-            offset: 0,
-            group: None,
-            indexes: None,
-            kind: DamageKind::MissingSegment,
-        };
-        damage.insert(0, missing);
+    for refused in refusal.into_iter().rev() {
+        if !damage.iter().any(|it| it.file == refused.file) {
+            // The manifest is whole: it is only that it speaks of a file that is not there.
+            if refused.kind == DamageKind::MissingSegment && damaged.is_none() {
+                damage.retain(|it| it.kind != DamageKind::Manifest);
+            }
+            damage.insert(0, refused);
+        }
     }
     Ok(Looked {
         in_use,
         identity,
-        slots,
+        damaged,
+        slots: found_slots,
         manifest,
         sorted,
         read,
         damage,
         foreign,
         reserve_bytes: reserve_bytes(disk, dir)?,
-        strays: strays(names),
+        strays: strays(&names),
         last_id,
     })
 }
 
-/// The segment for want of which an open that does not accept damage is refused.
-fn first_missing(
-    disk: &ReadOnly<'_>,
+/// What an open that does not accept damage is refused for before it reads a batch.
+fn refusal(
     dir: &Path,
-    names: &[String],
-    identity: u64,
-    manifest: Option<&Manifest>,
-) -> Result<Option<PathBuf>, OpenError> {
-    let mut candidates = read_candidates(disk, dir, names)?;
-    take_foreign(&mut candidates, identity);
-    match sort(dir, candidates, manifest, false) {
-        Ok(_) => Ok(None),
-        Err(OpenError::MissingSegment { path, .. }) => Ok(Some(path)),
+    candidates: BTreeMap<SegmentId, Candidate>,
+    found: FoundManifest<'_>,
+) -> Result<Vec<Damage>, OpenError> {
+    match sort(dir, candidates, found, false) {
+        Ok(_) => Ok(Vec::new()),
+        Err(OpenError::MissingSegment { path, .. }) => Ok(vec![Damage {
+            file: path,
+            offset: 0,
+            group: None,
+            indexes: None,
+            kind: DamageKind::MissingSegment,
+        }]),
+        Err(OpenError::Damaged { damage }) if found.damaged.is_some() => Ok(damage),
         Err(error) => Err(error),
     }
 }
@@ -201,10 +211,15 @@ fn read_candidates(
     disk: &ReadOnly<'_>,
     dir: &Path,
     names: &[String],
+    in_use: bool,
 ) -> Result<BTreeMap<SegmentId, Candidate>, OpenError> {
     let mut candidates = BTreeMap::new();
     for id in names.iter().filter_map(|name| parse_segment_name(name)) {
-        let candidate = read_candidate(disk, dir, id, false)?;
+        let candidate = match read_candidate(disk, dir, id, false) {
+            // It was given back. Whether it is still needed, the manifest says.
+            Err(error) if in_use && may_pass(&error) => continue,
+            candidate => candidate?,
+        };
         if let HeaderBlock::Foreign(found) = candidate.header {
             return Err(OpenError::Version {
                 path: candidate.segment.path.clone(),
@@ -312,17 +327,6 @@ impl DiskFile for ReadOnlyFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_at(offset, buffer)
-    }
-
-    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let end = offset.checked_add(len as u64);
-        let bytes = self.0.len()?;
-        if end.is_none_or(|end| end > bytes) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut buffer = vec![0; len];
-        self.0.read_at(offset, &mut buffer)?;
-        Ok(buffer.into())
     }
 
     fn prefetch(&self, offset: u64, len: u64) {

@@ -11,6 +11,7 @@ use crate::ids::GroupId;
 use crate::log::recover::{can_be_next, next_id};
 use crate::manifest::Slot;
 use crate::options::LogOptions;
+use crate::slots::Pair;
 
 use super::look::{Looked, ReadOnly, slot_path};
 use super::verify::{Cost, Note, Problem, Verification, VerifyProgress, verify_twice};
@@ -153,6 +154,7 @@ fn steps(
             _ => None,
         })
         .collect();
+    steps.extend(manifest_writes(looked, dir));
     let delete = |segment: &crate::segment::Segment| RepairStep::Delete {
         file: segment.path.clone(),
         bytes: segment.bytes,
@@ -173,13 +175,34 @@ fn steps(
             to: dir.join(segment_name(id)),
         });
     }
-    let torn = looked.slots.iter().enumerate();
-    let torn = torn.filter(|(_, slot)| matches!(slot, Slot::Torn));
-    steps.extend(torn.map(|(number, _)| RepairStep::WriteManifest {
-        file: slot_path(dir, number),
-    }));
     steps.extend(unindexed(verification));
     steps
+}
+
+/// The files of the manifest that an open writes: one that is damaged, and one that needs a segment which
+/// is deleted.
+fn manifest_writes(looked: &Looked, dir: &Path) -> Vec<RepairStep> {
+    let Some(newest) = looked.manifest.as_ref().filter(|_| looked.sorted.believes) else {
+        let torn = looked.slots.iter().enumerate();
+        let torn = torn.filter(|(_, slot)| matches!(slot, Slot::Torn));
+        return torn
+            .map(|(number, _)| RepairStep::WriteManifest {
+                file: slot_path(dir, number),
+            })
+            .collect();
+    };
+    let mut pair = Pair::new(&looked.slots, Some(newest.clone()));
+    pair.go_on_from(looked.sorted.generation);
+    let mut written = Vec::new();
+    for _ in 0..2 {
+        if pair.is_due(looked.sorted.dead.iter().map(|it| it.segment.id)) {
+            written.push(RepairStep::WriteManifest {
+                file: slot_path(dir, pair.next_slot()),
+            });
+            pair.advance(pair.next(newest.clone()));
+        }
+    }
+    written
 }
 
 /// The segments that get an index when the log is open.

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use super::*;
+use crate::membership::{NodeLimits, Start};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,28 +50,37 @@ fn sent(write: impl FnOnce(&TcpStream)) -> Vec<u8> {
     bytes
 }
 
+fn card(node: u64) -> NodeCard {
+    NodeCard {
+        incarnation: 0x1112_1314_1516_1718,
+        start: Start { life: 2, nonce: 9 },
+        history: vec![Start { life: 1, nonce: 8 }],
+        durable_lsn: 5,
+        syncs: true,
+        limits: NodeLimits {
+            entry_bytes_max: 16 << 20,
+            frame_bytes_max: 64 << 20,
+            election_timeout_ms: 500,
+        },
+        listen: "0.0.0.0:7400".to_owned(),
+        advertise: "10.0.0.1:7400".to_owned(),
+        ..NodeCard::bare(NodeId(node), 0x0102_0304_0506_0708, 16)
+    }
+}
+
 fn hellos() -> Vec<(&'static str, Hello)> {
-    let node = Hello {
-        cluster_id: Some(0x0102_0304_0506_0708),
-        from: Some(NodeId(1)),
-        to: Some(NodeId(2)),
-        lane: Lane::Main,
-    };
-    let snapshots = Hello {
-        lane: Lane::Snapshot,
-        ..node
-    };
-    let clerk = Hello { from: None, ..node };
-    let stranger = Hello {
-        cluster_id: None,
-        to: None,
-        ..clerk
-    };
+    let cluster_id = Some(0x0102_0304_0506_0708);
     vec![
-        ("hello_node_main", node),
-        ("hello_node_snapshot", snapshots),
-        ("hello_clerk", clerk),
-        ("hello_clerk_of_any", stranger),
+        (
+            "hello_node_main",
+            Hello::node(card(1), NodeId(2), Lane::Main),
+        ),
+        (
+            "hello_node_snapshot",
+            Hello::node(card(1), NodeId(2), Lane::Snapshot),
+        ),
+        ("hello_clerk", Hello::clerk(cluster_id, Some(NodeId(2)))),
+        ("hello_clerk_of_any", Hello::clerk(None, None)),
     ]
 }
 
@@ -79,6 +89,7 @@ fn accept() -> Accept {
         cluster_id: 0x0102_0304_0506_0708,
         node: NodeId(2),
         groups: 16,
+        card: card(2),
         nodes: vec![
             (NodeId(1), "10.0.0.1:7400".to_owned()),
             (NodeId(2), "[::1]:7400".to_owned()),
@@ -115,33 +126,81 @@ fn rejects() -> Vec<(&'static str, CloseReason, CloseReason)> {
     ]
 }
 
+/// What the listening side makes of a golden hello.
+fn read(bytes: &[u8]) -> Result<Hello, CloseReason> {
+    let (dialled, accepted) = pair();
+    (&dialled).write_all(bytes).expect("it is read");
+    read_hello(&accepted, TIMEOUT)
+}
+
+/// What the dialling side makes of a golden answer.
+fn answered(bytes: &[u8]) -> Result<Accept, CloseReason> {
+    let (dialled, accepted) = pair();
+    (&accepted).write_all(bytes).expect("it is read");
+    introduce(&dialled, &hellos()[0].1, TIMEOUT)
+}
+
+/// The bytes of a golden line.
+fn bytes_of<'a>(golden: &'a [(String, Vec<u8>)], name: &str) -> &'a [u8] {
+    let found = golden.iter().find(|(known, _)| known == name);
+    &found.unwrap_or_else(|| panic!("{name} is kept")).1
+}
+
+/// Clerks of version 1 are served in their version. Nodes of version 1 have no incarnation, and are told so.
 #[test]
 fn the_handshake_of_version_1_is_understood() {
     let golden = golden(1);
-    let bytes_of = |name: &str| {
-        let found = golden.iter().find(|(known, _)| known == name);
-        &found.unwrap_or_else(|| panic!("{name} is kept")).1
+    let of_version_1 = CloseReason::Version {
+        ours: VERSION,
+        theirs: 1,
     };
     for (name, hello) in hellos() {
-        let (dialled, accepted) = pair();
-        (&dialled).write_all(bytes_of(name)).expect("it is read");
-        assert_eq!(read_hello(&accepted, TIMEOUT), Ok(hello), "{name}");
+        let expected = match hello.from {
+            Some(_) => Err(of_version_1.clone()),
+            None => Ok(Hello {
+                version: 1,
+                ..hello
+            }),
+        };
+        assert_eq!(read(bytes_of(&golden, name)), expected, "{name}");
     }
-    let answer = |name: &str| {
-        let (dialled, accepted) = pair();
-        (&accepted).write_all(bytes_of(name)).expect("it is read");
-        introduce(&dialled, &hellos()[0].1, TIMEOUT)
-    };
-    assert_eq!(answer("accept"), Ok(accept()));
+    assert_eq!(answered(bytes_of(&golden, "accept")), Err(of_version_1));
     for (name, _, understood) in rejects() {
-        assert_eq!(answer(name), Err(understood), "{name}");
+        assert_eq!(answered(bytes_of(&golden, name)), Err(understood), "{name}");
     }
     assert_eq!(golden.len(), hellos().len() + rejects().len() + 1);
 }
 
 #[test]
-fn the_handshake_of_version_1_is_the_one_sent() {
-    for (name, bytes) in golden(1) {
+fn a_clerk_of_version_1_is_answered_in_version_1() {
+    let golden = golden(1);
+    let accepted = sent(|stream| write_accept(stream, &accept(), 1).expect("it is read"));
+    assert_eq!(accepted, bytes_of(&golden, "accept"));
+    for (name, reason, _) in rejects() {
+        // It reads the numbers of both versions in it, whatever the answer says of itself.
+        if name != "reject_version" {
+            let told = sent(|stream| write_reject(stream, &reason, 1).expect("it is read"));
+            assert_eq!(told, bytes_of(&golden, name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_handshake_of_version_2_is_understood() {
+    let golden = golden(2);
+    for (name, hello) in hellos() {
+        assert_eq!(read(bytes_of(&golden, name)), Ok(hello), "{name}");
+    }
+    assert_eq!(answered(bytes_of(&golden, "accept")), Ok(accept()));
+    for (name, _, understood) in rejects() {
+        assert_eq!(answered(bytes_of(&golden, name)), Err(understood), "{name}");
+    }
+    assert_eq!(golden.len(), hellos().len() + rejects().len() + 1);
+}
+
+#[test]
+fn the_handshake_of_version_2_is_the_one_sent() {
+    for (name, bytes) in golden(2) {
         assert_eq!(encode(&name), bytes, "{name}");
     }
 }
@@ -174,8 +233,8 @@ fn encode(name: &str) -> Vec<u8> {
         return encode_hello(&hello);
     }
     if let Some((_, reason, _)) = rejects().into_iter().find(|(known, _, _)| *known == name) {
-        return sent(|stream| write_reject(stream, &reason).expect("it is read"));
+        return sent(|stream| write_reject(stream, &reason, VERSION).expect("it is read"));
     }
     assert_eq!(name, "accept");
-    sent(|stream| write_accept(stream, &accept()).expect("it is read"))
+    sent(|stream| write_accept(stream, &accept(), VERSION).expect("it is read"))
 }
