@@ -21,7 +21,7 @@ mod threads;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use accept::Server;
@@ -245,7 +245,7 @@ fn links(
                 cluster_id: options.cluster_id,
                 groups: options.groups,
                 monitor: Arc::clone(monitor),
-                inbox: Arc::clone(inbox),
+                inbox: Arc::downgrade(inbox),
             };
             let link = Link {
                 purpose: peer,
@@ -283,8 +283,20 @@ struct Peer {
     cluster_id: u64,
     groups: u32,
     monitor: Arc<Monitor>,
-    /// Told when the connection is lost.
-    inbox: Arc<dyn Inbox>,
+    /// Told when the connection is lost. Weak: links stay with a transport that is stopped, and the listening side, which
+    /// ends with it, holds the inbox until then.
+    inbox: Weak<dyn Inbox>,
+}
+
+impl Peer {
+    /// Requests go out on the main lane: what was asked may never be answered.
+    fn lost(&self) {
+        if self.lane == Lane::Main
+            && let Some(inbox) = self.inbox.upgrade()
+        {
+            inbox.disconnected(self.node);
+        }
+    }
 }
 
 impl Purpose for Peer {
@@ -328,8 +340,8 @@ impl Purpose for Peer {
         let stopped = reason == CloseReason::Stopped;
         self.monitor
             .tell(&TransportEvent::Disconnected { node, lane, reason });
-        if lane == Lane::Main && !stopped {
-            self.inbox.disconnected(node);
+        if !stopped {
+            self.lost();
         }
     }
 
@@ -337,8 +349,8 @@ impl Purpose for Peer {
         let (node, lane) = (self.node, self.lane);
         self.monitor
             .tell(&TransportEvent::Unreachable { node, lane, reason });
-        if lane == Lane::Main && frames_dropped > 0 {
-            self.inbox.disconnected(node);
+        if frames_dropped > 0 {
+            self.lost();
         }
     }
 }
