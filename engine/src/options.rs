@@ -23,7 +23,8 @@ pub struct Options {
     /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
     pub call_timeout: Duration,
     /// How long a client waits for a node's answer before it asks another one; longer each time all were asked in vain, up to
-    /// `call_timeout`. Default 1 s.
+    /// `call_timeout`. Also how long a read of a [`Db`](crate::Db) waits for a replica that is behind before the leader is asked
+    /// instead, up to half of `call_timeout`. Default 1 s.
     pub retry_after: Duration,
     /// How many writes one client may have outstanding in one group. Default 4,096.
     pub outstanding_max: usize,

@@ -306,6 +306,17 @@ struct Peer {
     monitor: Arc<Monitor>,
 }
 
+impl Peer {
+    /// Requests go out on the main lane: what was asked may never be answered.
+    fn lost(&self) {
+        if self.lane == Lane::Main
+            && let Some(inbox) = self.inbox.upgrade()
+        {
+            inbox.disconnected(self.node);
+        }
+    }
+}
+
 impl Purpose for Peer {
     fn hello(&self) -> Hello {
         Hello::node(NodeCard::clone(&self.card), self.node, self.lane)
@@ -359,10 +370,8 @@ impl Purpose for Peer {
         let stopped = reason == CloseReason::Stopped;
         self.monitor
             .tell(&TransportEvent::Disconnected { node, lane, reason });
-        if lane == Lane::Main && !stopped {
-            if let Some(inbox) = self.inbox.upgrade() {
-                inbox.disconnected(node);
-            }
+        if !stopped {
+            self.lost();
         }
     }
 
@@ -370,10 +379,8 @@ impl Purpose for Peer {
         let (node, lane) = (self.node, self.lane);
         self.monitor
             .tell(&TransportEvent::Unreachable { node, lane, reason });
-        if lane == Lane::Main && frames_dropped > 0 {
-            if let Some(inbox) = self.inbox.upgrade() {
-                inbox.disconnected(node);
-            }
+        if frames_dropped > 0 {
+            self.lost();
         }
     }
 }
