@@ -33,6 +33,8 @@ pub(super) struct Care {
     tell_at_ns: u64,
     /// Replicas were told not to lead.
     is_held_back: bool,
+    /// The peers that replicas were told not to vote for.
+    disfavoured: Vec<NodeId>,
     was_sick: bool,
 }
 
@@ -43,6 +45,7 @@ impl Care {
             told: None,
             tell_at_ns: 0,
             is_held_back: false,
+            disfavoured: Vec::new(),
             was_sick: false,
         }
     }
@@ -75,6 +78,7 @@ impl<M: StateMachine> Shard<M> {
         let health = board.health(now_ns, &self.ports.log);
         self.tell_peers(now_ns, health);
         self.hold_back(!board.healthier(now_ns, health).is_empty());
+        self.disfavour(board.sicker(now_ns, health));
         if health.is_sick() {
             self.hand_over(now_ns, health);
         } else if self.care.was_sick {
@@ -128,6 +132,17 @@ impl<M: StateMachine> Shard<M> {
         for replica in &mut self.replicas {
             replica.raft.set_may_lead(!is_held_back);
         }
+    }
+
+    /// Peers that are sicker should not lead.
+    fn disfavour(&mut self, sicker: Vec<NodeId>) {
+        if sicker == self.care.disfavoured {
+            return;
+        }
+        for replica in &mut self.replicas {
+            replica.raft.set_disfavoured(&sicker);
+        }
+        self.care.disfavoured = sicker;
     }
 
     /// Hands the groups that this node leads to healthier peers, if so many are healthier that they

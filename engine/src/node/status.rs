@@ -174,6 +174,16 @@ impl StatusBoard {
             .collect()
     }
 
+    /// The peers that said lately that they are sicker than this.
+    pub(super) fn sicker(&self, now_ns: u64, than: LogHealth) -> Vec<NodeId> {
+        let heard = self.heard(now_ns).into_iter();
+        let is_sicker = |status: NodeStatus| status.health.severity() > than.severity();
+        heard
+            .filter(|(_, status)| status.is_some_and(is_sicker))
+            .map(|(peer, _)| peer)
+            .collect()
+    }
+
     /// Where all disks stand still alike, the peers' news of it come a little later than one's own: a
     /// peer whose oldest write is old as well is no better. (What it said last, it said at most half an
     /// election timeout ago.)

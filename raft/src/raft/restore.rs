@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::election::Preference;
 use super::{Counters, NUMBER_MAX, Raft, Standing};
 use crate::durability::Durability;
 use crate::error::RestoreError;
@@ -76,8 +77,7 @@ impl Raft {
             rng: SplitMix64::new(seed),
             now_ns,
             can_lead: true,
-            may_lead: true,
-            abstained: 0,
+            preference: Preference::default(),
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state
