@@ -39,6 +39,39 @@ impl Votes {
     }
 }
 
+/// Who should lead, as far as the caller knows. It decides where several can, and yields where none
+/// else does.
+#[derive(Debug)]
+pub(super) struct Preference {
+    /// False while others should lead rather than this replica.
+    pub(super) may_lead: bool,
+    /// Elections that it let pass for that reason since it last heard a leader.
+    pub(super) abstained: u32,
+    /// Peers that should not lead rather than this replica.
+    pub(super) disfavoured: Vec<NodeId>,
+    /// Pre-votes refused to them since it last heard a leader.
+    disfavours: u32,
+}
+
+impl Default for Preference {
+    fn default() -> Self {
+        Self {
+            may_lead: true,
+            abstained: 0,
+            disfavoured: Vec::new(),
+            disfavours: 0,
+        }
+    }
+}
+
+impl Preference {
+    /// Somebody could win after all.
+    pub(super) fn leader_heard(&mut self) {
+        self.abstained = 0;
+        self.disfavours = 0;
+    }
+}
+
 /// Elections in a row that a replica leaves to others that should lead rather than it: enough that
 /// one of them wins if any can, few enough that a group is not without a leader for long if none
 /// can.
@@ -48,10 +81,10 @@ impl Raft {
     /// Lets an election pass to others that should lead, if this replica should not. The leader is
     /// gone all the same.
     pub(super) fn abstains(&mut self) -> bool {
-        if self.may_lead || self.abstained >= ABSTENTIONS_MAX {
+        if self.preference.may_lead || self.preference.abstained >= ABSTENTIONS_MAX {
             return false;
         }
-        self.abstained += 1;
+        self.preference.abstained += 1;
         self.become_follower(self.term, None);
         true
     }
@@ -64,14 +97,14 @@ impl Raft {
         last_index: LogIndex,
         last_term: Term,
     ) -> bool {
-        let is_better = self.disfavoured.contains(&candidate)
-            && self.may_lead
+        let is_better = self.preference.disfavoured.contains(&candidate)
+            && self.preference.may_lead
             && self.may_campaign()
             && (last_index, last_term) == (self.log.last(), self.log.last_term());
-        if !is_better || self.disfavours >= ABSTENTIONS_MAX {
+        if !is_better || self.preference.disfavours >= ABSTENTIONS_MAX {
             return false;
         }
-        self.disfavours += 1;
+        self.preference.disfavours += 1;
         true
     }
 
@@ -156,9 +189,9 @@ impl Raft {
             return;
         }
         let is_covered = self.log.is_covered_by(last_index, last_term);
-        if !self.may_lead && !is_covered && !self.hears_leader() {
+        if !self.preference.may_lead && !is_covered && !self.hears_leader() {
             // It is left the election, and lacks what it takes to win.
-            self.abstained = self.abstained.saturating_add(1);
+            self.preference.abstained = self.preference.abstained.saturating_add(1);
         }
         let may_be_granted = term > self.term && !self.hears_leader() && is_covered;
         let granted = may_be_granted && !self.stands_rather_than(from, last_index, last_term);
@@ -238,7 +271,7 @@ impl Raft {
     /// The leader of this term asks for an election. It has given up its lease for good, so that
     /// nothing rests on the wait that other candidacies keep.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, term: Term) {
-        if term == self.term && self.leader == Some(from) && self.may_lead {
+        if term == self.term && self.leader == Some(from) && self.preference.may_lead {
             self.draw_election_deadline();
             self.begin_election(true);
         }

@@ -59,8 +59,7 @@ impl Raft {
         }
         self.leader_heard_until_ns = self.now_ns.saturating_add(self.options.election_timeout_ns);
         self.draw_election_deadline();
-        self.abstained = 0;
-        self.disfavours = 0;
+        self.preference.leader_heard();
         if !self.can_lead {
             // A replica without a disk can promise nothing. Its silence also tells the leader not
             // to count on it.

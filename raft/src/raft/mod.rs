@@ -32,7 +32,7 @@ use crate::quorum::Quorum;
 use crate::rejection::{Counters, Rejection};
 use crate::rng::SplitMix64;
 
-use self::election::Votes;
+use self::election::{Preference, Votes};
 use self::leader::Leadership;
 pub use self::restore::Restored;
 
@@ -54,14 +54,7 @@ pub struct Raft {
     now_ns: u64,
     /// False once the replica's log failed: it promises nothing any more.
     can_lead: bool,
-    /// False while others should lead rather than this replica.
-    may_lead: bool,
-    /// Elections that it let pass for that reason since it last heard a leader.
-    abstained: u32,
-    /// Peers that should not lead rather than this replica.
-    disfavoured: Vec<NodeId>,
-    /// Pre-votes refused to them since it last heard a leader.
-    disfavours: u32,
+    preference: Preference,
     /// The last entry that its disk has lost; zero if it has all.
     lost_until: LogIndex,
 
@@ -299,7 +292,7 @@ impl Raft {
     /// this replica.
     pub fn campaign(&mut self, now_ns: u64) {
         self.advance_clock(now_ns);
-        if self.may_lead && !self.hears_leader() {
+        if self.preference.may_lead && !self.hears_leader() {
             self.draw_election_deadline();
             self.begin_election(false);
         }
@@ -378,9 +371,17 @@ impl Raft {
     /// for ever, as they may be unable to win. It votes and accepts entries as ever, and goes on
     /// leading if it does.
     pub fn set_may_lead(&mut self, may_lead: bool) {
-        self.may_lead = may_lead;
+        self.preference.may_lead = may_lead;
         if may_lead {
-            self.abstained = 0;
+            self.preference.abstained = 0;
+        }
+    }
+
+    /// Peers that should not lead if this replica can: to one of them that has the same log as this
+    /// replica it refuses a few pre-votes, and stands itself.
+    pub fn set_disfavoured(&mut self, peers: &[NodeId]) {
+        if self.preference.disfavoured != peers {
+            self.preference.disfavoured = peers.to_vec();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::election::Preference;
 use super::{NUMBER_MAX, Raft, Standing};
 use crate::durability::Durability;
 use crate::error::RestoreError;
@@ -78,10 +79,7 @@ impl Raft {
             now_ns,
             can_lead: true,
             promise_ns: Some(options.election_timeout_ns),
-            may_lead: true,
-            abstained: 0,
-            disfavoured: Vec::new(),
-            disfavours: 0,
+            preference: Preference::default(),
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state
