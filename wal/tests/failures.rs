@@ -106,6 +106,36 @@ fn a_panic_of_the_log_thread_ends_the_log_and_tells_the_observers() {
     threads.stop(true);
 }
 
+/// Without the thread that makes segments, writers would wait for one for ever.
+#[test]
+fn a_panic_of_the_preparer_ends_the_log_and_it_is_told_whose_thread_it_was() {
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    log.add_observer(Arc::new(Notify(sender)));
+    disk.faults.panic_prepare.store(true, Ordering::SeqCst);
+    let (panicked, whose) = std::sync::mpsc::channel();
+    let threads = LogThread::spawn_watched(Arc::clone(&log), "log", move |name| {
+        let _over = panicked.send(name.to_owned());
+    });
+    let threads = threads.unwrap();
+    // Until the first segment is full and the next one is wanted.
+    for index in 1..1_000 {
+        if log.submit(appended(1, index..=index, 1, 1_000)).is_err() {
+            break;
+        }
+    }
+    let name = whose.recv_timeout(Duration::from_secs(10));
+    assert_eq!(name.as_deref(), Ok("log-prepare"));
+    while !matches!(log.status(), LogStatus::Failed { .. }) {
+        let told = receiver.recv_timeout(Duration::from_secs(10));
+        told.expect("it is told that the log failed");
+    }
+    let refused = log.submit(appended(1, 1_000..=1_000, 1, 10));
+    assert!(matches!(refused, Err(SubmitError::Failed { .. })));
+    threads.stop(true);
+}
+
 /// The same where it is a caller that writes. What it took out of the line is lost, so nothing behind it may be written.
 #[test]
 fn a_panic_of_a_caller_that_writes_ends_the_log_for_the_others() {

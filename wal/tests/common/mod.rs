@@ -241,6 +241,8 @@ pub(crate) struct Faults {
     pub(crate) fail_sync: AtomicBool,
     /// Whether a sync panics, as nothing of the log does that is known.
     pub(crate) panic_sync: AtomicBool,
+    /// The same on a thread that makes segments alone.
+    pub(crate) panic_prepare: AtomicBool,
     pub(crate) fail_write: AtomicBool,
     pub(crate) fail_read: AtomicBool,
     /// Whether files cannot grow.
@@ -255,6 +257,7 @@ impl Default for Faults {
         Self {
             fail_sync: AtomicBool::new(false),
             panic_sync: AtomicBool::new(false),
+            panic_prepare: AtomicBool::new(false),
             fail_write: AtomicBool::new(false),
             fail_read: AtomicBool::new(false),
             full: AtomicBool::new(false),
@@ -359,6 +362,14 @@ impl DiskFile for FaultyFile {
     fn sync_data(&self) -> io::Result<()> {
         self.faults.syncs.fetch_add(1, Ordering::SeqCst);
         self.faults.change()?;
+        let present = std::thread::current();
+        let prepares = present
+            .name()
+            .is_some_and(|name| name.ends_with("-prepare"));
+        assert!(
+            !prepares || !self.faults.panic_prepare.load(Ordering::SeqCst),
+            "a bug in the disk of a test"
+        );
         assert!(
             !self.faults.panic_sync.load(Ordering::SeqCst),
             "injected panic"

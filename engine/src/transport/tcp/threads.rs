@@ -19,12 +19,12 @@ use crate::runtime::threads::{Kind, mark};
 pub(super) struct Threads {
     state: Mutex<State>,
     left: Condvar,
-    /// Told when a body panics, on its thread.
-    failed: Option<Failed>,
+    /// Told when a body panics, on its thread. Gone when all were joined, with what it holds.
+    failed: Mutex<Option<Failed>>,
 }
 
 /// Is told what failed.
-type Failed = Box<dyn Fn(&str) + Send + Sync>;
+type Failed = Arc<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -36,7 +36,7 @@ impl Threads {
     /// Threads whose panics are told.
     pub(super) fn watched(failed: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
-            failed: Some(Box::new(failed)),
+            failed: Mutex::new(Some(Arc::new(failed))),
             ..Self::default()
         })
     }
@@ -73,6 +73,9 @@ impl Threads {
         while !state.live.is_empty() {
             self.left.wait(&mut state);
         }
+        drop(state);
+        let told = self.failed.lock().take();
+        drop(told);
     }
 }
 
@@ -81,12 +84,13 @@ struct Leave(Arc<Threads>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        if thread::panicking()
-            && let Some(failed) = &self.0.failed
-        {
+        if thread::panicking() {
+            let failed = self.0.failed.lock().clone();
             let present = thread::current();
             let name = present.name().unwrap_or("of a transport");
-            failed(&format!("the thread {name} panicked"));
+            if let Some(failed) = failed {
+                failed(&format!("the thread {name} panicked"));
+            }
         }
         self.0.state.lock().live.remove(&thread::current().id());
         self.0.left.notify_all();
