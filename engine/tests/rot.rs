@@ -388,3 +388,35 @@ fn a_snapshot_that_rotted_under_its_leader_is_named_and_another_one_is_sent() {
     });
     eventually("the rotten file is gone", || !file.exists());
 }
+
+#[test]
+fn a_leader_whose_snapshot_covers_too_little_takes_a_newer_one() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut options = small(4 << 20);
+    options.trailing_entries = 1_024;
+    let cluster = durable(root.path(), TransportKind::Memory, options);
+    let clerk = cluster.clerk();
+    put(&clerk, GROUP, 0..20);
+    settled(&cluster);
+    let leader = cluster.leader().expect("one leads");
+    snapshot(&cluster, root.path(), leader, GROUP);
+    put(&clerk, GROUP, 20..40);
+    settled(&cluster);
+    let hurt = follower(&cluster);
+    snapshot(&cluster, root.path(), hurt, GROUP);
+    cluster.crash(hurt);
+    let file = rot_snapshot(root.path(), hurt, GROUP);
+    cluster.restart(hurt).expect("it starts");
+    let db = cluster.db(hurt).expect("it runs");
+    put(&clerk, GROUP, 40..41);
+    let leader = cluster.db(leader).expect("it runs");
+    eventually(
+        "the replica is back, though nobody asked for a snapshot",
+        || {
+            let digest = db.digest(GROUP);
+            digest.is_ok() && digest == leader.digest(GROUP)
+        },
+    );
+    assert_eq!(db.trouble(GROUP), Ok(None));
+    eventually("the rotten file is gone", || !file.exists());
+}

@@ -143,7 +143,7 @@ marks! {
     MisreadNamed,
     /// what could not be read was there after the next start
     MisreadOver,
-    /// a node that found its identity, its log or a snapshot gone was refused
+    /// a node that found its identity or its log gone was refused
     WipedRefused,
     /// what was wiped off a disk was put back
     WipedAndBack,

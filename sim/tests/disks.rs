@@ -8,7 +8,7 @@ use quorate::GroupId;
 use quorate_sim::config::Config;
 use quorate_sim::faults::{FAULT_CLASSES, FaultClass, SwarmPlan};
 use quorate_sim::marks::{Mark, MarkCounts};
-use quorate_sim::node::{DIR, Harm};
+use quorate_sim::node::DIR;
 use quorate_sim::run;
 use quorate_sim::story::{Happening, What};
 use quorate_sim::workload::KvWorkload;
