@@ -151,6 +151,16 @@ pub enum SubmitError {
     /// There is no space for the next segment. Retry: the log resumes by itself when space returns.
     #[error("the disk is full: retry when there is space, compact or delete files")]
     Full,
+    /// There is no file handle for the next segment. Retry: the log resumes by itself when some are
+    /// closed.
+    #[error(
+        "no file handles are left ({reason}): \
+         retry when some are closed, or raise the limit of open files"
+    )]
+    NoHandles {
+        /// What the system said.
+        reason: String,
+    },
     /// An entry or the whole batch is larger than the options allow.
     #[error("{what} takes {bytes} bytes, but at most {bytes_max} are allowed: split it")]
     TooLarge {
@@ -183,7 +193,7 @@ pub enum SubmitError {
 impl SubmitError {
     /// Whether the same submission may succeed later on this log.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full | Self::QueueFull)
+        matches!(self, Self::Full | Self::NoHandles { .. } | Self::QueueFull)
     }
 }
 
@@ -420,14 +430,29 @@ pub enum SnapshotError {
         /// Size of the snapshot.
         bytes: u64,
     },
-    /// Space or file handles ran out. Nothing of the snapshot was published, and what was written of
-    /// it is deleted; the log and the snapshots that are there are as they were.
+    /// Space ran out. Nothing of the snapshot was published, and what was written of it is deleted; the
+    /// log and the snapshots that are there are as they were.
     #[error(
         "cannot {action} {path}, there is no room for it ({source}): \
          free some, and take the snapshot again",
         path = .path.display()
     )]
     Full {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// File handles ran out. Nothing of a snapshot that was being written was published, and what was
+    /// written of it is deleted; the log and the snapshots that are there are as they were.
+    #[error(
+        "cannot {action} {path}, no file handles are left ({source}): \
+         close some or raise the limit of open files, and try again",
+        path = .path.display()
+    )]
+    NoHandles {
         /// What was tried.
         action: &'static str,
         /// On what.
@@ -452,7 +477,9 @@ impl SnapshotError {
     /// [`io::ErrorKind::InvalidData`].
     pub(crate) fn into_io(self) -> io::Error {
         let kind = match &self {
-            Self::Full { source, .. } | Self::Io { source, .. } => source.kind(),
+            Self::Full { source, .. }
+            | Self::NoHandles { source, .. }
+            | Self::Io { source, .. } => source.kind(),
             _ => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, self)

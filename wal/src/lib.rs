@@ -40,7 +40,8 @@
 //! - Damage to what was durable is named, by file, offset, group and index, and neither served nor
 //!   silently cut.
 //! - After a failed write or sync nothing is acknowledged any more, see [`LogStatus::Failed`]. A
-//!   full disk refuses entries and passes, see [`LogStatus::Full`].
+//!   full disk refuses entries and passes, see [`LogStatus::Full`]; so does
+//!   one without file handles, see [`LogStatus::NoHandles`].
 //!
 //! The files are described in `docs/format.md`. They are reached through the [`Disk`] trait;
 //! [`RealDisk`] writes with `pwritev` and reads through a map, [`MemoryDisk`] keeps files in
@@ -69,6 +70,7 @@ mod mutants;
 mod options;
 mod record;
 mod segment;
+mod slots;
 mod snapshot;
 mod tools;
 

@@ -63,24 +63,6 @@ pub(crate) struct ManifestFiles {
     paths: [PathBuf; 2],
 }
 
-/// The two slots, open for writing, and what they say.
-#[derive(Debug)]
-pub(crate) struct Manifests {
-    files: ManifestFiles,
-    pub(crate) pair: Pair,
-}
-
-/// What the two slots say.
-#[derive(Debug)]
-pub(crate) struct Pair {
-    /// What the newest slot says; a default one if none says anything that counts.
-    newest: Manifest,
-    /// What the other slot says, if it is whole and of the generation before: an open that finds the
-    /// newest one damaged goes by it.
-    older: Option<Manifest>,
-    next_generation: u64,
-}
-
 impl ManifestFiles {
     /// Opens the slots of a directory, which are made if there are none, and reads them, from the
     /// disk and not from the cache.
@@ -162,7 +144,7 @@ impl ManifestFiles {
         file.sync_data()
     }
 
-    fn read(&self) -> Result<[Slot; 2], OpenError> {
+    pub(crate) fn read(&self) -> Result<[Slot; 2], OpenError> {
         let mut slots = [Slot::Blank, Slot::Blank];
         for (slot, (file, path)) in slots.iter_mut().zip(self.files.iter().zip(&self.paths)) {
             *slot = read_durable(file.as_ref(), path)?;
@@ -183,117 +165,6 @@ impl ManifestFiles {
             made.and_then(|()| file.sync_data())
                 .map_err(|source| OpenError::io("make room in", path, source))?;
         }
-        Ok(())
-    }
-}
-
-impl Pair {
-    /// The slots as they were found, the newest one of which says this. A manifest that is not believed
-    /// counts as none.
-    pub(crate) fn new(slots: &[Slot; 2], newest: Option<Manifest>) -> Self {
-        let older = newest.as_ref().and_then(|newest| {
-            let before = newest.generation.checked_sub(1)?;
-            slots.iter().find_map(|slot| match slot {
-                Slot::Whole(it) if (it.generation, it.identity) == (before, newest.identity) => {
-                    Some(it.clone())
-                }
-                _ => None,
-            })
-        });
-        Self {
-            next_generation: newest.as_ref().map_or(0, |it| it.generation + 1),
-            newest: newest.unwrap_or_default(),
-            older,
-        }
-    }
-
-    /// What the newest slot says.
-    pub(crate) fn newest(&self) -> &Manifest {
-        &self.newest
-    }
-
-    /// Whether there is a manifest that counts.
-    pub(crate) fn has_any(&self) -> bool {
-        self.newest.generation > 0 || self.older.is_some()
-    }
-
-    /// Whether the log opens by either slot.
-    pub(crate) fn are_both_right(&self) -> bool {
-        self.older.is_some()
-    }
-
-    /// Whether either slot needs a segment: its file must stay as it is.
-    pub(crate) fn need(&self, id: SegmentId) -> bool {
-        let older = self.older.as_ref();
-        self.newest.needs(id) || older.is_none_or(|older| older.needs(id))
-    }
-
-    /// Whether the newest one should be written once more: the other slot is damaged, or needs one of
-    /// these segments, which the newest one does without.
-    pub(crate) fn is_due(&self, dead: impl IntoIterator<Item = SegmentId>) -> bool {
-        let settled = self.newest.settled;
-        let mut dead = dead.into_iter();
-        self.has_any() && (!self.are_both_right() || dead.any(|id| id <= settled && self.need(id)))
-    }
-
-    /// Has the next manifest count before one of this generation, which was found to be gone.
-    pub(crate) fn go_on_from(&mut self, generation: u64) {
-        if generation < self.next_generation || generation == 0 {
-            return;
-        }
-        let is_written = self.next_generation > 0;
-        self.next_generation = generation + 1;
-        // The newest whole slot is not written over.
-        if is_written && self.next_slot() == slot_of(self.newest.generation) {
-            self.next_generation += 1;
-        }
-    }
-
-    /// The slot that is written next.
-    pub(crate) fn next_slot(&self) -> usize {
-        slot_of(self.next_generation)
-    }
-
-    /// Notes that the next slot was written to.
-    pub(crate) fn advance(&mut self, manifest: Manifest) {
-        let is_next = self.newest.generation + 1 == manifest.generation;
-        self.next_generation = manifest.generation + 1;
-        let before = std::mem::replace(&mut self.newest, manifest);
-        self.older = Some(before).filter(|_| is_next);
-    }
-
-    /// A manifest as the next one.
-    pub(crate) fn next(&self, manifest: Manifest) -> Manifest {
-        Manifest {
-            generation: self.next_generation,
-            ..manifest
-        }
-    }
-}
-
-impl Manifests {
-    pub(crate) fn new(files: ManifestFiles, pair: Pair) -> Self {
-        Self { files, pair }
-    }
-
-    /// Writes both slots of a log in which nothing is, before its first segment, so that later a
-    /// directory without them is known to have lost them.
-    pub(crate) fn write_first(&mut self, identity: u64) -> io::Result<()> {
-        let manifest = Manifest {
-            identity,
-            ..Manifest::default()
-        };
-        self.write(manifest.clone())?;
-        self.write(manifest)
-    }
-
-    /// Writes a manifest over the older slot and makes it durable; its generation is the next one.
-    pub(crate) fn write(&mut self, manifest: Manifest) -> io::Result<()> {
-        let manifest = self.pair.next(manifest);
-        // If it fails, nobody knows what stands there.
-        self.pair.older = None;
-        self.files.write(&manifest)?;
-        self.pair.advance(manifest);
         Ok(())
     }
 }
@@ -332,19 +203,7 @@ pub(crate) fn newer(slots: impl IntoIterator<Item = Slot>) -> Found {
     found
 }
 
-/// The slot that is not whole beside one that is, though it was written to.
-pub(crate) fn damaged(slots: &[Slot; 2]) -> Option<usize> {
-    match slots {
-        [Slot::Torn, Slot::Whole(_)] => Some(0),
-        [Slot::Whole(_), Slot::Torn] => Some(1),
-        // The first manifest of all may stand alone.
-        [Slot::Blank, Slot::Whole(it)] if it.generation > 1 => Some(0),
-        [Slot::Whole(it), Slot::Blank] if it.generation > 1 => Some(1),
-        _ => None,
-    }
-}
-
-fn slot_of(generation: u64) -> usize {
+pub(crate) fn slot_of(generation: u64) -> usize {
     usize::from(generation.is_multiple_of(2))
 }
 
@@ -370,7 +229,7 @@ fn read_slot(file: &dyn DiskFile, path: &Path) -> Result<Slot, OpenError> {
 impl Manifest {
     /// Whether a log that goes by this needs a segment: a segment behind what is settled, or one that is
     /// listed.
-    fn needs(&self, id: SegmentId) -> bool {
+    pub(crate) fn needs(&self, id: SegmentId) -> bool {
         id > self.settled || self.sealed.binary_search_by_key(&id, |it| it.0).is_ok()
     }
 
@@ -521,50 +380,6 @@ mod tests {
             .write_at(20, &[IoSlice::new(&[0xff])])
             .expect("in memory");
         assert!(matches!(open(&disk).1, Found::Damaged));
-    }
-
-    #[test]
-    fn a_segment_is_needed_until_both_slots_do_without_it() {
-        let disk = MemoryDisk::new();
-        let (files, _) = open(&disk);
-        let pair = Pair::new(&[Slot::Blank, Slot::Blank], None);
-        let mut manifests = Manifests::new(files, pair);
-        manifests.write_first(7).expect("in memory");
-        assert_eq!(manifests.pair.newest().generation, 1);
-        assert!(manifests.pair.are_both_right());
-        manifests.write(manifest(0, 2)).expect("in memory");
-        let mut without = manifest(0, 2);
-        without.sealed.remove(0);
-        for is_needed in [true, false] {
-            manifests.write(without.clone()).expect("in memory");
-            assert_eq!(manifests.pair.need(SegmentId(1)), is_needed);
-            assert!(manifests.pair.need(SegmentId(2)) && manifests.pair.need(SegmentId(3)));
-        }
-    }
-
-    #[test]
-    fn the_only_whole_slot_is_never_written_over() {
-        for generation in [6, 7] {
-            // What the damaged slot said may be known from a segment, or not.
-            for known in [generation, generation + 1] {
-                let disk = MemoryDisk::new();
-                let (files, _) = open(&disk);
-                let whole = manifest(generation, 2);
-                files.write(&whole).expect("in memory");
-                let slots = files.read().expect("in memory");
-                let mut pair = Pair::new(&slots, Some(whole.clone()));
-                pair.go_on_from(known);
-                assert!(!pair.are_both_right() && pair.need(SegmentId(1)));
-                let mut manifests = Manifests::new(files, pair);
-                manifests.write(whole.clone()).expect("in memory");
-                let slots = manifests.files.read().expect("in memory");
-                assert_eq!(slots[slot_of(generation)], Slot::Whole(whole.clone()));
-                assert!(manifests.pair.newest().generation > known);
-                // At the latest after the next one each slot is the successor of the other.
-                manifests.write(whole).expect("in memory");
-                assert!(manifests.pair.are_both_right());
-            }
-        }
     }
 
     #[test]

@@ -54,7 +54,9 @@ pub enum Durability {
     PowerLoss,
     /// Acknowledged data is written to the operating system, and survives the end of the process.
     /// When the power is lost, or the system stops, the last of it is gone; what is left is a log
-    /// that was once acknowledged, cut at some submission. Sealed segments are synced.
+    /// that was once acknowledged, cut at some submission. Sealed segments are synced, and so is
+    /// everything up to a batch that names a snapshot or removes a group, before it counts as durable:
+    /// whoever deletes files then deletes none that the log still names after a loss of power.
     ProcessCrash,
 }
 

@@ -351,9 +351,6 @@ impl DiskFile for WatchedFile {
     fn give_back_rest(&self, bytes: u64) {
         self.file.give_back_rest(bytes);
     }
-    fn forget_reads(&mut self) -> bool {
-        Arc::get_mut(&mut self.file).is_some_and(DiskFile::forget_reads)
-    }
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

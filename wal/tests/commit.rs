@@ -61,21 +61,21 @@ fn a_refused_commit_and_one_of_unknown_outcome_are_told_apart() {
         "{refused}"
     );
     disk.faults.fail_sync.store(true, Ordering::SeqCst);
-    std::thread::scope(|scope| {
-        let log = &log;
-        let calls: Vec<_> = (2..10)
-            .map(|term| scope.spawn(move || log.commit(appended(1, 2..=2, term, 10))))
-            .collect();
-        for call in calls {
-            let error = call.join().unwrap().unwrap_err();
-            let is_right = match &error {
-                CommitError::Unknown { .. } => true,
-                CommitError::Refused(refused) => matches!(refused, SubmitError::Failed { .. }),
-                _ => false,
-            };
-            assert!(is_right && !error.is_retryable(), "{error}");
-        }
-    });
+    let calls: Vec<_> = (2..10)
+        .map(|term| {
+            let log = Arc::clone(&log);
+            in_time(move || log.commit(appended(1, 2..=2, term, 10)))
+        })
+        .collect();
+    for call in calls {
+        let error = done(&call).unwrap_err();
+        let is_right = match &error {
+            CommitError::Unknown { .. } => true,
+            CommitError::Refused(refused) => matches!(refused, SubmitError::Failed { .. }),
+            _ => false,
+        };
+        assert!(is_right && !error.is_retryable(), "{error}");
+    }
     drop(threads);
 }
 
@@ -90,21 +90,18 @@ fn closing_the_log_lets_everybody_go() {
     assert!(refused.is_retryable(), "{refused}");
     disk.faults.full.store(false, Ordering::SeqCst);
     log.prepare().unwrap();
-    std::thread::scope(|scope| {
-        // Nobody prepares, so that this one waits for a segment in the end.
-        let call = scope.spawn(|| {
-            for index in 1.. {
-                if let Err(error) = log.commit(appended(1, index..=index, 1, 3000)) {
-                    return error;
-                }
+    // Nobody prepares, so that this one waits for a segment in the end.
+    let writes = Arc::clone(&log);
+    let call = in_time(move || {
+        for index in 1.. {
+            if let Err(error) = writes.commit(appended(1, index..=index, 1, 3000)) {
+                return error;
             }
-            unreachable!("the segment is full at some time")
-        });
-        while log.stats().batches < 2 {
-            std::thread::yield_now();
         }
-        log.close();
-        let error = call.join().unwrap();
-        assert!(!error.is_retryable(), "{error}");
+        unreachable!("the segment is full at some time")
     });
+    wait_until("two batches are written", || log.stats().batches >= 2);
+    log.close();
+    let error = done(&call);
+    assert!(!error.is_retryable(), "{error}");
 }

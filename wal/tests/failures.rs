@@ -7,7 +7,6 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use common::*;
 use quorate_wal::*;
@@ -75,7 +74,7 @@ fn a_failed_sync_ends_the_threads_and_tells_the_observers() {
     disk.faults.fail_sync.store(true, Ordering::SeqCst);
     log.submit(appended(1, 1..=1, 1, 10)).unwrap();
     while !matches!(log.status(), LogStatus::Failed { .. }) {
-        receiver.recv().unwrap();
+        receiver.recv_timeout(DEADLINE).unwrap();
     }
     threads.stop(true);
     assert_eq!(log.durable(), Lsn(0));
@@ -99,7 +98,7 @@ fn a_panic_of_the_log_thread_ends_the_log_and_tells_the_observers() {
     let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
     log.submit(appended(1, 1..=1, 1, 10)).unwrap();
     while !matches!(log.status(), LogStatus::Failed { .. }) {
-        let told = receiver.recv_timeout(Duration::from_secs(10));
+        let told = receiver.recv_timeout(DEADLINE);
         told.expect("it is told that the log failed");
     }
     let refused = log.submit(appended(1, 2..=2, 1, 10));
@@ -248,9 +247,7 @@ fn the_preparer_finds_returned_space_without_being_asked() {
     let (log, _) = open(&disk);
     let threads = LogThread::spawn(Arc::clone(&log), "log").unwrap();
     disk.faults.full.store(false, Ordering::SeqCst);
-    while log.status() != LogStatus::Healthy {
-        std::thread::yield_now();
-    }
+    wait_until("space is found", || log.status() == LogStatus::Healthy);
     let lsn = log.submit(appended(1, 1..=1, 1, 10)).unwrap();
     threads.stop(true);
     assert_eq!(log.durable(), lsn);
@@ -348,6 +345,56 @@ fn a_crash_at_any_change_of_the_disk_loses_nothing_acknowledged() {
         }
     }
     assert!(crashes > 80, "{crashes}");
+}
+
+/// Files of the real disk, from which a log shares what it reads, behind a disk of another crate.
+#[derive(Debug)]
+struct HandedOn;
+
+impl Disk for HandedOn {
+    fn create(&self, path: &Path) -> std::io::Result<Arc<dyn DiskFile>> {
+        RealDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> std::io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+    fn create_dir_all(&self, dir: &Path) -> std::io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+    fn lock(&self, dir: &Path) -> std::io::Result<DirLock> {
+        RealDisk.lock(dir)
+    }
+}
+
+/// A disk of another crate may lead to a file by two names, or write to it by a handle that it kept: what is read
+/// from it does not change with the file.
+#[test]
+fn what_is_read_from_a_disk_of_another_crate_is_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.recent_bytes_max = 0;
+    let (log, _) = Log::open(Arc::new(HandedOn), dir.path(), options).unwrap();
+    commit(&log, appended(1, 1..=3, 1, 5000));
+    let read = log.read(GroupId(1), 1, 4, usize::MAX).unwrap();
+    for name in RealDisk.list(dir.path()).unwrap() {
+        let path = dir.path().join(name);
+        if path.extension().is_some_and(|it| it == "seg") {
+            write(&RealDisk, &path, 0, &[0xff; 64 << 10]);
+        }
+    }
+    assert_eq!(read, entries(1, 1..=3, 1, 5000));
 }
 
 #[test]

@@ -127,13 +127,14 @@ fn what_is_submitted_while_room_is_looked_for_takes_none_of_it() {
         let mut last = Lsn(0);
         for index in 1..=SUBMISSIONS {
             let mut batch = appended(group, index..=index, 1, 900);
-            last = loop {
+            wait_until("there is room in the queue", || {
                 match log.enqueue(&mut batch) {
-                    Ok(lsn) => break lsn,
-                    Err(SubmitError::QueueFull) => std::thread::yield_now(),
+                    Ok(lsn) => last = lsn,
+                    Err(SubmitError::QueueFull) => return false,
                     Err(error) => panic!("{error}"),
                 }
-            };
+                true
+            });
             log.nudge();
         }
         last

@@ -594,9 +594,7 @@ fn concurrent_submitters_share_syncs() {
             scope.spawn(move || {
                 for index in 2..=ROUNDS {
                     let lsn = log.submit(appended(group, index..=index, 1, 128)).unwrap();
-                    while log.durable() < lsn {
-                        std::thread::yield_now();
-                    }
+                    wait_for(log, lsn);
                 }
             });
         }

@@ -359,7 +359,9 @@ impl<M: StateMachine> Shard<M> {
                 Err(error) => {
                     self.stalled.push_front((batch, after));
                     match error {
-                        SubmitError::Full => self.health = Health::DiskFull,
+                        SubmitError::Full | SubmitError::NoHandles { .. } => {
+                            self.health = Health::DiskFull;
+                        }
                         SubmitError::QueueFull => self.health = Health::Behind,
                         // The rest are refusals of what this node promised to write: it cannot go on.
                         error => self.log_failed(now_ns, &error.to_string()),
@@ -379,7 +381,7 @@ impl<M: StateMachine> Shard<M> {
     fn log_moved(&mut self, now_ns: u64) {
         self.health = match self.ports.log.status() {
             LogStatus::Healthy => Health::Good,
-            LogStatus::Full => Health::DiskFull,
+            LogStatus::Full | LogStatus::NoHandles { .. } => Health::DiskFull,
             LogStatus::Failed { reason } => {
                 self.log_failed(now_ns, &reason);
                 return;

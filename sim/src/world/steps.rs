@@ -313,7 +313,7 @@ impl<W: Workload> World<W> {
             self.schedule(at_ns, Event::Log(node));
         }
         if due.prepare && self.nodes[node].timers.prepare_at_ns.is_none() {
-            let at_ns = if status == LogStatus::Full {
+            let at_ns = if status.is_short() {
                 now_ns + FULL_NS
             } else {
                 self.sync_end_ns(node, 2)

@@ -9,6 +9,7 @@
 //!   be missing or old.
 //! - A failed sync makes nothing durable, and says nothing about a later one.
 
+mod copying;
 #[cfg(feature = "testing")]
 pub(crate) mod crash;
 mod memory;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use copying::copying;
 pub use memory::MemoryDisk;
 pub(crate) use real::LOCK_NAME;
 pub use real::RealDisk;
@@ -72,6 +74,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
             Err(error) => Err(error),
         }
     }
+
+    /// Whether the bytes of its files may be shared, see [`DiskFile::share`]: other names are other files, and
+    /// nobody else has a handle that writes. Only this crate vouches for that, of its own disks.
+    #[doc(hidden)]
+    fn may_share(&self, _: Inside) -> bool {
+        false
+    }
 }
 
 /// One open file. All methods may be called from any thread.
@@ -87,10 +96,27 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Fills the buffer, or fails with [`io::ErrorKind::UnexpectedEof`].
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Bytes of the file, without a copy where that is possible. The caller may only ask for bytes
-    /// that are never written again. The bytes stay valid when the file is removed, and then hold
-    /// its space until they are dropped.
-    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// A copy of bytes of the file.
+    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        // A length that no file has costs no memory.
+        let file_bytes = self.len()?;
+        let end = offset.checked_add(len as u64);
+        if end.is_none_or(|end| end > file_bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buffer = vec![0; len];
+        self.read_at(offset, &mut buffer)?;
+        Ok(buffer.into())
+    }
+
+    /// Bytes of the file, without a copy where that is possible: they must never be written again while anybody holds
+    /// them, which only the log can know of its files. So only this crate can call this, and no other one
+    /// can implement it. The bytes stay valid when the file is removed, and then hold its space until
+    /// they are dropped.
+    #[doc(hidden)]
+    fn share(&self, _: Inside, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.read_bytes(offset, len)
+    }
 
     /// Writes all bytes, one slice behind the other. After an error any part of them may have been
     /// written.
@@ -111,13 +137,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     }
 
     /// Gives back the space that [`zero_fill_part`](Self::zero_fill_part) took beyond so many bytes, which were filled; no
-    /// more will be. Only a hint.
+    /// more will be. Only a hint: what was filled or written before, or is shared, is never cut off.
     fn give_back_rest(&self, bytes: u64) {
         let _ = bytes;
     }
 
-    /// Copies a few bytes that [`read_bytes`](Self::read_bytes) would share.
-    fn peek(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    /// Copies a few bytes that [`share`](Self::share) would share.
+    #[doc(hidden)]
+    fn peek(&self, _: Inside, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         buffer.copy_from_slice(&self.read_bytes(offset, buffer.len())?);
         Ok(())
     }
@@ -134,10 +161,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         let _ = (offset, len);
     }
 
-    /// Forgets what [`read_bytes`](Self::read_bytes) keeps for the next call. Whether nobody holds
-    /// bytes that it ever returned, so that the file may be written anew; the provided form is for
-    /// files whose bytes are copied.
-    fn forget_reads(&mut self) -> bool {
+    /// Forgets what [`share`](Self::share) keeps for the next call. Whether nobody holds bytes that it
+    /// ever returned, so that the file may be written anew; the provided form is for files whose bytes
+    /// are copied.
+    #[doc(hidden)]
+    fn forget_reads(&mut self, _: Inside) -> bool {
         true
     }
 
@@ -147,6 +175,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Forgets clean cached bytes, so that the next read asks the device.
     fn drop_cache(&self) -> io::Result<()>;
 }
+
+mod sealed {
+    /// Shows that it is this crate that calls: others can neither name nor make one.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Inside(pub(crate) ());
+}
+
+pub(crate) use sealed::Inside;
 
 /// Keeps a directory locked while it lives.
 pub struct DirLock {
@@ -192,21 +228,35 @@ pub fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Resul
     disk.sync_dir(dir)
 }
 
-/// Whether an error says that space or handles ran out, which passes, and not that the device is
-/// broken.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
+/// What ran out. It passes, and says nothing of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// Space on the disk.
+    Space,
+    /// File handles of the process or of the system, or memory for them.
+    Handles,
+}
+
+/// Whether an error says that something ran out, and not that the device is broken.
+pub(crate) fn shortage(error: &io::Error) -> Option<Shortage> {
     use rustix::io::Errno;
-    let shortages = [
-        Errno::NOSPC,
-        Errno::DQUOT,
-        Errno::FBIG,
-        Errno::MFILE,
-        Errno::NFILE,
-    ];
-    matches!(
+    let is = |errnos: &[Errno]| {
+        let mut errnos = errnos.iter();
+        errnos.any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    };
+    let is_full = matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    ) || shortages
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    );
+    if is_full || is(&[Errno::NOSPC, Errno::DQUOT, Errno::FBIG]) {
+        Some(Shortage::Space)
+    } else if is(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM]) {
+        Some(Shortage::Handles)
+    } else {
+        None
+    }
+}
+
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    shortage(error).is_some()
 }

@@ -3,18 +3,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::{DirLock, Disk, DiskFile};
-use crate::map::{self, Forgotten, Mapped};
+use super::{DirLock, Disk, DiskFile, Inside};
+use crate::map::{Forgotten, Mapped};
 
 /// Slices that one system call takes at most (`IOV_MAX` of Linux).
 const SLICES_MAX: usize = 1024;
@@ -27,8 +27,8 @@ const ZERO_BYTES: usize = 64 << 10;
 /// The name of the file in a directory that carries its lock.
 pub(crate) const LOCK_NAME: &str = "LOCK";
 
-/// The files of the operating system. Reads go through a shared read-only map, writes through
-/// `pwritev`.
+/// The files of the operating system. The log reads through a shared read-only map, all others by
+/// copying; writes go through `pwritev`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
@@ -38,9 +38,14 @@ const FILL_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 struct RealFile {
     file: File,
-    /// The whole file, mapped by the first read. Only files that never shrink while the directory
-    /// is locked are read this way.
+    /// The whole file, mapped by the first read that shares. Only files that never shrink while the
+    /// directory is locked are read this way.
     map: OnceLock<Mapped>,
+    /// Held while the file is mapped, and while it is cut.
+    sizing: Mutex<()>,
+    /// How far the file was filled with zeros by this handle, which made it; beyond any end if it was there
+    /// before.
+    filled: AtomicU64,
     /// Maps of before of which somebody may still hold bytes.
     forgotten: Vec<Forgotten>,
     /// Where the last hint of what will be read began.
@@ -51,18 +56,17 @@ struct RealFile {
 const NO_HINT: u64 = u64::MAX;
 
 impl Disk for RealDisk {
+    fn may_share(&self, _: Inside) -> bool {
+        true
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(path)?;
-        Ok(Arc::new(RealFile {
-            file,
-            map: OnceLock::new(),
-            forgotten: Vec::new(),
-            hinted: AtomicU64::new(NO_HINT),
-        }))
+        Ok(Arc::new(RealFile::new(file, 0)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -148,12 +152,7 @@ fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<Arc<dyn DiskFi
             "not a regular file",
         ));
     }
-    Ok(Arc::new(RealFile {
-        file,
-        map: OnceLock::new(),
-        forgotten: Vec::new(),
-        hinted: AtomicU64::new(NO_HINT),
-    }))
+    Ok(Arc::new(RealFile::new(file, u64::MAX)))
 }
 
 impl DiskFile for RealFile {
@@ -165,15 +164,19 @@ impl DiskFile for RealFile {
         self.file.read_exact_at(buffer, offset)
     }
 
-    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let (map, range) = self.mapped(offset, len)?;
-        Ok(map.slice(range))
+    fn share(&self, _: Inside, offset: u64, len: usize) -> io::Result<Bytes> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let shared = self.mapped()?.share(start..start.saturating_add(len));
+        shared.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    fn peek(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let (map, range) = self.mapped(offset, buffer.len())?;
-        buffer.copy_from_slice(&map[range]);
-        Ok(())
+    fn peek(&self, _: Inside, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        if self.mapped()?.copy(start, buffer) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
@@ -185,7 +188,9 @@ impl DiskFile for RealFile {
     fn zero_fill(&self, bytes: u64) -> io::Result<()> {
         // The file grows with what is written, so that one that was left half filled is never taken
         // for a whole one.
-        self.fill(0, bytes)
+        self.fill(0, bytes)?;
+        self.filled.fetch_max(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn zero_fill_part(&self, done: u64, bytes: u64) -> io::Result<u64> {
@@ -194,10 +199,19 @@ impl DiskFile for RealFile {
         }
         let end = (done + FILL_BYTES).min(bytes);
         self.fill(done, end)?;
+        self.filled.fetch_max(end, Ordering::Relaxed);
         Ok(end)
     }
 
     fn give_back_rest(&self, bytes: u64) {
+        let _sizing = self.sizing.lock();
+        let Ok(len) = self.len() else { return };
+        let filled = self.filled.load(Ordering::Relaxed).min(len);
+        let mapped = self.map.get().map_or(0, Mapped::len) as u64;
+        let is_held = !self.forgotten.is_empty();
+        if bytes < filled.max(mapped) || bytes > len || is_held && bytes < len {
+            return;
+        }
         // A file that is cut where it ends loses what was taken beyond.
         let _ = self.file.set_len(bytes);
     }
@@ -217,7 +231,7 @@ impl DiskFile for RealFile {
         let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
     }
 
-    fn forget_reads(&mut self) -> bool {
+    fn forget_reads(&mut self, _: Inside) -> bool {
         self.forgotten.extend(self.map.take().map(Mapped::forget));
         self.forgotten.retain(|map| !map.is_gone());
         self.forgotten.is_empty()
@@ -233,23 +247,26 @@ impl DiskFile for RealFile {
 }
 
 impl RealFile {
-    /// The map of the whole file, and where in it so many bytes are.
-    fn mapped(&self, offset: u64, len: usize) -> io::Result<(&Bytes, Range<usize>)> {
-        let map = if let Some(map) = self.map.get() {
-            map
-        } else {
-            let map = map::map_whole(&self.file)?;
-            // Two threads may map at once; one of the maps stays.
-            self.map.get_or_init(|| map)
-        };
-        let bytes = map.bytes();
-        let end = usize::try_from(offset)
-            .ok()
-            .and_then(|start| Some(start..start.checked_add(len)?));
-        match end {
-            Some(range) if range.end <= bytes.len() => Ok((bytes, range)),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    fn new(file: File, filled: u64) -> Self {
+        Self {
+            file,
+            map: OnceLock::new(),
+            sizing: Mutex::new(()),
+            filled: AtomicU64::new(filled),
+            forgotten: Vec::new(),
+            hinted: AtomicU64::new(NO_HINT),
         }
+    }
+
+    /// The map of the whole file.
+    fn mapped(&self) -> io::Result<&Mapped> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let _sizing = self.sizing.lock();
+        let map = Mapped::whole(&self.file)?;
+        // Two threads may map one after the other; the first map stays.
+        Ok(self.map.get_or_init(|| map))
     }
 
     fn fill(&self, mut offset: u64, end: u64) -> io::Result<()> {
@@ -349,13 +366,54 @@ mod tests {
         let file = RealDisk.create(&dir.path().join("file")).unwrap();
         file.write_at(0, &[IoSlice::new(b"quorate")]).unwrap();
         let mut some = [0; 3];
-        file.peek(4, &mut some).unwrap();
+        file.peek(Inside(()), 4, &mut some).unwrap();
         assert_eq!(&some, b"ate");
-        assert_eq!(file.read_bytes(4, 3).unwrap(), &b"ate"[..]);
+        assert_eq!(file.share(Inside(()), 4, 3).unwrap(), &b"ate"[..]);
         for offset in [5, 7, u64::MAX] {
-            let error = file.peek(offset, &mut some).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
+            let errors = [
+                file.peek(Inside(()), offset, &mut some).unwrap_err(),
+                file.share(Inside(()), offset, 3).unwrap_err(),
+                file.read_bytes(offset, 3).unwrap_err(),
+            ];
+            for error in errors {
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
+            }
         }
+    }
+
+    /// Who is not the log gets a copy: what is written later does not change under its holder.
+    #[test]
+    fn bytes_that_another_crate_reads_are_not_those_that_it_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.create(&dir.path().join("file")).unwrap();
+        file.write_at(0, &[IoSlice::new(b"quorate")]).unwrap();
+        let held = file.read_bytes(0, 7).unwrap();
+        file.write_at(0, &[IoSlice::new(b"changed")]).unwrap();
+        assert_eq!(held, &b"quorate"[..]);
+        assert_eq!(file.read_bytes(0, 7).unwrap(), &b"changed"[..]);
+    }
+
+    #[test]
+    fn nothing_that_was_filled_written_or_mapped_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = RealDisk.create(&path).unwrap();
+        file.zero_fill_part(0, 4096).unwrap();
+        // What a part that failed has left behind what is filled goes.
+        file.write_at(4096, &[IoSlice::new(&[0; 100])]).unwrap();
+        for bytes in [0, 4095, 5000] {
+            file.give_back_rest(bytes);
+            assert_eq!(file.len().unwrap(), 4196, "{bytes}");
+        }
+        file.give_back_rest(4096);
+        assert_eq!(file.len().unwrap(), 4096);
+        file.write_at(4096, &[IoSlice::new(&[1; 100])]).unwrap();
+        let held = file.share(Inside(()), 4190, 4).unwrap();
+        file.give_back_rest(4096);
+        assert_eq!((file.len().unwrap(), &held[..]), (4196, &[1; 4][..]));
+        let opened = RealDisk.open(&path).unwrap();
+        opened.give_back_rest(100);
+        assert_eq!(opened.len().unwrap(), 4196);
     }
 
     #[test]

@@ -123,6 +123,15 @@ struct Work {
     last: Lsn,
 }
 
+impl Work {
+    /// Whether files outside of the log may go once this is durable: a snapshot is superseded, or a group is
+    /// removed. The log must not come back from a power cut naming what is gone.
+    fn lets_files_go(&self) -> bool {
+        let mut ops = self.submissions.iter().flat_map(|it| &it.batch.ops);
+        ops.any(|op| matches!(op, Op::Snapshot { .. } | Op::Remove { .. }))
+    }
+}
+
 /// The step to the next segment.
 struct Rotation {
     segment: Segment,
@@ -138,6 +147,8 @@ struct Written {
     offset: u64,
     bytes: u64,
     desc_bytes: u64,
+    /// Whether it, and all before it, survives the loss of power.
+    is_synced: bool,
 }
 
 /// Fails the log if it is dropped by a panic: what was taken out of the line will not be written, nothing behind it may
@@ -409,7 +420,13 @@ impl Log {
         let offset = tail.at.end - head as u64;
         assert!(offset + bytes <= segment.bytes);
         segment.file.write_at(offset, &slices)?;
-        if self.options.durability == Durability::PowerLoss && !mutants::SKIPS_SYNC {
+        let is_synced = self.options.durability == Durability::PowerLoss;
+        let is_forced = !is_synced && work.lets_files_go();
+        if is_forced {
+            self.sync_all_written()?;
+            segment.file.sync_data()?;
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        } else if is_synced && !mutants::SKIPS_SYNC {
             let sync_begin = Instant::now();
             let mut synced = segment.file.sync_data();
             if mutants::RETRIES_FAILED_SYNC && synced.is_err() {
@@ -424,6 +441,7 @@ impl Log {
             offset: tail.at.end,
             bytes,
             desc_bytes: u64::from(header.desc_bytes),
+            is_synced: is_synced || is_forced,
         };
         writer.tail = Tail {
             at: Sealed {
@@ -519,8 +537,8 @@ impl Log {
         queue.checkpoint_bytes = checkpoint_bytes;
         queue.give_back(emptied);
         drop(queue);
-        if self.options.durability == Durability::PowerLoss {
-            self.synced.store(work.last.0, Ordering::Release);
+        if written.is_synced {
+            self.synced.fetch_max(work.last.0, Ordering::AcqRel);
         }
         // Before the line is looked at: see `commit`.
         self.durable.store(work.last.0, Ordering::SeqCst);

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Log, LogStatus};
+use super::Log;
 
 /// Which of the steps of a log have something to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {
     /// [`Log::drive`] would write something, as far as is known before it looks for room.
     pub drive: bool,
-    /// [`Log::prepare`] was asked for, or the log is full and may look whether space returned.
+    /// [`Log::prepare`] was asked for, or space or handles ran out and may have returned.
     pub prepare: bool,
     /// The last batch is not covered yet, see [`Log::cover`].
     pub cover: bool,
@@ -23,11 +23,11 @@ impl Log {
             return Due::default();
         }
         let (has_waiting, is_blocked) = (!queue.waiting.is_empty(), queue.blocked_bytes > 0);
-        let is_full = queue.status == LogStatus::Full;
+        let is_short = queue.status.is_short();
         drop(queue);
         Due {
             drive: has_waiting && !is_blocked,
-            prepare: is_blocked || is_full || *self.prepare_wanted.lock(),
+            prepare: is_blocked || is_short || *self.prepare_wanted.lock(),
             cover: !has_waiting && self.is_uncovered.load(Ordering::Relaxed),
         }
     }

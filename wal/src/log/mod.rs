@@ -108,11 +108,24 @@ pub enum LogStatus {
     /// There is no space for the next segment. Entries are refused, reads and compaction go on; it
     /// takes writes again by itself after a preparation that succeeds.
     Full,
+    /// The process or the system has no file handles left for the next segment. Otherwise as
+    /// [`Full`](Self::Full).
+    NoHandles {
+        /// What the system said.
+        reason: String,
+    },
     /// A write or a sync failed. Nothing more is acknowledged; reads of what was durable go on.
     Failed {
         /// The first failure.
         reason: String,
     },
+}
+
+impl LogStatus {
+    /// Whether space or file handles ran out: entries are refused until that passes, by itself.
+    pub fn is_short(&self) -> bool {
+        matches!(self, Self::Full | Self::NoHandles { .. })
+    }
 }
 
 /// What a log held when it was opened.

@@ -12,20 +12,23 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::disk::is_shortage;
+use crate::disk::{Shortage, is_shortage, shortage};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT, segment_name};
 use crate::ids::SegmentId;
-use crate::manifest::Manifests;
 use crate::mutants;
 use crate::options::LogOptions;
 use crate::segment::Segment;
+use crate::slots::Manifests;
 
 use super::reclaim::Reclaim;
 use super::{Log, LogStatus};
 
 /// No segment is handed over with less than this while it could have more: that takes milliseconds to fill.
 const SHORT_BYTES_MIN: u64 = 4 << 20;
+
+/// So many names that somebody else took are passed over at a time.
+const STRAYS_MAX: usize = 16;
 
 /// What one call of [`Log::prepare`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,8 +233,8 @@ impl Log {
     /// Does what is to be done off the commit path: makes the next segment ready, writes the index
     /// behind sealed ones, gives back those that nothing needs, and moves what lives out of those
     /// that are mostly dead. Called from any thread, as often as one likes; each call does a bounded
-    /// part. Without space the status becomes [`LogStatus::Full`] until a later call succeeds; any
-    /// other failure stops the log for good.
+    /// part. Without space the status becomes [`LogStatus::Full`], and without file handles
+    /// [`LogStatus::NoHandles`], until a later call succeeds; any other failure stops the log for good.
     pub fn prepare(&self) -> Result<Prepared, LogError> {
         let mut preparer = self.preparer.lock();
         // What is asked for from here on may come too late for this call.
@@ -283,8 +286,8 @@ impl Log {
     pub(super) fn ready_segment(&self, preparer: &mut Preparer) -> Result<bool, LogError> {
         let spare_bytes = self.spare.lock().as_ref().map_or(0, |spare| spare.bytes);
         let needed = self.queue.lock().blocked_bytes;
-        let is_full = self.queue.lock().status == LogStatus::Full;
-        if spare_bytes > 0 && spare_bytes >= needed && !is_full {
+        let is_short = self.queue.lock().status.is_short();
+        if spare_bytes > 0 && spare_bytes >= needed && !is_short {
             self.pace.rest();
             self.hand_over(None);
             return Ok(true);
@@ -301,11 +304,11 @@ impl Log {
             }
         }
         if self.index.read().segments.is_full() {
-            self.set_full();
+            self.set_short(LogStatus::Full);
             return Ok(false);
         }
         // While entries are refused nothing is written that the filling could keep in step with.
-        let is_urgent = needed > 0 || is_full;
+        let is_urgent = needed > 0 || is_short;
         match self.fill(preparer, needed, is_urgent) {
             Ok(None) => Ok(false),
             Ok(Some(segment)) => {
@@ -314,14 +317,18 @@ impl Log {
                 self.segment_is_ready(segment);
                 Ok(true)
             }
-            Err(error) if is_shortage(&error) => {
-                self.drop_filling(preparer);
-                self.set_full();
+            Err(error) => {
+                let Some(short) = shortage(&error) else {
+                    return Err(self.fail(format!("cannot prepare the next segment: {error}")));
+                };
+                if short == Shortage::Space {
+                    self.drop_filling(preparer);
+                }
+                self.set_short(LogStatus::of(short, &error));
                 self.use_reserve(preparer)?;
                 let spare = self.spare.lock();
                 Ok(spare.as_ref().is_some_and(|spare| spare.bytes >= needed))
             }
-            Err(error) => Err(self.fail(format!("cannot prepare the next segment: {error}"))),
         }
     }
 
@@ -350,8 +357,13 @@ impl Log {
             }
         }
         // One that is used again has a durable name already.
-        if !filling.segment.recycled && !mutants::SKIPS_DIRECTORY_SYNC {
-            self.disk.sync_dir(&self.dir)?;
+        if !filling.segment.recycled
+            && !mutants::SKIPS_DIRECTORY_SYNC
+            && let Err(error) = self.disk.sync_dir(&self.dir)
+        {
+            // All that is missing is its name, which is tried again.
+            preparer.filling = Some(filling);
+            return Err(error);
         }
         Ok(Some(filling.segment))
     }
@@ -388,9 +400,20 @@ impl Log {
             bytes >= needed && bytes.is_multiple_of(BLOCK_BYTES),
             "no submission is taken that fits no segment"
         );
-        let id = preparer.next_id;
-        let path = self.dir.join(segment_name(id));
-        let file = self.disk.create(&path)?;
+        let mut id = preparer.next_id;
+        let mut path = self.dir.join(segment_name(id));
+        let mut created = self.disk.create(&path);
+        for _ in 0..STRAYS_MAX {
+            if !matches!(&created, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+                break;
+            }
+            // Somebody else put a file there, which is not touched.
+            preparer.take_id();
+            id = preparer.next_id;
+            path = self.dir.join(segment_name(id));
+            created = self.disk.create(&path);
+        }
+        let file = created?;
         preparer.take_id();
         let segment = Segment {
             id,
@@ -413,7 +436,7 @@ impl Log {
     /// Hands a segment to the writer, and takes entries again if they were refused.
     pub(super) fn segment_is_ready(&self, segment: Segment) {
         let mut queue = self.queue.lock();
-        if queue.status == LogStatus::Full {
+        if queue.status.is_short() {
             queue.status = LogStatus::Healthy;
         }
         drop(queue);
@@ -439,10 +462,22 @@ impl Log {
         }
     }
 
-    fn set_full(&self) {
+    /// Notes that something ran out.
+    pub(super) fn set_short(&self, short: LogStatus) {
         let mut queue = self.queue.lock();
-        if queue.status == LogStatus::Healthy {
-            queue.status = LogStatus::Full;
+        if !matches!(queue.status, LogStatus::Failed { .. }) {
+            queue.status = short;
+        }
+    }
+}
+
+impl LogStatus {
+    pub(super) fn of(short: Shortage, error: &io::Error) -> Self {
+        match short {
+            Shortage::Space => Self::Full,
+            Shortage::Handles => Self::NoHandles {
+                reason: error.to_string(),
+            },
         }
     }
 }

@@ -265,10 +265,16 @@ impl Queue {
         let room_bytes = self
             .room_bytes
             .max(self.reserve_bytes.saturating_sub(taken));
-        if self.status == LogStatus::Full && (batch.entries > 0 || needed > room_bytes) {
-            return Err(SubmitError::Full);
+        if batch.entries == 0 && needed <= room_bytes {
+            return Ok(());
         }
-        Ok(())
+        match &self.status {
+            LogStatus::Full => Err(SubmitError::Full),
+            LogStatus::NoHandles { reason } => Err(SubmitError::NoHandles {
+                reason: reason.clone(),
+            }),
+            LogStatus::Healthy | LogStatus::Failed { .. } => Ok(()),
+        }
     }
 
     /// Checks that the batch continues the logs of its groups, and moves their ends. Moves nothing

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::batch::Entry;
+use crate::disk::Inside;
 use crate::error::{DamageKind, OpenError, ReadError};
 use crate::format::entry_crc;
 use crate::group::{GroupLog, Stretch};
@@ -300,8 +301,13 @@ fn read_sealed(
     // To share the bytes of one spot would cost more than to copy them.
     let (mut single, shared) = ([0; SPOT_BYTES], Bytes::new());
     let read = match part.count {
-        1 => segment.file.peek(offset, &mut single).map(|()| shared),
-        count => segment.file.read_bytes(offset, count as usize * SPOT_BYTES),
+        1 => segment
+            .file
+            .peek(Inside(()), offset, &mut single)
+            .map(|()| shared),
+        count => segment
+            .file
+            .share(Inside(()), offset, count as usize * SPOT_BYTES),
     };
     let shared = read.map_err(|error| failed(segment, offset, plan.wanted(part.first), error))?;
     let spots = if part.count == 1 {
@@ -348,7 +354,7 @@ fn read_entry(segment: &Segment, spot: Spot, wanted: Wanted) -> Result<Entry, Re
     let (slot_offset, payload_offset) = (spot.slot_offset(), spot.payload_offset());
     let corrupt = |offset, kind| wanted.corrupt(segment.path.clone(), offset, kind);
     let mut slot = [0; SLOT_BYTES];
-    let peeked = segment.file.peek(slot_offset, &mut slot);
+    let peeked = segment.file.peek(Inside(()), slot_offset, &mut slot);
     peeked.map_err(|error| failed(segment, slot_offset, wanted, error))?;
     let slot = Slot::decode(&slot).expect("as many bytes as a slot has were read");
     // The slot is read again from the disk: its length is trusted no further than the segment goes.
@@ -359,7 +365,7 @@ fn read_entry(segment: &Segment, spot: Spot, wanted: Wanted) -> Result<Entry, Re
         }
         len => segment
             .file
-            .read_bytes(payload_offset, len as usize)
+            .share(Inside(()), payload_offset, len as usize)
             .map_err(|error| failed(segment, payload_offset, wanted, error))?,
     };
     let entry = wanted.check(spot, slot, payload);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::batch::{Move, WriteBatch};
-use crate::disk::DiskFile;
+use crate::disk::{Inside, is_shortage};
 use crate::error::{LogError, ReadError};
 use crate::format::{BLOCK_BYTES, segment_name};
 use crate::ids::{GroupId, Lsn, SegmentId};
@@ -58,6 +58,16 @@ impl Reclaim {
     }
 }
 
+/// What became of a dead segment that may be used again.
+enum Used {
+    /// It is the next one, or is becoming it.
+    Taken,
+    /// It is not wanted, or somebody holds bytes of it.
+    Unwanted(Segment),
+    /// Space or file handles ran out. It may have a new name already.
+    Short(Segment),
+}
+
 /// How far the segment that is being emptied was looked through. A group that was passed has no
 /// entry in it any more, but for those of a move that went stale: what is written since stands in
 /// newer segments.
@@ -78,10 +88,12 @@ impl Log {
         dead.extend(self.take_dead(preparer));
         let mut given = 0;
         while let Some(segment) = dead.pop() {
-            let path = segment.path.clone();
-            let left = self.use_again(preparer, segment)?.err();
-            let left = left.and_then(|segment| self.keep(preparer, segment));
+            let left = match self.use_again(preparer, segment)? {
+                Used::Taken => None,
+                Used::Unwanted(segment) | Used::Short(segment) => self.keep(preparer, segment),
+            };
             if let Some(segment) = left {
+                let path = segment.path.clone();
                 match self.disk.remove(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         preparer.reclaim.undeleted = dead;
@@ -131,11 +143,7 @@ impl Log {
 
     /// Makes a dead segment the next one, if one of its size is wanted and nobody holds bytes of it.
     /// Gives it back if not.
-    fn use_again(
-        &self,
-        preparer: &mut Preparer,
-        mut segment: Segment,
-    ) -> Result<Result<(), Segment>, LogError> {
+    fn use_again(&self, preparer: &mut Preparer, mut segment: Segment) -> Result<Used, LogError> {
         let is_wanted = self.spare.lock().is_none()
             && !preparer.is_using_again()
             && preparer.takes(segment.bytes)
@@ -143,25 +151,24 @@ impl Log {
             && segment.bytes <= self.options.segment_bytes_max
             && segment.bytes.is_multiple_of(BLOCK_BYTES);
         if !is_wanted || !is_free(preparer, &mut segment) {
-            return Ok(Err(segment));
+            return Ok(Used::Unwanted(segment));
         }
-        let id = preparer.take_id();
-        let path = self.dir.join(segment_name(id));
-        let renamed = self.wipe_and_rename(&segment, &path);
-        renamed.map_err(|error| self.fail(format!("cannot use {} again: {error}", segment.id)))?;
+        let id = segment.id;
+        if let Err(error) = self.wipe_and_rename(preparer, &mut segment) {
+            return match error.kind() {
+                // Nothing that is needed is in it, whatever it is called by now.
+                _ if is_shortage(&error) => Ok(Used::Short(segment)),
+                // Somebody deleted it.
+                io::ErrorKind::NotFound => Ok(Used::Taken),
+                _ => Err(self.fail(format!("cannot use {id} again: {error}"))),
+            };
+        }
         self.drop_filling(preparer);
         self.counters.recycled.fetch_add(1, Ordering::Relaxed);
-        let segment = Segment {
-            id,
-            path,
-            file: segment.file,
-            bytes: segment.bytes,
-            recycled: true,
-        };
         if let Some(segment) = preparer.fill_rest(segment) {
             self.segment_is_ready(segment);
         }
-        Ok(Ok(()))
+        Ok(Used::Taken)
     }
 
     /// Keeps a dead segment while the log is written to: it takes the place of one that would have
@@ -222,19 +229,24 @@ impl Log {
         let Some(kept) = preparer.reclaim.kept.pop() else {
             return Ok(());
         };
-        if let Err(unwanted) = self.use_again(preparer, kept)? {
+        match self.use_again(preparer, kept)? {
+            Used::Taken => {}
             // If this fails, the next open finds a dead segment and removes it.
-            let _ = self.disk.remove(&unwanted.path);
+            Used::Unwanted(segment) => drop(self.disk.remove(&segment.path)),
+            Used::Short(segment) => preparer.reclaim.kept.push(segment),
         }
         Ok(())
     }
 
     /// The header goes first, so that no file ever has a header that is not its own.
-    fn wipe_and_rename(&self, segment: &Segment, path: &std::path::Path) -> io::Result<()> {
+    fn wipe_and_rename(&self, preparer: &mut Preparer, segment: &mut Segment) -> io::Result<()> {
         let zeros = [0; BLOCK_BYTES as usize];
         segment.file.write_at(0, &[IoSlice::new(&zeros)])?;
         segment.file.sync_data()?;
-        self.disk.rename(&segment.path, path)?;
+        let id = preparer.take_id();
+        let path = self.dir.join(segment_name(id));
+        self.disk.rename(&segment.path, &path)?;
+        (segment.id, segment.path, segment.recycled) = (id, path, true);
         self.disk.sync_dir(&self.dir)
     }
 
@@ -388,5 +400,6 @@ impl Candidates {
 /// Whether nobody holds bytes of a segment.
 fn is_free(preparer: &Preparer, segment: &mut Segment) -> bool {
     let is_own = segment.id >= preparer.first_own;
-    is_own && Arc::get_mut(&mut segment.file).is_some_and(DiskFile::forget_reads)
+    let mut forgets = Arc::get_mut(&mut segment.file).into_iter();
+    is_own && forgets.any(|file| file.forget_reads(Inside(())))
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::disk::{DirLock, Disk, is_shortage};
+use crate::disk::{DirLock, Disk, copying};
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{
     BLOCK_BYTES, HeaderBlock, SEGMENT_BYTES_LIMIT, SegmentHeader, VERSION_MAJOR,
@@ -27,10 +27,11 @@ use crate::group::GroupLog;
 use crate::ids::{GroupId, Lsn, SegmentId};
 use crate::index::{Index, Stage};
 use crate::locations::PiecePlace;
-use crate::manifest::{self, Found, Manifest, ManifestFiles, Manifests, Pair, Slot};
+use crate::manifest::{self, Manifest, ManifestFiles};
 use crate::mutants;
 use crate::options::{Durability, LogOptions};
 use crate::segment::Segment;
+use crate::slots::{self, Manifests, Pair};
 
 use super::commit::Line;
 use super::drive::{Tail, Writer};
@@ -39,7 +40,7 @@ use super::queue::{Bounds, Queue};
 use super::recent::Recent;
 use super::replay::Replay;
 use super::reserve;
-use super::sort::{Candidate, FoundManifest, InService, Sorted, sort};
+use super::sort::{Candidate, FoundManifest, InService, Sorted, is_right_alone, sort};
 use super::summary::sum_up;
 use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
 
@@ -62,20 +63,23 @@ pub(crate) fn open(
     if_none: IfNone,
 ) -> Result<(Arc<Log>, Recovered), OpenError> {
     options.validate()?;
+    let disk = copying(disk);
     if if_none == IfNone::Refuse {
         check_log_files(disk.as_ref(), dir)?;
     }
     let lock = lock_dir(disk.as_ref(), dir)?;
     let candidates = read_candidates(disk.as_ref(), dir, &options)?;
     let last_id = candidates.keys().next_back().copied().unwrap_or_default();
-    let (files, slots) = open_manifest(disk.as_ref(), dir, &options)?;
-    let mut manifest = newest(&slots);
-    let damaged = manifest::damaged(&slots).map(|slot| files.path(slot).to_owned());
-    let found = FoundManifest {
+    let (files, found) = slots::open_manifest(disk.as_ref(), dir, &options)?;
+    let mut manifest = slots::newest(&found);
+    let damaged = slots::damaged(&found).map(|slot| files.path(slot).to_owned());
+    let of_manifest = FoundManifest {
         newest: manifest.as_ref(),
         damaged: damaged.as_deref(),
     };
-    let mut sorted = sort(dir, candidates, found, options.accept_damage)?;
+    let older = slots::older(&found, manifest.as_ref());
+    let is_older_right = is_right_alone(dir, candidates.clone(), older)?;
+    let mut sorted = sort(dir, candidates, of_manifest, options.accept_damage)?;
     let read = read_chain(dir, &mut sorted, &options)?;
     let next_id = next_id(last_id, &manifest.clone().unwrap_or_default());
     let generation = manifest.as_ref().map_or(0, |it| it.generation);
@@ -86,10 +90,13 @@ pub(crate) fn open(
         return Err(no_log(dir, "holds no log that was ever written to"));
     }
     manifest.take_if(|_| !sorted.believes);
-    let mut pair = Pair::new(&slots, manifest);
+    let mut pair = Pair::new(&found, manifest);
+    pair.trust_older(is_older_right);
     pair.go_on_from(sorted.generation);
     let mut manifests = Manifests::new(files, pair);
-    let written = write_manifests(&mut manifests, &sorted.dead, is_fresh, &options);
+    let dead: Vec<_> = sorted.dead.iter().map(|it| it.segment.id).collect();
+    let fresh = is_fresh.then_some(options.identity);
+    let written = slots::write_at_open(&mut manifests, &dead, fresh);
     written.map_err(|source| OpenError::io("write the manifest of", dir, source))?;
     let recovered = Recovered {
         groups: read
@@ -324,55 +331,6 @@ fn bounds(recovered: &Recovered) -> HashMap<GroupId, Bounds> {
     };
     let groups = recovered.groups.iter();
     groups.map(|(&group, log)| (group, bounds(log))).collect()
-}
-
-/// Opens the manifest, and checks that it is that of this log.
-fn open_manifest(
-    disk: &dyn Disk,
-    dir: &Path,
-    options: &LogOptions,
-) -> Result<(ManifestFiles, [Slot; 2]), OpenError> {
-    let (files, slots) = ManifestFiles::open(disk, dir)?;
-    match newest(&slots) {
-        Some(manifest) if manifest.identity != options.identity => Err(OpenError::Identity {
-            path: dir.to_owned(),
-            found: manifest.identity,
-            expected: options.identity,
-        }),
-        _ => Ok((files, slots)),
-    }
-}
-
-/// What the newest whole slot says.
-pub(crate) fn newest(slots: &[Slot; 2]) -> Option<Manifest> {
-    match manifest::newer(slots.clone()) {
-        Found::Manifest(manifest) => Some(manifest),
-        Found::Nothing | Found::Damaged => None,
-    }
-}
-
-/// Writes the manifest of a fresh log. In an old one a damaged slot is written anew, and so is one that
-/// needs a segment which is deleted now.
-fn write_manifests(
-    manifests: &mut Manifests,
-    dead: &[Candidate],
-    is_fresh: bool,
-    options: &LogOptions,
-) -> io::Result<()> {
-    if is_fresh {
-        return manifests.write_first(options.identity);
-    }
-    // One that nobody believes is written anew when it is known what it should say.
-    for _ in 0..2 {
-        if !manifests.pair.is_due(dead.iter().map(|it| it.segment.id)) {
-            return Ok(());
-        }
-        match manifests.write(manifests.pair.newest().clone()) {
-            Err(error) if is_shortage(&error) => return Ok(()),
-            written => written?,
-        }
-    }
-    Ok(())
 }
 
 /// Refuses numbers that leave no room for those of a process that runs for ever. No log counts so

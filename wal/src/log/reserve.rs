@@ -10,14 +10,14 @@
 use std::io;
 use std::path::Path;
 
-use crate::disk::{Disk, is_shortage};
+use crate::disk::{Disk, is_shortage, shortage};
 use crate::error::{LogError, OpenError};
 use crate::format::{BLOCK_BYTES, SEGMENT_BYTES_LIMIT, segment_name};
 use crate::ids::SegmentId;
 use crate::segment::Segment;
 
-use super::Log;
 use super::prepare::Preparer;
+use super::{Log, LogStatus};
 
 pub(crate) const NAME: &str = "RESERVE";
 /// The name while it is being made.
@@ -64,9 +64,10 @@ impl Log {
         let wanted = self.reserve_bytes_wanted();
         let bytes = preparer.reserve_bytes();
         if bytes < wanted {
-            match self.make_reserve(wanted) {
-                Ok(reserve) => preparer.reserve = Some(reserve),
-                Err(error) if is_shortage(&error) => {}
+            match self.make_reserve(preparer, wanted) {
+                Ok(()) => {}
+                // It is tried again with the next preparation.
+                Err(error) if is_shortage(&error) || error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     return Err(self.fail(format!("cannot prepare the reserve: {error}")));
                 }
@@ -84,16 +85,35 @@ impl Log {
         let Some(mut reserve) = preparer.reserve.take_if(fits) else {
             return Ok(());
         };
+        if let Err(error) = self.name_reserve(preparer, &mut reserve) {
+            if let Some(short) = shortage(&error) {
+                // It is there, and waits for what is missing.
+                self.set_short(LogStatus::of(short, &error));
+                preparer.reserve = Some(reserve);
+                return Ok(());
+            }
+            // Somebody deleted it. Nothing was in it: the log goes on as one that never had one.
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(self.fail(format!("cannot use the reserve: {error}")));
+            }
+            self.queue.lock().reserve_bytes = 0;
+            return Ok(());
+        }
         self.queue.lock().reserve_bytes = 0;
-        reserve.id = preparer.take_id();
-        let path = self.dir.join(segment_name(reserve.id));
-        let renamed = self.disk.rename(&reserve.path, &path);
-        renamed
-            .and_then(|()| self.disk.sync_dir(&self.dir))
-            .map_err(|error| self.fail(format!("cannot use the reserve: {error}")))?;
-        reserve.path = path;
         self.hand_over(Some(reserve));
         Ok(())
+    }
+
+    /// Gives the reserve the name of a segment, and makes that durable. It may have the name already, from a
+    /// time when it could not be made durable.
+    fn name_reserve(&self, preparer: &mut Preparer, reserve: &mut Segment) -> io::Result<()> {
+        if reserve.id.0 == 0 {
+            let id = preparer.take_id();
+            let path = self.dir.join(segment_name(id));
+            self.disk.rename(&reserve.path, &path)?;
+            (reserve.id, reserve.path) = (id, path);
+        }
+        self.disk.sync_dir(&self.dir)
     }
 
     fn reserve_bytes_wanted(&self) -> u64 {
@@ -104,7 +124,7 @@ impl Log {
             .min(SEGMENT_BYTES_LIMIT)
     }
 
-    fn make_reserve(&self, bytes: u64) -> io::Result<Segment> {
+    fn make_reserve(&self, preparer: &mut Preparer, bytes: u64) -> io::Result<()> {
         let temporary = self.dir.join(TEMPORARY);
         match self.disk.remove(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -125,13 +145,19 @@ impl Log {
             }
         }
         self.disk.rename(&temporary, &path)?;
-        self.disk.sync_dir(&self.dir)?;
-        Ok(Segment {
+        // From here on the name leads to the new file, also if that is not durable yet: the old one must
+        // not go into service any more.
+        let before = preparer.reserve.replace(Segment {
             id: SegmentId(0),
             path,
             file,
             bytes,
             recycled: false,
-        })
+        });
+        if let Some(before) = before.filter(|before| before.id.0 > 0) {
+            // It has a name of its own. If this fails, the next open finds it and removes it.
+            let _ = self.disk.remove(&before.path);
+        }
+        self.disk.sync_dir(&self.dir)
     }
 }

@@ -12,7 +12,6 @@ use std::collections::Bound;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use crate::disk::is_shortage;
 use crate::error::LogError;
@@ -35,6 +34,9 @@ const STEP_BYTES: usize = 256 << 10;
 /// So many groups or pieces are looked at before the lock on the index is given back.
 const LOOKS_MAX: usize = 512;
 
+/// So many ranges are given to the index behind a segment before the lock is given back.
+const RANGES_FROZEN_MAX: usize = 16;
+
 /// Fewer entries than these stay in memory: one by one they take less than together.
 const FROZEN_ENTRIES_MIN: u64 = 8;
 
@@ -55,8 +57,7 @@ impl Log {
             }
             // The manifest goes first: it says more than the index, and takes one write.
             self.write_manifest(preparer)?;
-            self.index_segment(&next)
-                .map_err(|error| self.fail(format!("cannot seal {}: {error}", next.segment.id)))?;
+            self.index_segment(preparer, &next)?;
             self.set_stage(next.segment.id, Stage::Indexed);
         }
         self.write_manifest(preparer)
@@ -140,6 +141,12 @@ impl Log {
     /// Syncs what was written without syncs: a manifest must not do without a segment because of a
     /// record that a power cut may take.
     fn sync_written(&self) -> Result<(), LogError> {
+        self.sync_all_written()
+            .map_err(|error| self.fail(format!("cannot sync a segment: {error}")))
+    }
+
+    /// Syncs every segment that was written to without syncs, also the one that is written to now.
+    pub(super) fn sync_all_written(&self) -> io::Result<()> {
         let index = self.index.read();
         let written = index
             .segments
@@ -148,8 +155,7 @@ impl Log {
         let written: Vec<_> = written.map(|it| Arc::clone(&it.segment)).collect();
         drop(index);
         for segment in written {
-            let synced = segment.file.sync_data();
-            synced.map_err(|error| self.fail(format!("cannot sync {}: {error}", segment.id)))?;
+            segment.file.sync_data()?;
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
@@ -163,19 +169,27 @@ impl Log {
 
     /// Writes the index behind a segment, and has memory follow it. Without room for it, which only
     /// a log of another make shows, the entries stay in memory.
-    fn index_segment(&self, next: &Unindexed) -> io::Result<()> {
-        let ranges = self.collect(next.slot);
+    fn index_segment(&self, preparer: &mut Preparer, next: &Unindexed) -> Result<(), LogError> {
+        let ranges = self.collect(preparer, next.slot)?;
         let entries = ranges.iter().map(|(range, _)| range.count).sum();
         let end = next.sealed.end + footer_bytes(ranges.len() as u64, entries);
         if end > next.segment.bytes {
             return Ok(());
         }
         let (footer, encoded) = Footer::encode(next.segment.id, next.sealed, ranges);
-        write_footer(&next.segment, next.sealed.end, &encoded)?;
-        for range in &footer.ranges {
-            // As in `collect`.
-            thread::yield_now();
-            self.freeze(next.slot, range);
+        if !self.write_footer(preparer, next, &encoded)? {
+            return Ok(());
+        }
+        let worth_it = footer.ranges.iter();
+        let worth_it: Vec<_> = worth_it
+            .filter(|range| range.count >= FROZEN_ENTRIES_MIN)
+            .collect();
+        for some in worth_it.chunks(RANGES_FROZEN_MAX) {
+            self.serve_waiting(preparer)?;
+            let mut index = self.index.write();
+            for range in some {
+                freeze(&mut index, next.slot, range);
+            }
         }
         Ok(())
     }
@@ -183,15 +197,28 @@ impl Log {
     /// The entries that are in a segment and in the log of a group. Groups are looked at one after
     /// the other, so what is collected of one may be gone when the next is looked at: a later
     /// segment says so, and what a later segment says counts.
-    fn collect(&self, slot: SegmentSlot) -> Vec<(Range, Vec<Spot>)> {
+    fn collect(
+        &self,
+        preparer: &mut Preparer,
+        slot: SegmentSlot,
+    ) -> Result<Vec<(Range, Vec<Spot>)>, LogError> {
         let mut ranges = Vec::new();
         let mut at = Cursor::default();
         while self.collect_some(slot, &mut at, &mut ranges) {
-            // Where processors are few, the log thread must not wait for a time slice to end when
-            // its sync is done.
-            thread::yield_now();
+            self.serve_waiting(preparer)?;
         }
-        ranges
+        Ok(ranges)
+    }
+
+    /// Readies the next segment, if the log waits for it. Called between any two parts of what takes long, each
+    /// of which is bounded by how much it does: a log with many groups is not held up by the index of
+    /// a segment. (To give the processor away instead costs a time slice of whoever else is busy, each
+    /// time.)
+    fn serve_waiting(&self, preparer: &mut Preparer) -> Result<(), LogError> {
+        if self.queue.lock().blocked_bytes > 0 {
+            self.ready_segment(preparer)?;
+        }
+        Ok(())
     }
 
     /// Goes on with collecting for a bounded time. False at the end.
@@ -227,29 +254,54 @@ impl Log {
         false
     }
 
-    /// Lets go of the spots in memory that the index behind the segment has.
-    fn freeze(&self, slot: SegmentSlot, range: &Range) {
-        if range.count < FROZEN_ENTRIES_MIN {
-            return;
+    /// Writes all but the first block in steps, each synced, and then the first block. False if space ran out,
+    /// which only a disk shows that does not keep what it gave: there is no index then, as in a log
+    /// that was closed before, and the next open reads the batches.
+    fn write_footer(
+        &self,
+        preparer: &mut Preparer,
+        next: &Unindexed,
+        encoded: &Encoded,
+    ) -> Result<bool, LogError> {
+        let begin = next.sealed.end;
+        let rest = encoded.rest.chunks(STEP_BYTES);
+        let offsets = (begin + BLOCK_BYTES..).step_by(STEP_BYTES);
+        let steps = offsets.zip(rest).chain([(begin, &encoded.head[..])]);
+        for (offset, step) in steps {
+            self.serve_waiting(preparer)?;
+            let file = &next.segment.file;
+            let written = file.write_at(offset, &[IoSlice::new(step)]);
+            match written.and_then(|()| file.sync_data()) {
+                Ok(()) => {}
+                Err(error) if is_shortage(&error) => return Ok(false),
+                Err(error) => {
+                    let reason = format!("cannot seal {}: {error}", next.segment.id);
+                    return Err(self.fail(reason));
+                }
+            }
         }
-        let mut index = self.index.write();
-        let Some(log) = index
-            .groups
-            .get(&range.group)
-            .filter(|it| it.born == range.born)
-        else {
-            return;
-        };
-        let from = range.first_index.max(log.first_index());
-        let to = (range.first_index + range.count).min(log.last_index() + 1);
-        if from >= to {
-            return;
-        }
-        for (first, count, bytes) in stretches_in(log.pieces(from..to), slot) {
-            let skipped = (first - range.first_index) * crate::locations::SPOT_BYTES as u64;
-            let spots = Spots::Sealed(range.spots_offset + skipped);
-            index.replace(range.group, (first, count, bytes), slot, spots);
-        }
+        Ok(true)
+    }
+}
+
+/// Lets go of the spots in memory that the index behind the segment has.
+fn freeze(index: &mut Index, slot: SegmentSlot, range: &Range) {
+    let Some(log) = index
+        .groups
+        .get(&range.group)
+        .filter(|it| it.born == range.born)
+    else {
+        return;
+    };
+    let from = range.first_index.max(log.first_index());
+    let to = (range.first_index + range.count).min(log.last_index() + 1);
+    if from >= to {
+        return;
+    }
+    for (first, count, bytes) in stretches_in(log.pieces(from..to), slot) {
+        let skipped = (first - range.first_index) * crate::locations::SPOT_BYTES as u64;
+        let spots = Spots::Sealed(range.spots_offset + skipped);
+        index.replace(range.group, (first, count, bytes), slot, spots);
     }
 }
 
@@ -363,18 +415,4 @@ fn stretches_in<'a>(
         }
     }
     stretches
-}
-
-/// Writes all but the first block in steps, each synced, and then the first block.
-fn write_footer(segment: &Segment, offset: u64, encoded: &Encoded) -> io::Result<()> {
-    let mut at = offset + BLOCK_BYTES;
-    for step in encoded.rest.chunks(STEP_BYTES) {
-        segment.file.write_at(at, &[IoSlice::new(step)])?;
-        segment.file.sync_data()?;
-        at += step.len() as u64;
-    }
-    segment
-        .file
-        .write_at(offset, &[IoSlice::new(&encoded.head)])?;
-    segment.file.sync_data()
 }

@@ -81,7 +81,9 @@ pub(crate) fn sort(
     // it may do without everything that is left.
     let has_say = !accept_damage || top.map_or(Ok(true), |top| was_in_service(&candidates, top))?;
     // The one before the newest is right as well: nothing is deleted that either of them needs.
-    let is_right = |manifest: &&Manifest| manifest.generation + 1 >= sorted.generation && has_say;
+    let is_right = |manifest: &&Manifest| {
+        manifest.generation >= sorted.generation.saturating_sub(1) && has_say
+    };
     let right = manifest.filter(is_right);
     sorted.believes = right.is_some();
     match (right, top) {
@@ -115,6 +117,24 @@ pub(crate) fn sort(
     sorted.seal_by_successors();
     sorted.sort_others(candidates, manifest);
     Ok(sorted)
+}
+
+/// Whether the log would open by this manifest, were it the newest: all that it needs is there. Earlier builds
+/// gave up segments that the older slot still named.
+pub(crate) fn is_right_alone(
+    dir: &Path,
+    candidates: BTreeMap<SegmentId, Candidate>,
+    manifest: Option<&Manifest>,
+) -> Result<bool, OpenError> {
+    let found = FoundManifest {
+        newest: manifest,
+        damaged: None,
+    };
+    match sort(dir, candidates, found, false) {
+        Ok(sorted) => Ok(sorted.believes && sorted.damage.is_empty()),
+        Err(OpenError::MissingSegment { .. } | OpenError::Damaged { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 impl Candidate {

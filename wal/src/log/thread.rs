@@ -7,9 +7,9 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::drive::FailsInPanic;
-use super::{Drove, Log, LogStatus};
+use super::{Drove, Log};
 
-/// How often the preparer looks whether space returned.
+/// How often the preparer looks whether space or handles returned.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// After so long without a write, the last batch is covered by an empty one.
@@ -144,15 +144,14 @@ impl Log {
     fn prepare_loop(&self) {
         loop {
             let queue = self.queue.lock();
-            let (is_stopping, is_full) =
-                (queue.stopping.is_some(), queue.status == LogStatus::Full);
+            let (is_stopping, is_short) = (queue.stopping.is_some(), queue.status.is_short());
             drop(queue);
             if is_stopping {
                 return;
             }
             let mut wanted = self.prepare_wanted.lock();
             if !*wanted {
-                if is_full {
+                if is_short {
                     self.prepare_work.wait_for(&mut wanted, RETRY);
                 } else {
                     self.prepare_work.wait(&mut wanted);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::SnapshotRef;
-use crate::disk::{Disk, is_shortage};
+use crate::disk::{Disk, Shortage, is_shortage, shortage};
 use crate::error::{OpenError, SnapshotError};
 use crate::ids::GroupId;
 
@@ -242,22 +242,32 @@ fn parse_hex(name: &str) -> Option<u64> {
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
     let path = path.to_owned();
-    SnapshotError::Io {
-        action,
-        path,
-        source,
+    match shortage(&source) {
+        Some(Shortage::Handles) => SnapshotError::NoHandles {
+            action,
+            path,
+            source,
+        },
+        _ => SnapshotError::Io {
+            action,
+            path,
+            source,
+        },
     }
 }
 
 /// Like [`failed`], for steps that take room.
 fn failed_to_write(action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
-    if !is_shortage(&source) {
-        return failed(action, path, source);
-    }
-    let path = path.to_owned();
-    SnapshotError::Full {
-        action,
-        path,
-        source,
+    match failed(action, path, source) {
+        SnapshotError::Io {
+            action,
+            path,
+            source,
+        } if is_shortage(&source) => SnapshotError::Full {
+            action,
+            path,
+            source,
+        },
+        error => error,
     }
 }

@@ -178,17 +178,17 @@ impl Check<'_, '_> {
     /// Notes that the payload of an entry is not what was written.
     fn payload(&mut self, group: GroupId, index: u64, spot: Spot) {
         let is_live = self.is_live(group, index, spot);
+        let is_superseded = !is_live && !self.is_nowhere(group, index);
         let damage = Damage {
             indexes: Some((index, index)),
             group: Some(group),
             ..self.damage(spot.payload_offset(), DamageKind::Payload)
         };
-        let cost = if is_live {
-            Cost::Entries
-        } else {
-            Cost::Nothing
-        };
-        self.findings.add(damage, cost);
+        match (is_live, is_superseded) {
+            (true, _) => self.findings.add(damage, Cost::Entries),
+            (false, true) => self.findings.note_superseded(damage),
+            (false, false) => self.findings.add(damage, Cost::Nothing),
+        }
     }
 
     fn zeros(&mut self, mut offset: u64, end: u64) -> Result<(), OpenError> {
@@ -286,6 +286,18 @@ impl Check<'_, '_> {
             (Some(PiecePlace::Sealed(..)), None) => true,
             (Some(PiecePlace::Nowhere) | None, _) => false,
         }
+    }
+
+    /// Whether an entry is in the log of its group, and nobody knows where.
+    fn is_nowhere(&self, group: GroupId, index: u64) -> bool {
+        let Some((log, _)) = self.group(group) else {
+            return false;
+        };
+        let is_within = (log.first_index()..=log.last_index()).contains(&index);
+        is_within
+            && log
+                .pieces(index..index + 1)
+                .any(|piece| matches!(piece.place, PiecePlace::Nowhere))
     }
 
     /// The piece of a group's log with an entry, if that is in this segment.

@@ -5,18 +5,17 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::disk::{DirLock, Disk, DiskFile, LOCK_NAME};
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{HeaderBlock, SegmentHeader, VERSION_MAJOR, parse_segment_name};
 use crate::ids::SegmentId;
 use crate::index::Counted;
-use crate::log::recover::{Read, check_log_files, is_of_log, newest, read_candidate, read_chain};
+use crate::log::recover::{Read, check_log_files, is_of_log, read_candidate, read_chain};
 use crate::log::reserve;
-use crate::log::sort::{Candidate, FoundManifest, Sorted, sort};
-use crate::manifest::{self, Manifest, ManifestFiles, NAMES, Slot};
+use crate::log::sort::{Candidate, FoundManifest, Sorted, is_right_alone, sort};
+use crate::manifest::{Manifest, ManifestFiles, NAMES, Slot};
 use crate::options::LogOptions;
+use crate::slots::{self, newest};
 
 /// A log that is in use changes while it is looked at. A look that met a segment that was just given
 /// back is taken again, so often at most: each time it is an even chance at worst, on a machine that is
@@ -26,7 +25,7 @@ const LOOKS_MAX: usize = 64;
 /// The names of the reserve, while it is made and then.
 const RESERVES: [&str; 2] = [reserve::TEMPORARY, reserve::NAME];
 
-/// A disk on which nothing can be changed. Bytes are read by system calls and not through a map, so
+/// A disk on which nothing can be changed. Bytes are copied by system calls and not shared with a map, so
 /// that a file that shrinks or a device that cannot read is an error.
 #[derive(Debug)]
 pub(super) struct ReadOnly<'a>(pub(super) &'a dyn Disk);
@@ -42,6 +41,8 @@ pub(super) struct Looked {
     pub(super) slots: [Slot; 2],
     /// The one of them that is not whole, though it was written to.
     pub(super) damaged: Option<PathBuf>,
+    /// Whether the log would open by the older one of them.
+    pub(super) is_older_right: bool,
     pub(super) manifest: Option<Manifest>,
     /// What the files are, as an open that accepts damage sees it.
     pub(super) sorted: Sorted,
@@ -138,10 +139,10 @@ fn may_pass(error: &OpenError) -> bool {
 
 fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, OpenError> {
     // The manifest comes first: what it needs is then there, unless it was given back since.
-    let slots = ManifestFiles::look(disk, dir)?;
+    let found_slots = ManifestFiles::look(disk, dir)?;
     let names = check_log_files(disk, dir)?;
-    let manifest = newest(&slots);
-    let damaged = manifest::damaged(&slots).map(|slot| slot_path(dir, slot));
+    let manifest = newest(&found_slots);
+    let damaged = slots::damaged(&found_slots).map(|slot| slot_path(dir, slot));
     let found = FoundManifest {
         newest: manifest.as_ref(),
         damaged: damaged.as_deref(),
@@ -160,6 +161,8 @@ fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, Op
         ..LogOptions::default()
     };
     let refusal = refusal(dir, candidates.clone(), found)?;
+    let older = slots::older(&found_slots, manifest.as_ref());
+    let is_older_right = is_right_alone(dir, candidates.clone(), older)?;
     let mut sorted = sort(dir, candidates, found, true)?;
     let mut read = read_chain(dir, &mut sorted, &options)?;
     let mut damage = std::mem::take(&mut read.report.damage);
@@ -176,7 +179,8 @@ fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, Op
         in_use,
         identity,
         damaged,
-        slots,
+        is_older_right,
+        slots: found_slots,
         manifest,
         sorted,
         read,
@@ -328,17 +332,6 @@ impl DiskFile for ReadOnlyFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_at(offset, buffer)
-    }
-
-    fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let end = offset.checked_add(len as u64);
-        let bytes = self.0.len()?;
-        if end.is_none_or(|end| end > bytes) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut buffer = vec![0; len];
-        self.0.read_at(offset, &mut buffer)?;
-        Ok(buffer.into())
     }
 
     fn prefetch(&self, offset: u64, len: u64) {

@@ -9,8 +9,9 @@ use crate::error::{DamageKind, OpenError};
 use crate::format::segment_name;
 use crate::ids::GroupId;
 use crate::log::recover::{can_be_next, next_id};
-use crate::manifest::{Pair, Slot};
+use crate::manifest::Slot;
 use crate::options::LogOptions;
+use crate::slots::Pair;
 
 use super::look::{Looked, ReadOnly, slot_path};
 use super::verify::{Cost, Note, Problem, Verification, VerifyProgress, verify_twice};
@@ -191,6 +192,7 @@ fn manifest_writes(looked: &Looked, dir: &Path) -> Vec<RepairStep> {
             .collect();
     };
     let mut pair = Pair::new(&looked.slots, Some(newest.clone()));
+    pair.trust_older(looked.is_older_right);
     pair.go_on_from(looked.sorted.generation);
     let mut written = Vec::new();
     for _ in 0..2 {

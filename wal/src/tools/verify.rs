@@ -5,7 +5,7 @@
 //!   chain, the watermarks and the zeros between the parts are checked.
 //! - A problem is named once, by who knows most of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,8 @@ const PROBLEMS_MAX: usize = 4096;
 pub struct Verification {
     /// Whether somebody has the log open. What is reported may then be what was just written.
     pub in_use: bool,
-    /// Whether the log opens as it is, see [`LogOptions::accept_damage`](crate::LogOptions).
+    /// Whether the log opens as it is, see [`LogOptions::accept_damage`](crate::LogOptions). The groups of
+    /// [`unrestorable`](Self::unrestorable) cannot be served from it all the same.
     pub opens: bool,
     /// Segments in service that were read.
     pub segments: u64,
@@ -91,6 +92,12 @@ pub enum Note {
     TornManifest {
         /// The file.
         file: PathBuf,
+    },
+    /// The payload of entries that are not in the log any more, since they were superseded, compacted or
+    /// moved. The device rots, and nothing depends on it.
+    Superseded {
+        /// Where, and which entries.
+        damage: Damage,
     },
     /// A full segment has no index behind it; the log makes it when it is open.
     NoIndex {
@@ -155,9 +162,18 @@ pub fn verify(
 }
 
 impl Verification {
-    /// Whether there is no damage.
+    /// Whether there is no damage to anything that is needed.
     pub fn is_sound(&self) -> bool {
         self.problems_total == 0
+    }
+
+    /// The groups whose snapshot is damaged or gone: their state cannot be restored from here, whether the log
+    /// opens or not.
+    pub fn unrestorable(&self) -> Vec<GroupId> {
+        let problems = self.problems.iter();
+        let lost = problems.filter(|it| it.cost == Cost::Snapshot);
+        let groups: BTreeSet<_> = lost.filter_map(|it| it.damage.group).collect();
+        groups.into_iter().collect()
     }
 }
 
@@ -232,6 +248,8 @@ pub(super) struct Findings<'a> {
     /// What the open notices, and whether entries are missing.
     noticed: HashSet<Key<'a>>,
     is_missing: bool,
+    /// Notes of damage to entries that are not in the log any more.
+    superseded: usize,
 }
 
 /// What tells damage from other damage, unless entries are missing.
@@ -255,6 +273,21 @@ impl<'a> Findings<'a> {
             tell,
             noticed: looked.damage.iter().map(key).collect(),
             is_missing: looked.damage.iter().any(is_missing),
+            superseded: 0,
+        }
+    }
+
+    /// Notes damage to an entry that is not in the log any more. Entries that follow those of the last
+    /// one join it.
+    pub(super) fn note_superseded(&mut self, damage: Damage) {
+        if let Some(Note::Superseded { damage: last }) = self.found.notes.last_mut()
+            && joins(last, &damage)
+            && let (Some(before), Some(added)) = (&mut last.indexes, damage.indexes)
+        {
+            before.1 = added.1;
+        } else if self.superseded < PROBLEMS_MAX {
+            self.superseded += 1;
+            self.found.notes.push(Note::Superseded { damage });
         }
     }
 
@@ -373,11 +406,18 @@ fn check_snapshots(
                     supported,
                 });
             }
-            Err(SnapshotError::Io {
-                action,
-                path,
-                source,
-            }) => return Err(OpenError::io(action, &path, source)),
+            Err(
+                SnapshotError::Io {
+                    action,
+                    path,
+                    source,
+                }
+                | SnapshotError::NoHandles {
+                    action,
+                    path,
+                    source,
+                },
+            ) => return Err(OpenError::io(action, &path, source)),
             Err(error) => {
                 let (file, offset, kind) = match error {
                     SnapshotError::Missing { path } => (path, 0, DamageKind::MissingSnapshot),
@@ -475,6 +515,10 @@ impl fmt::Display for Note {
             Self::TornManifest { file } => {
                 write!(f, "{} is not whole; the other one counts", file.display())
             }
+            Self::Superseded { damage } => write!(
+                f,
+                "{damage}: not in the log any more, so nothing depends on it"
+            ),
             Self::NoIndex { file } => write!(
                 f,
                 "{} has no index behind it yet; the log makes it when it is open",

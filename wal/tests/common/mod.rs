@@ -6,11 +6,13 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_wal::{
-    DirLock, Disk, DiskFile, Drove, Entry, GroupId, Log, LogOptions, Lsn, MemoryDisk, OpenError,
-    Recovered, WriteBatch,
+    DirLock, Disk, DiskFile, Drove, Entry, GroupId, Log, LogOptions, LogStatus, Lsn, MemoryDisk,
+    OpenError, Recovered, WriteBatch,
 };
 
 pub(crate) const DIR: &str = "/node/log";
@@ -140,6 +142,71 @@ pub(crate) fn write(disk: &dyn Disk, path: &Path, offset: usize, bytes: &[u8]) {
     let file = disk.open(path).expect("the file is there");
     file.write_at(offset as u64, &[IoSlice::new(bytes)])
         .expect("writes");
+}
+
+/// No wait of a test takes so long, on however busy a machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Sets a flag when it is dropped, also by an assertion that fails: a thread that goes on until then ends, and
+/// so does the scope that waits for it.
+pub(crate) struct SetsAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetsAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Waits until something holds, and fails if it never does.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < until, "waited for {DEADLINE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until a submission is durable, and fails if it never will be.
+pub(crate) fn wait_for(log: &Log, lsn: Lsn) {
+    wait_until("it is durable", || {
+        let status = log.status();
+        assert!(
+            !matches!(status, LogStatus::Failed { .. }),
+            "it never will be: {status:?}"
+        );
+        log.durable() >= lsn
+    });
+}
+
+/// Does something on a thread of its own that may wait for ever, and fails if it does.
+pub(crate) fn in_time<T: Send + 'static>(does: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (give, given) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody may wait for it any more.
+        let _ = give.send(does());
+    });
+    given
+}
+
+/// What [`in_time`] does, when it is done.
+pub(crate) fn done<T>(given: &Receiver<T>) -> T {
+    given
+        .recv_timeout(DEADLINE)
+        .expect("it panicked, or waits for ever")
+}
+
+/// A seed of its own for each run, which is printed.
+pub(crate) fn seed_from_time() -> u64 {
+    let given = std::env::var("QUORATE_SEED").ok();
+    let seed = given.map_or_else(
+        || {
+            let now = std::time::UNIX_EPOCH.elapsed();
+            u64::from(now.expect("it is later than 1970").subsec_nanos())
+        },
+        |seed| seed.parse().expect("QUORATE_SEED is a number"),
+    );
+    println!("QUORATE_SEED={seed}");
+    seed
 }
 
 /// Random numbers that depend on the seed alone.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quorate_wal::testing::{CrashDisk, Survivors};
+use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind, Survivors};
 use quorate_wal::{
     Damage, DamageKind, Disk, Note, OpenError, RepairStep, SegmentState, SlotState, inspect,
     plan_repair, verify,
@@ -112,6 +112,29 @@ fn every_bit_of_either_slot_may_rot() {
     assert!(bits > 5_000, "{bits}");
 }
 
+/// Where an open cannot write the manifest, it deletes nothing that the other slot needs.
+#[test]
+fn an_open_that_cannot_write_a_slot_keeps_what_that_slot_needs() {
+    let mut kept = 0;
+    at_each_change(&mut |world, crash, what| {
+        let Some([newest, _]) = whole_slots(&crash.disk) else {
+            return;
+        };
+        let full = Effect::Fail(DiskError::NoSpace);
+        crash
+            .disk
+            .inject(Fault::new(OpKind::Write, full).on("MANIFEST"));
+        drop(try_open(&crash.disk).unwrap_or_else(|error| panic!("{what}: {error}")));
+        crash.disk.heal();
+        let found = inspect(&crash.disk, Path::new(DIR)).unwrap();
+        let mut states = found.segments.iter().map(|it| it.state);
+        kept += usize::from(states.any(|state| state == SegmentState::Dead));
+        assert!(crash.disk.flip(&newest, 29, 0));
+        check(&crash.disk, &world.moments, &crash.expected, &what);
+    });
+    assert!(kept > 3, "{kept}");
+}
+
 #[test]
 fn a_slot_that_is_gone_or_zero_is_written_anew() {
     let world = World::after(&OLD);
@@ -165,6 +188,31 @@ fn a_damaged_slot_is_named_and_not_the_segments_that_it_did_without() {
         }
     });
     assert!(refused > 3, "{refused}");
+}
+
+/// After one open by this build, such a log is as good as any.
+#[test]
+fn a_log_of_an_earlier_build_is_made_whole_by_the_first_open() {
+    let mut healed = 0;
+    at_each_change(&mut |world, crash, what| {
+        if whole_slots(&crash.disk).is_none() {
+            return;
+        }
+        let dir = Path::new(DIR);
+        let dead = inspect(&crash.disk, dir).unwrap().segments.into_iter();
+        let dead: Vec<_> = dead.filter(|it| it.state == SegmentState::Dead).collect();
+        for segment in &dead {
+            crash.disk.remove(&segment.file).unwrap();
+        }
+        healed += usize::from(!dead.is_empty());
+        drop(try_open(&crash.disk).unwrap_or_else(|error| panic!("{what}: {error}")));
+        for slot in whole_slots(&crash.disk).expect("both are whole again") {
+            let disk = crash.disk.fork();
+            assert!(disk.flip(&slot, 29, 0));
+            check(&disk, &world.moments, &crash.expected, &what);
+        }
+    });
+    assert!(healed > 3, "{healed}");
 }
 
 #[test]

@@ -139,21 +139,150 @@ fn a_log_that_moves_while_it_is_looked_at_is_not_said_to_be_damaged() {
                 }
             }
         });
+        let _over = SetsAtEnd(&is_over);
         let mut looks = 0;
         while looks < 50 || log.stats().recycled < 20 {
-            let verification = verify(&RealDisk, dir.path(), None, &mut |_| ());
-            let inspection = inspect(&RealDisk, dir.path());
             looks += 1;
-            is_over.fetch_or(looks == 10_000, Ordering::SeqCst);
-            let verification = verification.unwrap();
+            assert!(looks < 10_000);
+            let verification = verify(&RealDisk, dir.path(), None, &mut |_| ()).unwrap();
             let is_right = verification.is_sound() && verification.in_use;
-            is_over.fetch_or(!is_right, Ordering::SeqCst);
             assert!(is_right, "look {looks}: {verification:#?}");
-            assert!(inspection.unwrap().in_use && looks < 10_000);
+            let inspection = inspect(&RealDisk, dir.path()).unwrap();
+            assert!(
+                inspection.in_use && inspection.damage.is_empty(),
+                "look {looks}: {inspection:#?}"
+            );
+            let plan = plan_repair(&RealDisk, dir.path(), None, &options(), &mut |_| ()).unwrap();
+            assert!(plan.verification.is_sound(), "look {looks}: {plan:#?}");
         }
-        is_over.store(true, Ordering::SeqCst);
     });
     threads.stop(true);
+}
+
+/// A log that moves on between any two steps of a look: a segment is given back while it is opened.
+#[derive(Clone, Debug)]
+struct MovingDisk {
+    inner: MemoryDisk,
+    log: Arc<Log>,
+    /// How many times the log still moves.
+    moves: Arc<AtomicU64>,
+    index: Arc<AtomicU64>,
+}
+
+impl MovingDisk {
+    fn new(moves: u64) -> Self {
+        let inner = MemoryDisk::new();
+        let (log, _) = open(&inner);
+        let disk = Self {
+            inner,
+            log,
+            moves: Arc::new(AtomicU64::new(0)),
+            index: Arc::new(AtomicU64::new(0)),
+        };
+        for _ in 0..20 {
+            disk.go_on();
+        }
+        disk.moves.store(moves, Ordering::SeqCst);
+        disk
+    }
+
+    /// Writes more than a segment, of which only the last entry is kept.
+    fn go_on(&self) {
+        for _ in 0..8 {
+            let index = self.index.fetch_add(1, Ordering::SeqCst) + 1;
+            let mut batch = appended(1, index..=index, 1, 9000);
+            batch.compact(GroupId(1), index);
+            commit(&self.log, batch);
+            self.log.prepare().unwrap();
+        }
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let is_segment = path.extension().is_some_and(|it| it == "seg");
+        let left = |moves: u64| moves.checked_sub(1).filter(|_| is_segment);
+        if self
+            .moves
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
+            .is_ok()
+        {
+            self.go_on();
+        }
+        self.inner.open(path)
+    }
+}
+
+impl Disk for MovingDisk {
+    fn create(&self, _: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.look(path)
+    }
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.inner.list(dir)
+    }
+    fn create_dir_all(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        self.inner.lock(dir)
+    }
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        self.inner.is_locked(dir)
+    }
+}
+
+/// However often the log gives back what is just looked at, as long as that ends.
+#[test]
+fn a_look_is_taken_again_until_it_is_of_one_moment() {
+    let dir = Path::new(DIR);
+    let mut taken_again = 0;
+    for moves in 0..40 {
+        let disk = MovingDisk::new(moves);
+        let inspection = inspect(&disk, dir).unwrap();
+        assert!(
+            inspection.in_use && inspection.damage.is_empty(),
+            "{moves}: {inspection:#?}"
+        );
+        let disk = MovingDisk::new(moves);
+        let verification = verify(&disk, dir, None, &mut |_| ()).unwrap();
+        assert!(
+            verification.is_sound() && verification.in_use,
+            "{moves}: {verification:#?}"
+        );
+        let disk = MovingDisk::new(moves);
+        let plan = plan_repair(&disk, dir, None, &options(), &mut |_| ()).unwrap();
+        assert!(plan.verification.is_sound(), "{moves}: {plan:#?}");
+        let segments = inspection.segments.len() as u64;
+        taken_again += u64::from(moves > 2 * segments);
+    }
+    assert!(taken_again > 10);
+}
+
+/// A log that never stands still is said to move, by name, after a bounded number of looks.
+#[test]
+fn a_log_that_never_stands_still_is_said_to_move() {
+    let dir = Path::new(DIR);
+    let disk = MovingDisk::new(u64::MAX);
+    for error in [
+        inspect(&disk, dir).map(drop).unwrap_err(),
+        verify(&disk, dir, None, &mut |_| ()).map(drop).unwrap_err(),
+        plan_repair(&disk, dir, None, &options(), &mut |_| ())
+            .map(drop)
+            .unwrap_err(),
+    ] {
+        assert!(matches!(error, OpenError::Moving { .. }), "{error}");
+        assert!(error.to_string().contains("look again"), "{error}");
+    }
 }
 
 #[test]

@@ -187,6 +187,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Shortage;
 
     #[test]
     fn a_fault_strikes_its_kind_its_path_and_its_turns() {
@@ -203,7 +204,13 @@ mod tests {
     fn errors_are_those_of_the_system() {
         let full = io::Error::from(DiskError::NoSpace);
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
-        assert!(crate::disk::is_shortage(&full));
-        assert!(!crate::disk::is_shortage(&DiskError::Device.into()));
+        let shortage = |error: DiskError| crate::disk::shortage(&error.into());
+        for space in [DiskError::NoSpace, DiskError::Quota, DiskError::TooLarge] {
+            assert_eq!(shortage(space), Some(Shortage::Space));
+        }
+        for handles in [DiskError::FilesOfProcess, DiskError::FilesOfSystem] {
+            assert_eq!(shortage(handles), Some(Shortage::Handles));
+        }
+        assert_eq!(shortage(DiskError::Device), None);
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::{DirLock, Disk, DiskFile};
+use super::{DirLock, Disk, DiskFile, Inside};
 
 pub use fault::{DiskError, Effect, Fault, Op, OpKind};
 pub use survivors::{Pending, PendingChange, Survivors};
@@ -189,7 +189,7 @@ impl CrashDisk {
         self.shared.state.lock().fingerprint()
     }
 
-    /// The first write over bytes that [`DiskFile::read_bytes`] had given out and somebody still held: on a real disk they would
+    /// The first write over bytes that the log had shared and somebody still held: on a real disk they would
     /// have changed under their holder. A process that ended may have given them to another one's memory, so that
     /// crashes change nothing here.
     pub fn trampled(&self) -> Option<Op> {
@@ -294,6 +294,10 @@ impl fmt::Debug for CrashDisk {
 }
 
 impl Disk for CrashDisk {
+    fn may_share(&self, _: Inside) -> bool {
+        true
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.begin_whole(OpKind::Create, path, 0, 0)?;
         let (ino, life) = self.shared.state.lock().create(path)?;
@@ -384,6 +388,18 @@ impl CrashFile {
     }
 }
 
+impl CrashFile {
+    fn read_vec(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.state()?.inode(self.ino).live.bytes;
+        if offset.checked_add(len as u64).is_none_or(|end| end > bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buffer = vec![0; len];
+        self.read_at(offset, &mut buffer)?;
+        Ok(buffer)
+    }
+}
+
 impl DiskFile for CrashFile {
     fn len(&self) -> io::Result<u64> {
         self.begin_whole(OpKind::Len, 0, 0)?;
@@ -407,13 +423,12 @@ impl DiskFile for CrashFile {
     }
 
     fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let bytes = self.state()?.inode(self.ino).live.bytes;
-        if offset.checked_add(len as u64).is_none_or(|end| end > bytes) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut buffer = vec![0; len];
-        self.read_at(offset, &mut buffer)?;
-        Ok(self.state()?.lend(self.ino, offset, buffer))
+        Ok(self.read_vec(offset, len)?.into())
+    }
+
+    fn share(&self, _: Inside, offset: u64, len: usize) -> io::Result<Bytes> {
+        let bytes = self.read_vec(offset, len)?;
+        Ok(self.state()?.lend(self.ino, offset, bytes))
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
@@ -451,7 +466,7 @@ impl DiskFile for CrashFile {
         Ok(end)
     }
 
-    fn forget_reads(&mut self) -> bool {
+    fn forget_reads(&mut self, _: Inside) -> bool {
         let held = self.state().map(|mut state| state.is_held(self.ino));
         !held.unwrap_or(true)
     }

@@ -291,10 +291,11 @@ fn a_write_over_bytes_that_somebody_holds_is_noted() {
     let mut file = disk.create(&path("a")).unwrap();
     write(&*file, 0, b"some").unwrap();
     write(&*file, 4, b"more").unwrap();
-    let held = file.read_bytes(0, 4).unwrap();
+    let held = file.share(Inside(()), 0, 4).unwrap();
     let other = held.slice(1..2);
     drop(held);
-    let is_free = |file: &mut Arc<dyn DiskFile>| Arc::get_mut(file).unwrap().forget_reads();
+    let is_free =
+        |file: &mut Arc<dyn DiskFile>| Arc::get_mut(file).unwrap().forget_reads(Inside(()));
     assert!(!is_free(&mut file));
     write(&*file, 4, b"else").unwrap();
     assert_eq!(disk.trampled(), None, "beside what is held");
