@@ -138,6 +138,10 @@ fn say_log(status: &LogStatus) {
         LogStatus::Full => {
             say("log: the disk is full; writes are refused until there is space, reads go on");
         }
+        LogStatus::NoHandles { reason } => say(&format!(
+            "log: no file handles are left ({reason}); writes are refused until some are closed, \
+             reads go on"
+        )),
         LogStatus::Failed { reason } => say(&format!("log: failed, restart this node: {reason}")),
         other => say(&format!("log: {other:?}")),
     }

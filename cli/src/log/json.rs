@@ -76,6 +76,7 @@ fn verified(it: &Verification) -> Value {
         "is_sound": it.is_sound(),
         "in_use": it.in_use,
         "opens": it.opens,
+        "unrestorable_groups": it.unrestorable().iter().map(|group| group.0).collect::<Vec<_>>(),
         "segments": it.segments,
         "batches": it.batches,
         "entries": it.entries,
@@ -156,6 +157,7 @@ fn note(it: &Note) -> Value {
     let (kind, file) = match it {
         Note::TornTail { file, .. } => ("torn_tail", file),
         Note::TornManifest { file } => ("torn_manifest", file),
+        Note::Superseded { damage } => ("superseded", &damage.file),
         Note::NoIndex { file } => ("no_index", file),
         Note::NotInService { file, .. } => ("not_in_service", file),
         Note::UnusedSnapshot { file } => ("unused_snapshot", file),

@@ -43,12 +43,16 @@ fn describe(it: &RepairPlan) -> String {
     } else {
         "the next start is refused; if damage is accepted, it would"
     };
+    let but = verify::unrestorable(&it.verification);
     let none = if it.steps.is_empty() {
         " change no file"
     } else {
         ""
     };
     let mut lines = vec![format!("{next}{none}")];
+    if !but.is_empty() {
+        lines.push(format!("  the log can be read{but}"));
+    }
     lines.extend(it.steps.iter().map(|step| format!("  {step}")));
     if !it.losses.is_empty() || it.states_lost {
         lines.push("it would go on without".to_owned());

@@ -26,6 +26,9 @@ pub(super) fn run(arguments: &VerifyArguments) -> Result<Answer, Unknown> {
     })
 }
 
+/// So many groups are named in one line.
+const GROUPS_NAMED_MAX: usize = 8;
+
 /// What was checked and found.
 pub(super) fn describe(it: &Verification) -> String {
     let mut text = Vec::new();
@@ -58,9 +61,27 @@ pub(super) fn describe(it: &Verification) -> String {
     } else {
         let opens = if it.opens { "opens" } else { "does not open" };
         let problems = count(it.problems_total, "PROBLEM", "PROBLEMS");
-        text.push(format!("{problems}; the log {opens} as it is\n"));
+        let but = unrestorable(it);
+        text.push(format!("{problems}; the log {opens} as it is{but}\n"));
     }
     text.concat()
+}
+
+/// What the log alone does not say: whether the node can serve from it.
+pub(super) fn unrestorable(it: &Verification) -> String {
+    let groups = it.unrestorable();
+    let named = groups.iter().take(GROUPS_NAMED_MAX);
+    let named: Vec<_> = named.map(|group| format!("group {}", group.0)).collect();
+    let more = match groups.len().saturating_sub(GROUPS_NAMED_MAX) {
+        _ if groups.is_empty() => return String::new(),
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        ", but the snapshot of {}{more} is damaged or gone: the node cannot serve that state without \
+         a copy from a peer",
+        named.join(", ")
+    )
 }
 
 fn describe_problem(it: &Problem) -> String {

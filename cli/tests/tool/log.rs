@@ -245,6 +245,74 @@ fn damage_is_named_with_what_it_costs_and_what_to_do() {
     );
 }
 
+/// The log is whole, and the node cannot serve from it.
+#[test]
+fn a_damaged_snapshot_is_not_hidden_behind_a_log_that_opens() {
+    let dir = sample();
+    let group = dir.path().join("snap/0000000000000001");
+    let file = files(&group).into_keys().next().unwrap();
+    flip(&file, 70);
+    let verified = run(&["verify"], dir.path());
+    assert_eq!(verified.code, DAMAGED, "{verified:?}");
+    let last = verified.stdout.lines().last().unwrap();
+    assert!(
+        last.starts_with(
+            "1 PROBLEM; the log opens as it is, but the snapshot of group 1 is damaged"
+        ),
+        "{last}"
+    );
+    let planned = run(&["repair", "--dry-run"], dir.path());
+    assert!(
+        planned
+            .stdout
+            .contains("the log can be read, but the snapshot of group 1"),
+        "{}",
+        planned.stdout
+    );
+    let verified = parsed(&run(&["verify", "--json"], dir.path()));
+    assert_eq!(verified["opens"], true);
+    assert_eq!(verified["unrestorable_groups"], serde_json::json!([1]));
+}
+
+#[test]
+fn rot_in_an_entry_that_is_not_in_the_log_any_more_pages_nobody() {
+    let dir = sample();
+    let (file, offset) = payload(dir.path(), 2);
+    flip(&file, offset);
+    let verified = run(&["verify"], dir.path());
+    assert_eq!(verified.code, SOUND, "{verified:?}");
+    let note = format!(
+        "note: damaged payload in {} at {offset}, g1, entries 2 to 2: not in the log any more",
+        file.display()
+    );
+    assert!(verified.stdout.contains(&note), "{}", verified.stdout);
+    assert!(verified.stdout.ends_with("sound\n"), "{}", verified.stdout);
+    let verified = parsed(&run(&["verify", "--json"], dir.path()));
+    assert_eq!(verified["problems_total"], 0);
+    let mut notes = verified["notes"].as_array().unwrap().iter();
+    assert!(notes.any(|note| note["kind"] == "superseded"));
+}
+
+#[test]
+fn a_damaged_slot_of_the_manifest_is_a_note() {
+    for name in ["MANIFEST-a", "MANIFEST-b"] {
+        let dir = sample();
+        let slot = dir.path().join("wal").join(name);
+        flip(&slot, 29);
+        let verified = run(&["verify"], dir.path());
+        assert_eq!(verified.code, SOUND, "{verified:?}");
+        let note = format!("note: {} is not whole", slot.display());
+        assert!(verified.stdout.contains(&note), "{}", verified.stdout);
+        let inspected = run(&["inspect"], dir.path());
+        assert_eq!(inspected.code, SOUND, "{inspected:?}");
+        let named = format!("{name}: ");
+        let mut lines = inspected.stdout.lines();
+        let line = lines.find(|line| line.starts_with(&named)).unwrap();
+        assert!(!line.contains("generation"), "{line}");
+        open(dir.path());
+    }
+}
+
 #[test]
 fn a_log_that_does_not_open_is_looked_into_all_the_same() {
     let dir = sample();

@@ -47,7 +47,7 @@ pub(crate) fn quorate_with_input(arguments: &[&str], input: &[u8]) -> Finished {
             Ok((true, text)) => out = text,
             Ok((false, text)) => err = text,
             Err(_) => {
-                child.kill().unwrap();
+                let _ended_already = child.kill();
                 panic!("{arguments:?} did not end within {DEADLINE:?}");
             }
         }
@@ -124,6 +124,18 @@ impl Node {
     pub(crate) fn end_in_order(mut self) {
         drop(self.child.stdin.take());
         self.wait_for(&["closed in order"]);
+        // Its output ends when it has ended.
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(_) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    panic!("it did not end within {DEADLINE:?}");
+                }
+            }
+        }
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
 
