@@ -34,15 +34,7 @@ impl Pair {
     /// The slots as they were found, the newest one of which says this. A manifest that is not believed
     /// counts as none.
     pub(crate) fn new(slots: &[Slot; 2], newest: Option<Manifest>) -> Self {
-        let older = newest.as_ref().and_then(|newest| {
-            let before = newest.generation.checked_sub(1)?;
-            slots.iter().find_map(|slot| match slot {
-                Slot::Whole(it) if (it.generation, it.identity) == (before, newest.identity) => {
-                    Some(it.clone())
-                }
-                _ => None,
-            })
-        });
+        let older = older(slots, newest.as_ref()).cloned();
         Self {
             next_generation: newest
                 .as_ref()
@@ -50,6 +42,11 @@ impl Pair {
             newest: newest.unwrap_or_default(),
             older,
         }
+    }
+
+    /// Notes whether what the older slot needs is there. If not, it counts as damaged.
+    pub(crate) fn trust_older(&mut self, is_right: bool) {
+        self.older.take_if(|_| !is_right);
     }
 
     /// What the newest slot says.
@@ -166,6 +163,16 @@ pub(crate) fn newest(slots: &[Slot; 2]) -> Option<Manifest> {
         Found::Manifest(manifest) => Some(manifest),
         Found::Nothing | Found::Damaged => None,
     }
+}
+
+/// What the other slot says, if it was written just before the newest.
+pub(crate) fn older<'a>(slots: &'a [Slot; 2], newest: Option<&Manifest>) -> Option<&'a Manifest> {
+    let newest = newest?;
+    let before = newest.generation.checked_sub(1)?;
+    slots.iter().find_map(|slot| match slot {
+        Slot::Whole(it) if (it.generation, it.identity) == (before, newest.identity) => Some(it),
+        _ => None,
+    })
 }
 
 /// The slot that is not whole beside one that is, though it was written to.

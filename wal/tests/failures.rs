@@ -5,6 +5,7 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -375,6 +376,56 @@ fn a_crash_at_any_change_of_the_disk_loses_nothing_acknowledged() {
         }
     }
     assert!(crashes > 80, "{crashes}");
+}
+
+/// Files of the real disk, from which a log shares what it reads, behind a disk of another crate.
+#[derive(Debug)]
+struct HandedOn;
+
+impl Disk for HandedOn {
+    fn create(&self, path: &Path) -> std::io::Result<Arc<dyn DiskFile>> {
+        RealDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> std::io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+    fn create_dir_all(&self, dir: &Path) -> std::io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+    fn lock(&self, dir: &Path) -> std::io::Result<DirLock> {
+        RealDisk.lock(dir)
+    }
+}
+
+/// A disk of another crate may lead to a file by two names, or write to it by a handle that it kept: what is read
+/// from it does not change with the file.
+#[test]
+fn what_is_read_from_a_disk_of_another_crate_is_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.recent_bytes_max = 0;
+    let (log, _) = Log::open(Arc::new(HandedOn), dir.path(), options).unwrap();
+    commit(&log, appended(1, 1..=3, 1, 5000));
+    let read = log.read(GroupId(1), 1, 4, usize::MAX).unwrap();
+    for name in RealDisk.list(dir.path()).unwrap() {
+        let path = dir.path().join(name);
+        if path.extension().is_some_and(|it| it == "seg") {
+            write(&RealDisk, &path, 0, &[0xff; 64 << 10]);
+        }
+    }
+    assert_eq!(read, entries(1, 1..=3, 1, 5000));
 }
 
 #[test]

@@ -118,11 +118,6 @@ impl StatusBoard {
         self.judge(now_ns, &log.status(), log.durable())
     }
 
-    /// What this node's health was when it was last judged.
-    pub(crate) fn last_health(&self) -> LogHealth {
-        self.known.lock().held.0
-    }
-
     fn judge(&self, now_ns: u64, status: &LogStatus, durable: Lsn) -> LogHealth {
         let is_stalled = self.oldest_age_ns(now_ns, durable) > self.election_timeout_ns;
         let now = match status {

@@ -385,14 +385,6 @@ impl Raft {
         }
     }
 
-    /// Peers that should not lead if this replica can: to one of them that has the same log as this
-    /// replica it refuses a few pre-votes, and stands itself.
-    pub fn set_disfavoured(&mut self, peers: &[NodeId]) {
-        if self.disfavoured != peers {
-            self.disfavoured = peers.to_vec();
-        }
-    }
-
     /// Stops leading at once, and asks `to` to stand for election, whether it has the whole log or
     /// not: for a leader that cannot wait. Without `to` the others wait for their timeouts.
     pub fn resign(&mut self, now_ns: u64, to: Option<NodeId>) {

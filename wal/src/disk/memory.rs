@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{DirLock, Disk, DiskFile};
+use super::{DirLock, Disk, DiskFile, Inside};
 
 /// Files in memory. Clones share them, and they live as long as one clone does: a node that is
 /// dropped finds its data when it is opened again on a clone.
@@ -66,6 +66,10 @@ impl MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
+    fn may_share(&self, _: Inside) -> bool {
+        true
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut names = self.shared.lock();
         if names.files.contains_key(path) || names.dirs.contains(path) {

@@ -9,6 +9,7 @@
 //!   be missing or old.
 //! - A failed sync makes nothing durable, and says nothing about a later one.
 
+mod copying;
 #[cfg(feature = "testing")]
 pub(crate) mod crash;
 mod memory;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use copying::copying;
 pub use memory::MemoryDisk;
 pub(crate) use real::LOCK_NAME;
 pub use real::RealDisk;
@@ -78,6 +80,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the bytes of its files may be shared, see [`DiskFile::share`]: other names are other files, and
+    /// nobody else has a handle that writes. Only this crate vouches for that, of its own disks.
+    #[doc(hidden)]
+    fn may_share(&self, _: Inside) -> bool {
+        false
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::disk::{DirLock, Disk};
+use crate::disk::{DirLock, Disk, copying};
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::{
     BLOCK_BYTES, HeaderBlock, SEGMENT_BYTES_LIMIT, SegmentHeader, VERSION_MAJOR,
@@ -40,7 +40,7 @@ use super::queue::{Bounds, Queue};
 use super::recent::Recent;
 use super::replay::Replay;
 use super::reserve;
-use super::sort::{Candidate, FoundManifest, InService, Sorted, sort};
+use super::sort::{Candidate, FoundManifest, InService, Sorted, is_right_alone, sort};
 use super::summary::sum_up;
 use super::{Counters, Log, Recovered, RecoveredGroup, RecoveryReport};
 
@@ -63,6 +63,7 @@ pub(crate) fn open(
     if_none: IfNone,
 ) -> Result<(Arc<Log>, Recovered), OpenError> {
     options.validate()?;
+    let disk = copying(disk);
     if if_none == IfNone::Refuse {
         check_log_files(disk.as_ref(), dir)?;
     }
@@ -76,6 +77,8 @@ pub(crate) fn open(
         newest: manifest.as_ref(),
         damaged: damaged.as_deref(),
     };
+    let older = slots::older(&found, manifest.as_ref());
+    let is_older_right = is_right_alone(dir, candidates.clone(), older)?;
     let mut sorted = sort(dir, candidates, of_manifest, options.accept_damage)?;
     let read = read_chain(dir, &mut sorted, &options)?;
     let next_id = next_id(last_id, &manifest.clone().unwrap_or_default());
@@ -88,6 +91,7 @@ pub(crate) fn open(
     }
     manifest.take_if(|_| !sorted.believes);
     let mut pair = Pair::new(&found, manifest);
+    pair.trust_older(is_older_right);
     pair.go_on_from(sorted.generation);
     let mut manifests = Manifests::new(files, pair);
     let dead: Vec<_> = sorted.dead.iter().map(|it| it.segment.id).collect();

@@ -119,6 +119,24 @@ pub(crate) fn sort(
     Ok(sorted)
 }
 
+/// Whether the log would open by this manifest, were it the newest: all that it needs is there. Earlier builds
+/// gave up segments that the older slot still named.
+pub(crate) fn is_right_alone(
+    dir: &Path,
+    candidates: BTreeMap<SegmentId, Candidate>,
+    manifest: Option<&Manifest>,
+) -> Result<bool, OpenError> {
+    let found = FoundManifest {
+        newest: manifest,
+        damaged: None,
+    };
+    match sort(dir, candidates, found, false) {
+        Ok(sorted) => Ok(sorted.believes && sorted.damage.is_empty()),
+        Err(OpenError::MissingSegment { .. } | OpenError::Damaged { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Candidate {
     fn header(&self) -> Option<&SegmentHeader> {
         match &self.header {

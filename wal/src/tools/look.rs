@@ -12,7 +12,7 @@ use crate::ids::SegmentId;
 use crate::index::Counted;
 use crate::log::recover::{Read, check_log_files, is_of_log, read_candidate, read_chain};
 use crate::log::reserve;
-use crate::log::sort::{Candidate, FoundManifest, Sorted, sort};
+use crate::log::sort::{Candidate, FoundManifest, Sorted, is_right_alone, sort};
 use crate::manifest::{Manifest, ManifestFiles, NAMES, Slot};
 use crate::options::LogOptions;
 use crate::slots::{self, newest};
@@ -41,6 +41,8 @@ pub(super) struct Looked {
     pub(super) slots: [Slot; 2],
     /// The one of them that is not whole, though it was written to.
     pub(super) damaged: Option<PathBuf>,
+    /// Whether the log would open by the older one of them.
+    pub(super) is_older_right: bool,
     pub(super) manifest: Option<Manifest>,
     /// What the files are, as an open that accepts damage sees it.
     pub(super) sorted: Sorted,
@@ -159,6 +161,8 @@ fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, Op
         ..LogOptions::default()
     };
     let refusal = refusal(dir, candidates.clone(), found)?;
+    let older = slots::older(&found_slots, manifest.as_ref());
+    let is_older_right = is_right_alone(dir, candidates.clone(), older)?;
     let mut sorted = sort(dir, candidates, found, true)?;
     let mut read = read_chain(dir, &mut sorted, &options)?;
     let mut damage = std::mem::take(&mut read.report.damage);
@@ -175,6 +179,7 @@ fn look_once(disk: &ReadOnly<'_>, dir: &Path, in_use: bool) -> Result<Looked, Op
         in_use,
         identity,
         damaged,
+        is_older_right,
         slots: found_slots,
         manifest,
         sorted,

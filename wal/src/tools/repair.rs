@@ -192,6 +192,7 @@ fn manifest_writes(looked: &Looked, dir: &Path) -> Vec<RepairStep> {
             .collect();
     };
     let mut pair = Pair::new(&looked.slots, Some(newest.clone()));
+    pair.trust_older(looked.is_older_right);
     pair.go_on_from(looked.sorted.generation);
     let mut written = Vec::new();
     for _ in 0..2 {

@@ -190,6 +190,31 @@ fn a_damaged_slot_is_named_and_not_the_segments_that_it_did_without() {
     assert!(refused > 3, "{refused}");
 }
 
+/// After one open by this build, such a log is as good as any.
+#[test]
+fn a_log_of_an_earlier_build_is_made_whole_by_the_first_open() {
+    let mut healed = 0;
+    at_each_change(&mut |world, crash, what| {
+        if whole_slots(&crash.disk).is_none() {
+            return;
+        }
+        let dir = Path::new(DIR);
+        let dead = inspect(&crash.disk, dir).unwrap().segments.into_iter();
+        let dead: Vec<_> = dead.filter(|it| it.state == SegmentState::Dead).collect();
+        for segment in &dead {
+            crash.disk.remove(&segment.file).unwrap();
+        }
+        healed += usize::from(!dead.is_empty());
+        drop(try_open(&crash.disk).unwrap_or_else(|error| panic!("{what}: {error}")));
+        for slot in whole_slots(&crash.disk).expect("both are whole again") {
+            let disk = crash.disk.fork();
+            assert!(disk.flip(&slot, 29, 0));
+            check(&disk, &world.moments, &crash.expected, &what);
+        }
+    });
+    assert!(healed > 3, "{healed}");
+}
+
 #[test]
 fn a_fresh_log_has_both_slots() {
     let mut world = World::new();
