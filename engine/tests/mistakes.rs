@@ -210,7 +210,7 @@ impl World {
             for (answered, answer) in self.client.take_answers() {
                 let is_done = answer.is_ok_and(|it| Answer::decode(&it) == Ok(Answer::Done));
                 if answered == call && is_done {
-                    self.acknowledged.push(key);
+                    self.acknowledged.push(key.clone());
                 }
                 if answered == call {
                     return;
