@@ -140,7 +140,7 @@ impl World {
             return false;
         };
         let lives = [first.card().start.life, second.card().start.life];
-        let outcome = first.meet(second);
+        let outcome = first.meet(second).is_ok();
         if outcome {
             self.members[one].known_to[other] = lives[0];
             self.members[other].known_to[one] = lives[1];
