@@ -25,6 +25,13 @@ in_ci='^(ACKNOWLEDGES_UNSYNCED|BELIEVES_FLIPPED_BITS|READS_BEFORE_OWN_COMMIT|RET
 
 # What chance finds too rarely, a scripted test finds: the package, its tests, and which of them.
 declare -A scripted=(
+    [ACCEPTS_RETIRED]="quorate lib membership::book::tests::a_retired_id_is_refused_and_who_took_part_is_not_retired"
+    [FORGETS_BOOK]="quorate lib membership::tests::a_node_that_is_opened_again_remembers_whom_it_met_and_that_its_cluster_has_begun"
+    [FOUNDS_BY_MAJORITY]="quorate lib membership::book::tests::a_majority_does_not_found_a_cluster"
+    [IGNORES_DURABLE_LSN]="quorate lib membership::book::tests::a_log_that_was_durable_further_is_refused"
+    [IGNORES_INCARNATION]="quorate lib membership::book::tests::another_incarnation_of_a_known_id_is_refused"
+    [IGNORES_LIFE]="quorate lib membership::book::tests::an_earlier_life_is_refused"
+    [VOTES_UNFOUNDED]="quorate mistakes a_node_whose_cluster_has_not_begun_neither_asks_nor_votes"
     [BELIEVES_ROTTEN_SNAPSHOT]="quorate-sim disks a_node_whose_snapshot_rotted_is_refused"
     [COMMITS_BEYOND_MATCH]="quorate-raft protocol replication::a_follower_commits_only_what_this_message_verified"
     [CONFIRMS_READS_ALONE]="quorate-raft protocol reads::no_read_is_answered_before_a_quorum_confirmed_it"

@@ -276,12 +276,9 @@ fn shuffled(rng: &mut Rng) -> [usize; NODES] {
     order
 }
 
-/// One cluster from its first start on, one mistake, and the end of it.
-fn case(seed: u64) -> Result<&'static str, String> {
-    let mut rng = Rng(seed);
-    let mut world = World::new(seed);
-    // The first start, in any order; some are late, or restarted before the others come.
-    for place in shuffled(&mut rng) {
+/// The first start, in any order; some are late, or restarted before the others come.
+fn begin(world: &mut World, rng: &mut Rng) -> Result<(), String> {
+    for place in shuffled(rng) {
         world.start(place).map_err(|error| error.to_string())?;
         world.within(rng.range(0, 600), |_| false);
         if rng.range(0, 4) == 0 {
@@ -292,6 +289,14 @@ fn case(seed: u64) -> Result<&'static str, String> {
     if !world.within(10_000, World::all_founded) {
         return Err("three sound nodes do not begin".to_owned());
     }
+    Ok(())
+}
+
+/// One cluster from its first start on, one mistake, and the end of it.
+fn case(seed: u64) -> Result<&'static str, String> {
+    let mut rng = Rng(seed);
+    let mut world = World::new(seed);
+    begin(&mut world, &mut rng)?;
     world.write();
 
     let harmed = rng.range(0, 3) as usize;
