@@ -524,10 +524,8 @@ impl Builder {
     fn open_disk(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
         let setup = self.setup(disk, random_seed())?;
         // First, so that a wrong address leaves no directory behind.
-        let socket = match self.members.is_empty() {
-            true => None,
-            false => Some(listen(&setup.listen)?),
-        };
+        let is_alone = self.members.is_empty();
+        let socket = (!is_alone).then(|| listen(&setup.listen)).transpose()?;
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
         let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
         let observer = self.observer.clone();

@@ -276,13 +276,13 @@ impl<M: StateMachine> SimNode<M> {
         self.inbox.judged(by, judged);
     }
 
-    /// Has two nodes show each other their cards, as transports do before the first frame between them. Whether they deal with
-    /// each other.
-    pub fn meet(&self, other: &Self) -> bool {
+    /// Has two nodes show each other their cards, as transports do before the first frame between them. An error if one
+    /// refuses the other: then no frame is delivered between them. After [`Refused::NotWritten`] they may try again.
+    pub fn meet(&self, other: &Self) -> Result<(), Refused> {
         let (by_self, by_other) = (self.admit(other.card()), other.admit(self.card()));
         self.judged(other.id, by_other.as_ref().copied());
         other.judged(self.id, by_self.as_ref().copied());
-        by_self.is_ok() && by_other.is_ok()
+        by_self.and(by_other)
     }
 
     /// How far founding is: before it is done the node takes no part.

@@ -5,7 +5,7 @@
 //! many of its operations, see [`troubles`](super::troubles).
 
 use quorate::simulation::{LogStatus, SimNode};
-use quorate::transport::{Frame, Origin};
+use quorate::transport::{Frame, Origin, Refused};
 use quorate::{GroupId, Role};
 
 use super::locals::PAUSED_NS;
@@ -158,9 +158,19 @@ impl<W: Workload> World<W> {
         let (Some(one), Some(other)) = (&here.process, &there.process) else {
             return false;
         };
-        let outcome = one.meet(other);
+        let met = one.meet(other);
+        if met == Err(Refused::NotWritten) {
+            // A disk that takes nothing now may do so later, and they try again then.
+            return false;
+        }
+        let outcome = met.is_ok();
         self.nodes[to].met.insert((from, lives.1), outcome);
         self.nodes[from].met.insert((to, lives.0), outcome);
+        if let Err(why) = met {
+            self.note(Who::Node(to), "refuses", from as u64, || {
+                format!("n{}, or is refused by it: {why}", from + 1)
+            });
+        }
         outcome
     }
 

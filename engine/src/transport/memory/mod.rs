@@ -182,8 +182,12 @@ impl MemoryNetwork {
                 }
                 let (by_other, by_one) = (other.judge(one), one.judge(other));
                 let outcome = by_other.is_ok() && by_one.is_ok();
-                one.met.write().insert(other.number, outcome);
-                other.met.write().insert(one.number, outcome);
+                // A disk that takes nothing now may do so later: they try again then.
+                let is_final = ![&by_other, &by_one].contains(&&Err(Refused::NotWritten));
+                if is_final {
+                    one.met.write().insert(other.number, outcome);
+                    other.met.write().insert(one.number, outcome);
+                }
                 judged = Some((by_other, by_one));
             });
         });
