@@ -8,6 +8,7 @@ use crate::clock::TRUE_RATE;
 use crate::faults::{FaultClass, SwarmPlan};
 use crate::reduction::{Reduction, ReductionError};
 use crate::seed::{Rng, Stream};
+use crate::trials::{TRIALS_ON, Trial, Trials};
 
 const MS: u64 = 1_000_000;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub think_ns: u64,
     /// How long a sync takes, on average.
     pub sync_ns: u64,
+    /// What it meets beside faults.
+    pub trials: Trials,
     /// How long a worker takes to notice an event, on average, while faults strike.
     pub wake_ns: u64,
     /// How long each step of attaching a worker's groups takes, on average, where a node has several workers.
@@ -93,9 +96,11 @@ impl Config {
             locals: locals(seed, nodes),
             wake_ns: WAKE_NS,
             attach_ns: 0,
+            trials: Trials::default(),
         };
         config.has_memory_transport &= !config.is_encoded;
         config.draw_workers(seed);
+        config.meet(seed, TRIALS_ON);
         config
     }
 
@@ -109,6 +114,22 @@ impl Config {
             self.options.workers = workers.min(self.groups as usize);
             (self.wake_ns, self.attach_ns) = (wake_ns, attach_ns);
         }
+    }
+
+    /// Has the run meet those of its trials that are on. Where disks are damaged it meets none, nor where there is no majority
+    /// beside one node.
+    pub fn meet(&mut self, seed: u64, on: &[Trial]) {
+        let is_sound = !self.plan.has_damage() && self.nodes > 2;
+        self.trials = if is_sound {
+            Trials::draw(seed, on)
+        } else {
+            Trials::default()
+        };
+    }
+
+    /// The options of one node in one of its lives.
+    pub fn options_of(&self, node: usize, life: u32) -> Options {
+        self.trials.options_of(&self.options, node, life)
     }
 
     /// Clerks, and the nodes that have a client of their own.
@@ -126,6 +147,7 @@ impl Config {
         config.locals = 0;
         config.options = options;
         (config.wake_ns, config.attach_ns) = (WAKE_NS, 0);
+        config.trials = Trials::default();
         config.plan = SwarmPlan::none();
         config.has_lease_reads = false;
         config.rates_permille = (TRUE_RATE, TRUE_RATE);
@@ -166,6 +188,7 @@ impl Config {
         config.nodes = 3;
         config.groups = 1;
         config.locals = 0;
+        config.trials = Trials::default();
         config.options.workers = 1;
         config.trouble_ns = 18_500 * MS;
         config

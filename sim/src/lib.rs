@@ -8,6 +8,7 @@
 //!
 //! - [`seed`]: one seed, and a stream of choices for each purpose.
 //! - [`config`]: the shape of the run. [`faults`]: which classes of faults it meets (a swarm).
+//! - [`trials`]: what some runs meet beside faults.
 //! - [`world`]: nodes, clerks, network and one heap of events in virtual time. [`network`], [`clock`], [`node`] are its parts.
 //! - [`phases`]: boot; trouble; a random quorum must make progress while the rest is dead; all are healed and must agree;
 //!   the power of all goes off, and every acknowledged write is read again.
@@ -43,6 +44,7 @@ pub mod shrink;
 pub mod story;
 pub mod tool;
 pub mod trace;
+pub mod trials;
 mod wire;
 pub mod workload;
 pub mod world;

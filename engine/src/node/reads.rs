@@ -183,14 +183,7 @@ impl<M: StateMachine> Replica<M> {
         self.wait(now_ns, index, token, reader, ports);
     }
 
-    fn wait(
-        &mut self,
-        now_ns: u64,
-        index: LogIndex,
-        token: u64,
-        reader: Reader,
-        ports: &Ports<M>,
-    ) {
+    fn wait(&mut self, now_ns: u64, index: LogIndex, token: u64, reader: Reader, ports: &Ports<M>) {
         let until_ns = now_ns.saturating_add(self.options.read_wait_ns);
         let waiting = &mut self.reads.waiting;
         if let Err(reader) = waiting.insert(index, token, until_ns, reader) {

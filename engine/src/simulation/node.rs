@@ -293,10 +293,7 @@ impl<M: StateMachine> SimNode<M> {
 
     /// What the replicas did in the last pass, in order for each group. Each deed is told once.
     pub fn take_deeds(&mut self) -> Vec<(GroupId, Deed)> {
-        self.actors
-            .iter_mut()
-            .flat_map(Actor::take_deeds)
-            .collect()
+        self.actors.iter_mut().flat_map(Actor::take_deeds).collect()
     }
 
     /// Whether a pass has something to do before [`deadline_ns`](Self::deadline_ns).

@@ -121,14 +121,17 @@ impl<W: Workload> World<W> {
         if node >= config.locals {
             return;
         }
+        let options = &self.nodes[node].options;
         let life = self.nodes[node].life;
         // Its own node first: it knows who leads.
         let own = NodeId(node as u64 + 1);
-        let others = (1..=config.nodes as u64).map(NodeId).filter(|&it| it != own);
+        let others = (1..=config.nodes as u64)
+            .map(NodeId)
+            .filter(|&it| it != own);
         let nodes: Vec<NodeId> = std::iter::once(own).chain(others).collect();
         let lives = config.nodes * life as usize;
         self.locals[node] = Some(Local {
-            client: SimClient::new(&nodes, config.groups, &config.options),
+            client: SimClient::new(&nodes, config.groups, options),
             rng: self.local_rng.fork(),
             caller: config.clerks + node + lives,
             stamp: own.0 << STAMP_BITS | u64::from(life % 128) << LIFE_BITS,

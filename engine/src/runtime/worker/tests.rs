@@ -53,14 +53,7 @@ fn shard(
         jobs: Arc::new(NoJobs),
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
-    let shard = Shard::new(
-        NodeId(1),
-        vec![replica],
-        ports,
-        space,
-        0,
-        handle.log_flag(),
-    );
+    let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, handle.log_flag());
     (shard, published)
 }
 
