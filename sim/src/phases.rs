@@ -191,7 +191,7 @@ fn write_beside_a_sick_disk<W: Workload>(world: &mut World<W>) -> Result<(), Str
     require(is_whole, "no leader was elected when all was healed")?;
     phase(world, "sick");
     let think_ns = world.config.think_ns;
-    world.sicken(kind, of_leader);
+    world.sicken(kind, of_leader, world.now_ns + SICK_NS);
     world.start_clerks();
     world.run_until_holds(SICK_NS, |world| world.stalled().is_some())?;
     let stalled = world.stalled();

@@ -115,7 +115,10 @@ impl Trials {
             options = unlike;
         }
         if differing.contains(&Trial::UnequalLimits) && !keeps {
-            options.log.entry_bytes_max = rng.pick(&[4 << 10, 6 << 10, 8 << 10]);
+            options.log.entry_bytes_max = rng.pick(&[2 << 10, 4 << 10, 8 << 10]);
+            let least = options.log.entry_bytes_max + (32 << 10);
+            options.log.batch_bytes_max = options.log.batch_bytes_max.max(least);
+            options.log.queue_bytes_max = options.log.queue_bytes_max.max(least);
         }
         if differing.contains(&Trial::UnequalTimeouts) {
             // The same in all lives of a node.

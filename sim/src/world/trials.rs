@@ -41,8 +41,8 @@ impl Progress {
 }
 
 impl<W: Workload> World<W> {
-    /// Has one disk fall sick for good, that of a leader if one is asked for; from now on each group has to make progress.
-    pub fn sicken(&mut self, kind: Sickness, of_leader: bool) {
+    /// Has one disk fall sick until then, that of a leader if one is asked for; from now on each group has to make progress.
+    pub fn sicken(&mut self, kind: Sickness, of_leader: bool, until_ns: u64) {
         let leader = self.groups().find_map(|group| self.leader(group));
         let leader = leader.unwrap_or(0);
         let node = if of_leader {
@@ -69,7 +69,7 @@ impl<W: Workload> World<W> {
                 let times = 1 + u64::from(self.seed % 3 == 0) + u64::from(self.seed % 2 == 0);
                 slot.disk_state.sync_min_ns = timeout_ns * times;
             }
-            Sickness::Stuck => slot.disk_state.stuck_until_ns = u64::MAX / 2,
+            Sickness::Stuck => slot.disk_state.stuck_until_ns = until_ns,
         }
         self.mark(Mark::SickDisk);
         self.note(Who::Node(node), "sick", kind as u64, || format!("{kind:?}"));
