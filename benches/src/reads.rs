@@ -92,6 +92,17 @@ impl Reads {
             }
         }
     }
+
+    /// Linearizable reads at a follower, which answers from its own replica, with so many on their way.
+    pub fn run_at_follower(
+        &mut self,
+        outstanding: usize,
+        budget: Budget,
+    ) -> Result<Sample, Failure> {
+        let (follower, keys) = (&self.follower, &mut self.keys);
+        let issue = || follower.get_async(keys.next_key(), Consistency::Linearizable);
+        run_pipelined(budget, outstanding, issue, |get| found(get.wait()?))
+    }
 }
 
 /// Every key was put.

@@ -208,6 +208,11 @@ impl Clerk {
     }
 
     /// A key's value, including every write acknowledged to anyone before this call.
+    ///
+    /// On a [`Db`](crate::Db) the replica in this process answers, once the leader has named what it must have applied. If it
+    /// has not applied that within `Options::retry_after` (and half of `Options::call_timeout`), or cannot since its disk is
+    /// full or it lost entries, the leader answers; later reads go to the leader at once, until the replica has caught up. The
+    /// same holds of [`scan`](Self::scan), [`prefix`](Self::prefix) and [`count`](Self::count).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, Error> {
         self.get_async(key, Consistency::Linearizable).wait()
     }
@@ -234,19 +239,22 @@ impl Clerk {
     ) -> Pending<Option<Bytes>> {
         let key = key.as_ref();
         let group = self.group_of(key);
+        let query = Query::get(key);
         if self.inner.local.is_some() {
             let key = Bytes::copy_from_slice(key);
-            return self.read_local(group, consistency, move |view| view.get(&key));
+            let read = move |view: &MapView| view.get(&key);
+            return self.read_local_or(group, consistency, query, read, finish_value);
         }
         let (pending, completer) = Pending::new(finish_value);
-        let wants = ReadWants::Answer(consistency, Query::get(key));
+        let wants = ReadWants::Answer(consistency, query);
         self.inner.client.read(group, wants, completer);
         pending
     }
 
     /// The entries in a range of keys, in key order, `limit` at most.
     ///
-    /// With one group all come from one consistent view; with several each group's share does.
+    /// With one group all come from one consistent view; with several each group's share does. What the leader sends to
+    /// another process comes in pages of a few megabytes, each from a view of its own, and each as fresh as the call.
     pub fn scan<K: AsRef<[u8]>>(
         &self,
         range: impl RangeBounds<K>,
@@ -324,12 +332,38 @@ impl Clerk {
         }
     }
 
-    /// Reads from the view of the replica in this process, once that is fresh enough.
+    /// Reads from the view of the replica in this process, once that is fresh enough. Nobody else can answer it: it fails at
+    /// its deadline if the replica does not catch up.
     pub(crate) fn read_local<T: Send + 'static>(
         &self,
         group: GroupId,
         consistency: Consistency,
         read: impl FnOnce(&MapView) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let wants = ReadWants::LocalIndex;
+        let finish = |answer: Answer| answer.and(Err(Error::Incompatible));
+        self.read_here(group, consistency, wants, read, finish)
+    }
+
+    /// The same; if that replica cannot serve, the leader answers `query`, and `finish` reads its answer.
+    fn read_local_or<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        query: Bytes,
+        read: impl FnOnce(&MapView) -> T + Send + 'static,
+        finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
+    ) -> Pending<T> {
+        self.read_here(group, consistency, ReadWants::LocalOr(query), read, finish)
+    }
+
+    fn read_here<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        wants: ReadWants,
+        read: impl FnOnce(&MapView) -> T + Send + 'static,
+        finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Pending<T> {
         if let Some(view) = self.view_now(group, consistency) {
             return Pending::ready(Ok(read(&view)));
@@ -338,43 +372,45 @@ impl Clerk {
             return Pending::ready(Err(Error::Closed));
         };
         let published = Arc::clone(&local[group.0 as usize]);
-        let (pending, completer) =
-            Pending::new(move |answer| answer.map(|_fresh_enough| read(&published.load().view)));
-        self.inner
-            .client
-            .read(group, ReadWants::LocalIndex, completer);
+        let (pending, completer) = Pending::new(move |answer| match answer {
+            Ok(here) if here == READ_HERE => Ok(read(&published.load().view)),
+            answer => finish(answer),
+        });
+        self.inner.client.read(group, wants, completer);
         pending
     }
 
     fn count_in(&self, group: GroupId) -> Pending<u64> {
+        let consistency = Consistency::Linearizable;
+        let query = Query::count();
         if self.inner.local.is_some() {
-            return self.read_local(group, Consistency::Linearizable, |view| view.len() as u64);
+            let read = |view: &MapView| view.len() as u64;
+            return self.read_local_or(group, consistency, query, read, finish_count);
         }
         let (pending, completer) = Pending::new(finish_count);
-        let wants = ReadWants::Answer(Consistency::Linearizable, Query::count());
+        let wants = ReadWants::Answer(consistency, query);
         self.inner.client.read(group, wants, completer);
         pending
     }
 
     fn scan_all(&self, scan: &Scan, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
         let groups: Vec<GroupId> = self.inner.client.partitioner().groups().collect();
         let mut entries = Vec::new();
         if self.inner.local.is_some() {
-            let parts: Vec<_> = groups
+            let parts: Vec<(GroupId, Pending<Page>)> = groups
                 .into_iter()
-                .map(|group| {
-                    let scan = scan.clone();
-                    self.read_local(group, Consistency::Linearizable, move |view| {
-                        scan_view(view, &scan, limit)
-                    })
-                })
+                .map(|group| (group, self.scan_local(group, scan.clone(), limit)))
                 .collect();
-            for part in parts {
-                entries.extend(part.wait()?);
+            for (group, part) in parts {
+                self.take_pages(group, scan.clone(), limit, part.wait()?, &mut entries)?;
             }
         } else {
             for group in groups {
-                self.scan_remote(group, scan.clone(), limit, &mut entries)?;
+                let first = self.page(group, scan, limit).wait()?;
+                self.take_pages(group, scan.clone(), limit, first, &mut entries)?;
             }
         }
         if self.groups() > 1 {
@@ -384,33 +420,58 @@ impl Clerk {
         Ok(entries)
     }
 
-    /// Asks for one group's share, page by page.
-    fn scan_remote(
+    /// One group's share from the replica here, all of it in one page; the leader's first page if that replica cannot serve.
+    fn scan_local(&self, group: GroupId, scan: Scan, limit: usize) -> Pending<Page> {
+        let query = page_query(&scan, limit);
+        let read = move |view: &MapView| (scan_view(view, &scan, limit), false);
+        self.read_local_or(
+            group,
+            Consistency::Linearizable,
+            query,
+            read,
+            finish_entries,
+        )
+    }
+
+    /// Asks the leader for a page of one group's share.
+    fn page(&self, group: GroupId, scan: &Scan, limit: usize) -> Pending<Page> {
+        let (pending, completer) = Pending::new(finish_entries);
+        let wants = ReadWants::Answer(Consistency::Linearizable, page_query(scan, limit));
+        self.inner.client.read(group, wants, completer);
+        pending
+    }
+
+    /// Takes the first page of one group's share, and asks for the others.
+    fn take_pages(
         &self,
         group: GroupId,
         mut scan: Scan,
         limit: usize,
+        first: Page,
         entries: &mut Vec<(Bytes, Bytes)>,
     ) -> Result<(), Error> {
         let mut left = limit;
-        while left > 0 {
-            scan.limit = u32::try_from(left).unwrap_or(u32::MAX);
-            let (pending, completer) = Pending::new(finish_entries);
-            let wants = ReadWants::Answer(Consistency::Linearizable, Query::scan(&scan));
-            self.inner.client.read(group, wants, completer);
-            let (page, has_more) = pending.wait()?;
-            let Some((last, _)) = page.last() else {
+        let (mut page, mut has_more) = first;
+        loop {
+            left -= page.len().min(left);
+            let last = page.last().map(|(key, _)| key.clone());
+            entries.extend(page);
+            let Some(last) = last.filter(|_| has_more && left > 0) else {
                 return Ok(());
             };
-            scan.start = std::ops::Bound::Excluded(last.clone());
-            left -= page.len().min(left);
-            entries.extend(page);
-            if !has_more {
-                return Ok(());
-            }
+            scan.start = std::ops::Bound::Excluded(last);
+            (page, has_more) = self.page(group, &scan, left).wait()?;
         }
-        Ok(())
     }
+}
+
+/// Entries, and whether there are more behind them.
+type Page = (Vec<(Bytes, Bytes)>, bool);
+
+fn page_query(scan: &Scan, limit: usize) -> Bytes {
+    let mut scan = scan.clone();
+    scan.limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    Query::scan(&scan)
 }
 
 impl Drop for Inner {
@@ -488,34 +549,48 @@ fn decode(answer: Answer) -> Result<MapAnswer, Error> {
     MapAnswer::decode(&answer?).map_err(|_| Error::Incompatible)
 }
 
+/// The answer of a write that took its place in the log.
+fn decode_applied(answer: Answer) -> Result<MapAnswer, Error> {
+    MapAnswer::decode(&answer?).map_err(|_| Error::Incompatible.in_doubt())
+}
+
+/// Why a write failed that took its place in the log and was answered with something else than it should be.
+fn unexpected(answer: &MapAnswer) -> Error {
+    match answer {
+        // Nothing was changed.
+        MapAnswer::Malformed => Error::Incompatible,
+        _ => Error::Incompatible.in_doubt(),
+    }
+}
+
 fn finish_done(answer: Answer) -> Result<(), Error> {
-    match decode(answer)? {
+    match decode_applied(answer)? {
         MapAnswer::Done => Ok(()),
-        _ => Err(Error::Incompatible),
+        other => Err(unexpected(&other)),
     }
 }
 
 fn finish_length(answer: Answer) -> Result<u64, Error> {
-    match decode(answer)? {
+    match decode_applied(answer)? {
         MapAnswer::Length(length) => Ok(length),
         MapAnswer::TooLarge { len_bytes } => Err(value_too_large(len_bytes)),
-        _ => Err(Error::Incompatible),
+        other => Err(unexpected(&other)),
     }
 }
 
 fn finish_existed(answer: Answer) -> Result<bool, Error> {
-    match decode(answer)? {
+    match decode_applied(answer)? {
         MapAnswer::Existed(existed) => Ok(existed),
-        _ => Err(Error::Incompatible),
+        other => Err(unexpected(&other)),
     }
 }
 
 fn finish_conditional(answer: Answer) -> Result<Result<(), Conflict>, Error> {
-    match decode(answer)? {
+    match decode_applied(answer)? {
         MapAnswer::Done => Ok(Ok(())),
         MapAnswer::Conflict { step, current } => Ok(Err(Conflict { step, current })),
         MapAnswer::TooLarge { len_bytes } => Err(value_too_large(len_bytes)),
-        _ => Err(Error::Incompatible),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -526,7 +601,7 @@ fn finish_value(answer: Answer) -> Result<Option<Bytes>, Error> {
     }
 }
 
-fn finish_entries(answer: Answer) -> Result<(Vec<(Bytes, Bytes)>, bool), Error> {
+fn finish_entries(answer: Answer) -> Result<Page, Error> {
     match decode(answer)? {
         MapAnswer::Entries { entries, more } => Ok((entries, more)),
         _ => Err(Error::Incompatible),

@@ -128,6 +128,9 @@ impl Db {
 
     /// An immutable view of one group's keys, as fresh as asked for. It holds its keys and values as they were, whatever is
     /// written later, and blocks nobody.
+    ///
+    /// It is a view of the replica in this process, so nobody else can give it: if that replica does not catch up with the
+    /// leader within `Options::call_timeout`, the call fails with [`Obstacle::Lagging`](crate::Obstacle::Lagging).
     pub fn view(&self, group: GroupId, consistency: Consistency) -> Result<MapView, Error> {
         if group.0 >= u64::from(self.groups()) {
             return Err(Error::NoSuchGroup { group });

@@ -43,6 +43,15 @@ pub enum Error {
         "the session expired while this write was on its way; it took effect once or not at all: read before you repeat it"
     )]
     SessionExpired,
+    /// The write was refused for good, but a copy of it that was sent before may be in a log: it takes effect once or not
+    /// at all, perhaps later.
+    #[error(
+        "{after}; a copy of the write that was sent before may yet take effect, once: read before you repeat it"
+    )]
+    MaybeApplied {
+        /// What the last copy was refused with.
+        after: Box<Error>,
+    },
     /// The keys of a batch belong to different groups. Nothing was done.
     #[error(
         "the keys of one batch belong to different groups; batches are atomic within one group"
@@ -54,11 +63,12 @@ pub enum Error {
         /// The group asked for.
         group: quorate_wal::GroupId,
     },
-    /// The other side answered with something that this version does not understand.
+    /// The other side answered with something that this version does not understand. The call had no effect.
     #[error("an answer could not be understood; the nodes may run a newer version")]
     Incompatible,
-    /// This handle's node or clerk was closed.
-    #[error("closed; open it again")]
+    /// This handle's node or clerk was closed. A call that came later did nothing. A write that was outstanding may have
+    /// taken effect, or may yet do so, once; the handle that would have found out is gone.
+    #[error("closed; open it again, and read before you repeat a write that was on its way")]
     Closed,
 }
 
@@ -73,6 +83,31 @@ impl Error {
                 ..
             } | Self::Busy { .. }
         )
+    }
+
+    /// Whether a write that failed with this may have taken effect, or may yet do so; never more than once. `false` is a
+    /// promise: no copy of it has an effect or ever will.
+    #[must_use]
+    pub const fn maybe_applied(&self) -> bool {
+        match self {
+            Self::Timeout { maybe_applied, .. } => *maybe_applied,
+            Self::SessionExpired | Self::MaybeApplied { .. } | Self::Closed => true,
+            Self::Busy { .. }
+            | Self::TooLarge(_)
+            | Self::BatchSpansGroups
+            | Self::NoSuchGroup { .. }
+            | Self::Incompatible => false,
+        }
+    }
+
+    /// The error of a write that failed for this reason, of which a copy may be in a log.
+    pub(crate) fn in_doubt(self) -> Self {
+        match self {
+            Self::MaybeApplied { .. } => self,
+            after => Self::MaybeApplied {
+                after: Box::new(after),
+            },
+        }
     }
 
     /// Who led the group when the call failed, as far as known.
@@ -107,7 +142,7 @@ pub enum Obstacle {
     /// The node's log failed.
     #[error("the node's log failed: reopen it")]
     LogFailed,
-    /// This replica has not caught up.
+    /// The read needs the replica in this process, which has not caught up or cannot.
     #[error("this replica has not caught up with the leader")]
     Lagging,
 }

@@ -93,6 +93,10 @@ fn a_replica_whose_entries_rotted_stands_aside_and_comes_back_with_a_snapshot() 
         applied(&db, OTHER) == applied(&leader, OTHER)
     });
     assert!(applied(&db, GROUP) < applied(&leader, GROUP));
+    // What it cannot say its leader says for it, at once.
+    let read = db.get(key(&clerk, GROUP, 7)).expect("the leader is well");
+    assert_eq!(read.as_deref(), Some(value(7).as_bytes()));
+    assert_eq!(db.count(), Ok(80));
     let view = db.view(GROUP, Consistency::Stale).expect("readable");
     assert_eq!(
         view.get(key(&clerk, GROUP, 7).as_bytes()),

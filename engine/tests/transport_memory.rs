@@ -441,6 +441,37 @@ fn an_inbox_may_send() {
     network.detach(TWO);
 }
 
+#[test]
+fn nodes_are_told_of_one_that_goes_and_not_by_itself() {
+    let network = MemoryNetwork::new();
+    let (told, heard) = mpsc::channel();
+    let gone = |node| Gone(node, told.clone());
+    let _one = network.attach(ONE, Arc::new(gone(ONE)));
+    let two = network.attach(TWO, Arc::new(gone(TWO)));
+    two.stop();
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(ONE, TWO)]);
+    let two = network.attach(TWO, Arc::new(gone(TWO)));
+    assert_eq!(heard.try_iter().count(), 0, "nobody was there before");
+    let again = network.attach(TWO, Arc::new(gone(TWO)));
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(ONE, TWO)]);
+    drop(two);
+    assert_eq!(heard.try_iter().count(), 0, "it had been replaced");
+    network.detach(TWO);
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(ONE, TWO)]);
+    drop(again);
+}
+
+/// Keeps who is told of whom.
+struct Gone(NodeId, Sender<(NodeId, NodeId)>);
+
+impl Inbox for Gone {
+    fn deliver(&self, _from: Origin, _frame: Frame) {}
+
+    fn disconnected(&self, node: NodeId) {
+        let _ = self.1.send((self.0, node));
+    }
+}
+
 fn attach(
     network: &Arc<MemoryNetwork>,
     node: NodeId,

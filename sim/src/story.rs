@@ -268,7 +268,8 @@ fn outcome_of(error: &Error) -> Outcome {
             maybe_applied: true,
             ..
         }
-        | Error::SessionExpired => Outcome::Unknown,
+        | Error::SessionExpired
+        | Error::MaybeApplied { .. } => Outcome::Unknown,
         _ => Outcome::Failed,
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Client {
 struct Slot {
     window: Mutex<Window>,
     sending: Mutex<()>,
+    /// Whether the timer has to look at the window. Changed under the window's lock.
+    is_busy: AtomicBool,
 }
 
 impl Client {
@@ -88,6 +90,7 @@ impl Client {
                     Window::new(group, nodes.to_vec(), window_options).numbered_from(seed),
                 ),
                 sending: Mutex::new(()),
+                is_busy: AtomicBool::new(false),
             })
             .collect();
         let client = Arc::new(Self {
@@ -151,9 +154,17 @@ impl Client {
             return;
         }
         let slot = &self.groups[group.0 as usize];
-        call(&mut slot.window.lock(), completer);
+        {
+            let mut window = slot.window.lock();
+            call(&mut window, completer);
+            if !slot.is_busy.load(Ordering::Relaxed) {
+                slot.is_busy.store(true, Ordering::SeqCst);
+            }
+        }
         self.act(slot);
-        if !self.is_timed.load(Ordering::Relaxed) && !self.is_timed.swap(true, Ordering::AcqRel) {
+        // Sequentially consistent with the timer, which clears `is_timed` and then looks at each `is_busy`: either it sees that
+        // this window is busy, or this sees that the timer must be woken.
+        if !self.is_timed.load(Ordering::SeqCst) && !self.is_timed.swap(true, Ordering::AcqRel) {
             self.timer.wake();
         }
     }
@@ -197,6 +208,13 @@ impl Client {
         }
     }
 
+    /// How often each window was ticked.
+    #[cfg(test)]
+    fn ticks(&self) -> Vec<u64> {
+        let ticks = self.groups.iter().map(|slot| slot.window.lock().ticks);
+        ticks.collect()
+    }
+
     fn slot_of(&self, id: RequestId) -> Option<&Slot> {
         self.groups
             .get(usize::try_from(id.0 >> REQUEST_COUNT_BITS).ok()?)
@@ -223,10 +241,19 @@ impl ClerkInbox for Client {
 impl Timed for Client {
     fn tick(&self, now_ns: u64) -> bool {
         // Whoever calls from here on wakes the timer again.
-        self.is_timed.store(false, Ordering::Release);
+        self.is_timed.store(false, Ordering::SeqCst);
         let mut is_busy = false;
+        // Of thousands of groups few have anything outstanding: the others cost a look each, and no lock.
         for slot in &self.groups {
-            is_busy |= slot.window.lock().tick(now_ns);
+            if !slot.is_busy.load(Ordering::SeqCst) {
+                continue;
+            }
+            {
+                let mut window = slot.window.lock();
+                let stays_busy = window.tick(now_ns);
+                slot.is_busy.store(stays_busy, Ordering::SeqCst);
+                is_busy |= stays_busy;
+            }
             self.act(slot);
         }
         if is_busy {

@@ -1,34 +1,45 @@
 //! The window against scripted nodes.
 
+mod doubt;
+mod reads;
+mod timer;
+
 use bytes::Bytes;
 use quorate_kv::{Command, CommandBuffer, Map, Outcome, Position, SessionId, Sessions};
-use quorate_raft::NodeId;
+use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
 use super::window::{Send, Window, WindowOptions};
 use crate::error::{Error, Obstacle};
 use crate::pending::{Answer, Pending};
-use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody};
+use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
 
 const MS: u64 = 1_000_000;
 
 struct Script {
     window: Window,
     now_ns: u64,
+    /// What the replica in this process was asked to wait for and has not answered, the oldest first.
+    waits: Vec<(LogIndex, RequestId)>,
 }
 
 impl Script {
     fn new() -> Self {
+        Self::with_outstanding(8)
+    }
+
+    fn with_outstanding(outstanding_max: usize) -> Self {
         let options = WindowOptions {
             retry_after_ns: 500 * MS,
             call_timeout_ns: 10_000 * MS,
-            outstanding_max: 8,
+            outstanding_max,
             sessions_max: 4,
         };
         let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
         Self {
             window: Window::new(GroupId(0), nodes, options),
             now_ns: 0,
+            waits: Vec::new(),
         }
     }
 
@@ -61,22 +72,22 @@ impl Script {
     }
 
     fn sent(&mut self) -> Vec<(NodeId, Request)> {
-        let sends = self.window.take_sends();
-        sends
-            .into_iter()
-            .map(|send| match send {
-                Send::Request(node, request) => (node, request),
-                Send::WaitApplied(..) => panic!("no local replica in these scripts"),
-            })
-            .collect()
+        let mut sent = Vec::new();
+        for send in self.window.take_sends() {
+            match send {
+                Send::Request(node, request) => sent.push((node, request)),
+                Send::WaitApplied(_, index, id) => self.waits.push((index, id)),
+            }
+        }
+        sent
     }
 
     fn answer(&mut self, sent: &(NodeId, Request), result: Result<Outcome, Refusal>) {
-        let reply = Reply {
-            id: sent.1.id,
-            result: result.map(ReplyBody::Outcome),
-        };
-        self.window.reply(self.now_ns, sent.0, reply);
+        self.reply(sent.0, sent.1.id, result.map(ReplyBody::Outcome));
+    }
+
+    fn reply(&mut self, from: NodeId, id: RequestId, result: Result<ReplyBody, Refusal>) {
+        self.window.reply(self.now_ns, from, Reply { id, result });
         self.complete();
     }
 

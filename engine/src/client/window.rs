@@ -13,8 +13,8 @@
 //! - `writes` has consecutive sequence numbers; the first is the oldest whose fate is not known.
 //! - `writes[..sent]` were sent in the present burst, with ascending request ids from `burst` on; a refusal from before the
 //!   present burst moves nothing.
-//! - A write fails with `maybe_applied: false` only if every copy of it that was sent was refused, and no
-//!   copy will be sent any more.
+//! - A write fails with an error that denies [`Error::maybe_applied`] only if every copy of it that was sent was refused,
+//!   and no copy will be sent any more. Each way to fail one goes through [`Write::fail`], which looks at `doubtful`.
 
 mod reads;
 
@@ -102,6 +102,9 @@ pub(crate) struct Window {
     busy_waits: u32,
     obstacle: Obstacle,
     effects: Effects,
+    /// How often it was ticked.
+    #[cfg(test)]
+    pub(crate) ticks: u64,
 }
 
 /// What is to be done outside: sends in order, then completions.
@@ -150,6 +153,33 @@ enum Body {
     Skip,
 }
 
+impl Write {
+    /// Ends the call. If no copy may be in a log, none will ever be: a skip takes its place. If one may be, the caller is
+    /// told so, and `keeps` says whether the write is carried through nevertheless.
+    fn fail(&mut self, error: Error, keeps: bool) -> Option<(Completer, Answer)> {
+        let is_doubtful = self.doubtful > 0;
+        if !(is_doubtful && keeps) {
+            self.body = Body::Skip;
+        }
+        let error = match error {
+            Error::Timeout {
+                after_ms,
+                cause,
+                leader,
+                ..
+            } => Error::Timeout {
+                after_ms,
+                maybe_applied: is_doubtful,
+                cause,
+                leader,
+            },
+            error if is_doubtful => error.in_doubt(),
+            error => error,
+        };
+        Some((self.completer.take()?, Err(error)))
+    }
+}
+
 impl Window {
     pub(crate) fn new(group: GroupId, nodes: Vec<NodeId>, options: WindowOptions) -> Self {
         let target = nodes.first().copied().unwrap_or_default();
@@ -174,6 +204,8 @@ impl Window {
             busy_waits: 0,
             obstacle: Obstacle::Unreachable,
             effects: Effects::default(),
+            #[cfg(test)]
+            ticks: 0,
         }
     }
 
@@ -260,6 +292,10 @@ impl Window {
 
     /// Sends what waits, fails what is over its deadline. Returns whether anything is outstanding.
     pub(crate) fn tick(&mut self, now_ns: u64) -> bool {
+        #[cfg(test)]
+        {
+            self.ticks += 1;
+        }
         self.expire(now_ns);
         let silent_ns = now_ns.saturating_sub(self.heard_at_ns);
         if self.owes_answer() && silent_ns >= self.patience_ns() {
@@ -471,10 +507,12 @@ impl Window {
                 self.copy_refused(place);
                 self.session_expired();
             }
-            Ok(_) => {
+            Ok(ReplyBody::Outcome(Outcome::Malformed)) => {
                 self.copy_refused(place);
                 self.give_up(place, Error::Incompatible);
             }
+            // An answer of another kind says nothing about the command.
+            Ok(_) => self.give_up(place, Error::Incompatible),
             Err(refusal) => {
                 if !matches!(refusal, Refusal::LeadershipLost) || mutants::UNKNOWN_IS_REFUSED {
                     self.copy_refused(place);
@@ -536,14 +574,11 @@ impl Window {
         }
     }
 
-    /// Fails a write without effect; its place in the session is taken by a skip, or the ones behind it
-    /// could never follow.
+    /// Fails a write that would be refused each time; its place in the session is taken by a skip, or by a copy of it that is
+    /// in a log already, or the ones behind it could never follow.
     fn give_up(&mut self, place: usize, error: Error) {
-        let write = &mut self.writes[place];
-        write.body = Body::Skip;
-        if let Some(completer) = write.completer.take() {
-            self.effects.completions.push((completer, Err(error)));
-        }
+        let failed = self.writes[place].fail(error, false);
+        self.effects.completions.extend(failed);
         self.rewind();
     }
 
@@ -660,12 +695,8 @@ impl Window {
 
     fn fail_all(&mut self, error: &Error) {
         for write in &mut self.writes {
-            write.body = Body::Skip;
-            if let Some(completer) = write.completer.take() {
-                self.effects
-                    .completions
-                    .push((completer, Err(error.clone())));
-            }
+            let failed = write.fail(error.clone(), false);
+            self.effects.completions.extend(failed);
         }
         for completer in self.reads.take_all() {
             self.effects
@@ -683,20 +714,15 @@ impl Window {
             if write.deadline_ns > now_ns {
                 break;
             }
-            let Some(completer) = write.completer.take() else {
-                continue;
-            };
-            let maybe_applied = write.doubtful > 0;
-            if !maybe_applied {
-                write.body = Body::Skip;
+            if write.completer.is_some() {
+                let error = Error::Timeout {
+                    after_ms,
+                    maybe_applied: false,
+                    cause,
+                    leader,
+                };
+                self.effects.completions.extend(write.fail(error, true));
             }
-            let error = Error::Timeout {
-                after_ms,
-                maybe_applied,
-                cause,
-                leader,
-            };
-            self.effects.completions.push((completer, Err(error)));
         }
         if matches!(self.session, Session::Absent | Session::Registering) {
             // Without a session nothing was ever sent: what was given up need not keep its place.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use quorate_wal::LogStatus;
 
 use super::*;
@@ -133,6 +134,100 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
         clerk.get("last").expect("readable").as_deref(),
         Some(&b"2"[..])
     );
+}
+
+/// Such reads failed after their whole time, and blamed a leader that was well: "the group has no leader".
+#[test]
+fn a_follower_whose_disk_is_full_serves_linearizable_reads_through_its_leader() {
+    let mut options = options();
+    options.election_timeout = Duration::from_secs(2);
+    let (cluster, troubles) = troubled(3, options);
+    let clerk = cluster.clerk();
+    clerk.put("k", "0").expect("all is well");
+    let leader = cluster.leader().expect("one leads");
+    let full = other_than(&cluster, leader);
+    let trouble = &troubles[full.0 as usize - 1].is_full;
+    let db = cluster.db(full).expect("it runs");
+    db.count().expect("all is well");
+    Trouble::set(trouble, true);
+    let applied = |node| cluster.db(node).expect("it runs").status()[0].applied;
+    let has_fallen_behind = (0..4_000_u64).any(|number| {
+        let value = vec![7; 8 << 10];
+        let key = format!("key/{}", number % 100);
+        clerk.put(key, value).expect("the others are a majority");
+        db.stats().log_status == LogStatus::Full && applied(full) < applied(leader)
+    });
+    assert!(has_fallen_behind, "its space does not last for 32 MB");
+
+    // It cannot catch up: what is there from here on its own replica has not seen.
+    for round in 1..=20 {
+        let value = round.to_string();
+        clerk.put("k", &value).expect("the others are a majority");
+        assert_eq!(db.get("k"), Ok(Some(value.clone().into())));
+        let entries = [(Bytes::from("k"), Bytes::from(value))];
+        assert_eq!(db.prefix("k", 1).as_ref().map(|it| it.len()), Ok(1));
+        assert_eq!(db.scan("k".."k\0", 10).as_deref(), Ok(&entries[..]));
+        assert_eq!(db.count(), clerk.count());
+    }
+    // More than the leader sends in one page.
+    for number in 0..200 {
+        let key = format!("large/{number:03}");
+        clerk
+            .put(key, vec![7; 30 << 10])
+            .expect("the others are a majority");
+    }
+    let large = db.prefix("large/", 1_000).expect("the leader is well");
+    assert_eq!(large.len(), 200);
+    assert!(large.is_sorted());
+    assert!(applied(full) < applied(leader), "all of it came from there");
+
+    Trouble::set(trouble, false);
+    let began = Instant::now();
+    while applied(full) < applied(leader) {
+        assert!(began.elapsed() < Duration::from_secs(60), "it stays behind");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(db.get("k"), Ok(Some("20".into())));
+}
+
+/// A view is of the replica here: nobody else can give it, and the cause is said.
+#[test]
+fn a_view_at_a_follower_whose_disk_is_full_fails_as_lagging() {
+    let mut options = options();
+    options.election_timeout = Duration::from_secs(2);
+    options.call_timeout = Duration::from_secs(2);
+    let (cluster, troubles) = troubled(3, options);
+    let clerk = cluster.clerk();
+    clerk.put("k", "0").expect("all is well");
+    let leader = cluster.leader().expect("one leads");
+    let full = other_than(&cluster, leader);
+    let db = cluster.db(full).expect("it runs");
+    db.view(GroupId(0), Consistency::Linearizable)
+        .expect("all is well");
+    Trouble::set(&troubles[full.0 as usize - 1].is_full, true);
+    let error = (0..4_000_u64).find_map(|number| {
+        let key = format!("key/{}", number % 100);
+        let value = vec![7; 8 << 10];
+        clerk.put(key, value).expect("the others are a majority");
+        let is_full = db.stats().log_status == LogStatus::Full;
+        is_full.then(|| db.view(GroupId(0), Consistency::Linearizable).err())?
+    });
+    let error = error.expect("its space does not last for 32 MB");
+    let is_lagging = matches!(
+        error,
+        Error::Timeout {
+            cause: Obstacle::Lagging,
+            maybe_applied: false,
+            ..
+        }
+    );
+    assert!(is_lagging, "{error:?}");
+    assert_eq!(db.get("k"), Ok(Some("0".into())), "others go on");
+}
+
+fn other_than(cluster: &Cluster, node: NodeId) -> NodeId {
+    let others = cluster.nodes().into_iter().filter(|&it| it != node);
+    others.last().expect("there are three")
 }
 
 /// A node on a disk in memory, with so much written, whose snapshots go at 1 MiB a second.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quorate_kv::StateMachine;
+use quorate_raft::NodeId;
 use quorate_wal::GroupId;
 
 use super::event::Event;
@@ -83,6 +84,10 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             Frame::SnapshotChunk(ref chunk) => self.offer(chunk.transfer.group, from, frame),
             Frame::SnapshotAck(ref ack) => self.offer(ack.transfer.group, from, frame),
         }
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        self.replies.disconnected(node);
     }
 }
 

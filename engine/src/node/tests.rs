@@ -1,5 +1,7 @@
 //! A shard driven by hand: its log, its jobs and its time are the test's.
 
+mod reads;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

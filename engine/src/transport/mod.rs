@@ -39,6 +39,10 @@ pub trait Inbox: Send + Sync + 'static {
     /// Takes a frame. A frame over a bound of the receiver may be dropped; requests are then
     /// refused through their origin.
     fn deliver(&self, from: Origin, frame: Frame);
+
+    /// A connection to or from a node was lost: what was asked there may never be answered. Told when it is noticed, and
+    /// perhaps more than once; frames may still arrive, over another connection.
+    fn disconnected(&self, _node: NodeId) {}
 }
 
 /// Who sent a frame.

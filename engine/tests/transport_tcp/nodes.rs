@@ -85,10 +85,37 @@ fn a_peer_that_comes_back_is_reached_again() {
         TransportEvent::Disconnected { node: TWO, .. } => Some(()),
         _ => None,
     });
+    assert_eq!(one.lost.recv_timeout(DEADLINE), Ok(TWO));
     let two = Node::start(TWO, TcpListener::bind(at_two).unwrap(), &peers, limits);
     one.wait_connected(TWO);
     assert!(one.transport.send(TWO, numbered(5)));
     assert_eq!(id_of(&two.next_frame().1), 5);
+}
+
+/// Answers come on the connection that the other node makes.
+#[test]
+fn a_connection_that_a_peer_made_and_lost_is_told_as_well() {
+    let ((listener_one, at_one), (listener_two, at_two)) = (listener(), listener());
+    let peers = [(ONE, at_one), (TWO, at_two)];
+    let one = Node::start(ONE, listener_one, &peers, TcpLimits::default());
+    // Nobody takes the connection that node 1 makes, so all that it can lose is the one that it takes.
+    let _mute = listener_two;
+    let hello = Hello {
+        lane: 0,
+        from: TWO.0,
+        to: ONE.0,
+        ..Hello::default()
+    };
+    let stream = dial(one.address(), &hello.bytes());
+    one.wait_for(|event| match event {
+        TransportEvent::Accepted {
+            node: Some(TWO), ..
+        } => Some(()),
+        _ => None,
+    });
+    assert!(one.lost.try_recv().is_err(), "it stands");
+    drop(stream);
+    assert_eq!(one.lost.recv_timeout(DEADLINE), Ok(TWO));
 }
 
 #[test]

@@ -28,14 +28,20 @@ pub(crate) struct Node {
     pub(crate) events: Receiver<TransportEvent>,
     /// Held by the transport too, for as long as one of its threads lives.
     pub(crate) inbox: Arc<Recorder>,
+    /// Nodes whose connection was lost.
+    pub(crate) lost: Receiver<NodeId>,
 }
 
-pub(crate) struct Recorder(Sender<(Origin, Frame)>);
+pub(crate) struct Recorder(Sender<(Origin, Frame)>, Sender<NodeId>);
 
 impl Inbox for Recorder {
     fn deliver(&self, from: Origin, frame: Frame) {
         // The test may be over.
         let _ = self.0.send((from, frame));
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        let _ = self.1.send(node);
     }
 }
 
@@ -48,7 +54,8 @@ impl Node {
     ) -> Self {
         let (options, events) = options(node, peers, limits);
         let (frames_to, frames) = mpsc::channel();
-        let inbox = Arc::new(Recorder(frames_to));
+        let (lost_to, lost) = mpsc::channel();
+        let inbox = Arc::new(Recorder(frames_to, lost_to));
         let transport =
             TcpTransport::bind_socket(options, listener, Arc::clone(&inbox) as Arc<dyn Inbox>)
                 .unwrap();
@@ -57,6 +64,7 @@ impl Node {
             frames,
             events,
             inbox,
+            lost,
         }
     }
 

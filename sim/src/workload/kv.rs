@@ -80,7 +80,9 @@ impl Workload for KvWorkload {
             // Where nodes have other limits than their peers, the leader's counts.
             Err(Error::TooLarge(_)) => Response::Refused,
             Err(error) if error.is_retryable() => Response::Refused,
-            Err(Error::Timeout { .. } | Error::SessionExpired) => Response::Unknown,
+            Err(Error::Timeout { .. } | Error::SessionExpired | Error::MaybeApplied { .. }) => {
+                Response::Unknown
+            }
             Err(error) => return Err(format!("a call failed with: {error}")),
         };
         let id = self.operations[ticket.0 as usize];

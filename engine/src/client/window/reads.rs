@@ -55,7 +55,7 @@ pub(super) struct Reads {
     here: Here,
     /// How often a read was looked at.
     #[cfg(test)]
-    pub(super) looks: u64,
+    looks: u64,
 }
 
 /// A read that is on its way.
@@ -302,6 +302,12 @@ impl Read {
 }
 
 impl Window {
+    /// How often a read was looked at so far.
+    #[cfg(test)]
+    pub(crate) fn looks_at_reads(&self) -> u64 {
+        self.reads.looks
+    }
+
     /// Issues a read.
     pub(crate) fn read(&mut self, now_ns: u64, wants: ReadWants, completer: Completer) {
         if self.reads.len() >= self.options.outstanding_max {
@@ -324,6 +330,10 @@ impl Window {
             let Some(read) = self.reads.look(number) else {
                 continue;
             };
+            // An earlier copy may have been answered meanwhile.
+            if read.stage != Stage::Unsent {
+                continue;
+            }
             let body = read.asks(is_behind);
             let (to, id) = (self.target, self.request_id());
             self.reads.enter(number, Stage::Sent { to, id });

@@ -57,7 +57,7 @@ impl MemoryNetwork {
         let replaced = self.nodes.write().insert(node, Arc::clone(&port));
         if let Some(old) = replaced {
             old.gate.close();
-            self.tell_clerks_disconnected(node);
+            self.tell_disconnected(node);
         }
         Arc::new(MemoryTransport {
             network: Arc::clone(self),
@@ -71,7 +71,7 @@ impl MemoryNetwork {
         let removed = self.nodes.write().remove(&node);
         if let Some(port) = removed {
             port.gate.close();
-            self.tell_clerks_disconnected(node);
+            self.tell_disconnected(node);
         }
     }
 
@@ -167,7 +167,16 @@ impl MemoryNetwork {
             .fold(true, |all, parcel| all & parcel.deliver())
     }
 
-    fn tell_clerks_disconnected(&self, node: NodeId) {
+    /// Tells clerks and the other nodes that a node is gone.
+    fn tell_disconnected(&self, node: NodeId) {
+        let others: Vec<_> = {
+            let nodes = self.nodes.read();
+            let others = nodes.iter().filter(|(other, _)| **other != node);
+            others.map(|(_, port)| Arc::clone(port)).collect()
+        };
+        for port in others {
+            port.gate.while_open(|| port.inbox.disconnected(node));
+        }
         let clerks: Vec<_> = self
             .clerks
             .lock()
@@ -212,7 +221,7 @@ impl Transport for MemoryTransport {
         };
         self.port.gate.close();
         if removed {
-            self.network.tell_clerks_disconnected(self.node);
+            self.network.tell_disconnected(self.node);
         }
     }
 }

@@ -101,6 +101,13 @@ impl Server {
             None => self.serve_clerk(entry),
         };
         let reason = entry.reason(seen);
+        // Its answers come on the connection that it makes.
+        if let Some(node) = node
+            && hello.lane == Lane::Main
+            && reason != CloseReason::Stopped
+        {
+            self.inbox.disconnected(node);
+        }
         self.monitor.tell(&if reason.is_ordinary() {
             TransportEvent::Closed {
                 address,

@@ -120,7 +120,7 @@ impl TcpTransport {
         let monitor = Arc::new(Monitor::new(options.observer.clone()));
         let threads = Arc::new(Threads::default());
         let incoming = Incoming::new(&options.limits);
-        let peers = Arc::new(links(&options, &monitor, &threads));
+        let peers = Arc::new(links(&options, &monitor, &threads, &inbox));
         // From here on, an early return drops the transport, which ends the threads begun so far.
         let transport = Arc::new(Self {
             peers: Arc::clone(&peers),
@@ -224,7 +224,12 @@ fn introduction(options: TcpOptions, local_addr: SocketAddr) -> Accept {
     }
 }
 
-fn links(options: &TcpOptions, monitor: &Arc<Monitor>, threads: &Arc<Threads>) -> Peers {
+fn links(
+    options: &TcpOptions,
+    monitor: &Arc<Monitor>,
+    threads: &Arc<Threads>,
+    inbox: &Arc<dyn Inbox>,
+) -> Peers {
     let mut links = Peers::new();
     for (node, address) in options
         .peers
@@ -240,6 +245,7 @@ fn links(options: &TcpOptions, monitor: &Arc<Monitor>, threads: &Arc<Threads>) -
                 cluster_id: options.cluster_id,
                 groups: options.groups,
                 monitor: Arc::clone(monitor),
+                inbox: Arc::clone(inbox),
             };
             let link = Link {
                 purpose: peer,
@@ -277,6 +283,8 @@ struct Peer {
     cluster_id: u64,
     groups: u32,
     monitor: Arc<Monitor>,
+    /// Told when the connection is lost.
+    inbox: Arc<dyn Inbox>,
 }
 
 impl Purpose for Peer {
@@ -317,13 +325,20 @@ impl Purpose for Peer {
 
     fn disconnected(&self, reason: CloseReason) {
         let (node, lane) = (self.node, self.lane);
+        let stopped = reason == CloseReason::Stopped;
         self.monitor
             .tell(&TransportEvent::Disconnected { node, lane, reason });
+        if lane == Lane::Main && !stopped {
+            self.inbox.disconnected(node);
+        }
     }
 
-    fn unreachable(&self, reason: CloseReason, _frames_dropped: usize) {
+    fn unreachable(&self, reason: CloseReason, frames_dropped: usize) {
         let (node, lane) = (self.node, self.lane);
         self.monitor
             .tell(&TransportEvent::Unreachable { node, lane, reason });
+        if lane == Lane::Main && frames_dropped > 0 {
+            self.inbox.disconnected(node);
+        }
     }
 }
