@@ -49,4 +49,15 @@ mutants! {
     /// A shard does not look at the log when it is attached: a move that was told before is lost, and no other is ever told
     /// (found here by a restart with several workers).
     ATTACHES_WITHOUT_LOOKING;
+    /// Whoever waits until the replica here has applied an index is answered at once (tried here: no test failed).
+    WAIT_APPLIED_ANSWERS_AT_ONCE;
+    /// The replica here answers a read as soon as its index is committed, not when it is applied (etcd #3879: reads after a
+    /// restart, before the log was applied again).
+    LOCAL_READ_AT_COMMIT;
+    /// The answer to another copy of a read's question for an index counts as the word of the replica here (found here: reads
+    /// up to 1,462 writes old).
+    SECOND_COPY_ENDS_LOCAL_READ;
+    /// The client of a node numbers its requests alike in each life of it, and takes the answer to an earlier life for its own
+    /// (found here while the reads of the replica in a process were repaired).
+    LIVES_SHARE_REQUEST_IDS;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate::Options;
+use quorate::{NodeId, Options};
 
 use crate::clock::TRUE_RATE;
 use crate::faults::{FaultClass, SwarmPlan};
@@ -130,6 +130,14 @@ impl Config {
     /// The options of one node in one of its lives.
     pub fn options_of(&self, node: usize, life: u32) -> Options {
         self.trials.options_of(&self.options, node, life)
+    }
+
+    /// Where election timeouts differ, a node with the longest.
+    pub(crate) fn patient_node(&self) -> Option<NodeId> {
+        let timeout = |node: &usize| self.options_of(*node, 0).election_timeout;
+        let longest = (0..self.nodes).max_by_key(timeout)?;
+        let differs = timeout(&longest) > self.options.election_timeout;
+        differs.then_some(NodeId(longest as u64 + 1))
     }
 
     /// Clerks, and the nodes that have a client of their own.

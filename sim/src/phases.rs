@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quorate::simulation::ReplicaView;
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::marks::{Mark, MarkCounts};
 use crate::node::Harm;
@@ -25,6 +26,9 @@ const LIVENESS_NS: u64 = 60_000 * MS;
 const REST_EVENTS: u64 = 250_000;
 /// How often replicas that stand aside are brought back in one phase, at most: each of eight groups on three nodes, twice.
 const RETURNS_MAX: u32 = 48;
+
+/// How long nothing is called while it is counted what that costs.
+const REST_NS: u64 = 500 * MS;
 
 /// How long one disk is sick beside others that are not.
 const SICK_NS: u64 = 12_000 * MS;
@@ -285,7 +289,22 @@ fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
         is_answered,
         "calls are not answered after the power was off",
     )?;
-    agree(world)
+    agree(world)?;
+    if world.lacks_quorum() {
+        return Ok(());
+    }
+    rest(world)
+}
+
+/// Nobody calls, and everybody has everything: what that costs is bounded.
+fn rest<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    phase(world, "rest");
+    // What was under way is over by then.
+    world.run_until(world.now_ns + REST_NS)?;
+    let before = world.counts();
+    world.run_until(world.now_ns + REST_NS)?;
+    let spent = world.counts() - before;
+    Budget::idle(&world.config, REST_NS).check(&spent)
 }
 
 fn agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {

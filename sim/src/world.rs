@@ -9,6 +9,7 @@
 //!   [`SCHEDULED_MAX`], [`CALLS_MAX`], [`HELD_MAX`](crate::judge::HELD_MAX).
 
 mod clerks;
+mod counts;
 mod damaged;
 mod locals;
 mod scripted;
@@ -41,6 +42,7 @@ use damaged::Damage;
 use locals::{Local, LocalStep};
 use trials::Progress;
 
+pub use counts::Counts;
 pub use scripted::{Submission, SubmissionState};
 pub use troubles::End;
 
@@ -104,6 +106,7 @@ pub struct World<W: Workload> {
     damage: Damage,
     /// Which groups have to make progress, while that is judged.
     progress: Option<Progress>,
+    counts: Counts,
     /// Whether an operator looks after replicas that stand aside.
     is_tended: bool,
     /// Whether faults strike.
@@ -266,6 +269,7 @@ impl<W: Workload> World<W> {
             trouble_rng,
             troubles: 0,
             progress: None,
+            counts: Counts::default(),
             damage: Damage::new(seed, config.nodes),
             is_tended: false,
             has_trouble: false,

@@ -213,7 +213,9 @@ impl Window {
     /// earlier one may be answered in this one, since nodes answer a node and not a process.
     pub(crate) fn numbered_from(mut self, seed: u64) -> Self {
         // The lower half of what there is: numbers ascend, and must not come round while anybody waits.
-        self.next_request = seed >> (64 - REQUEST_COUNT_BITS + 1);
+        if !mutants::LIVES_SHARE_REQUEST_IDS {
+            self.next_request = seed >> (64 - REQUEST_COUNT_BITS + 1);
+        }
         self
     }
 

@@ -169,7 +169,9 @@ impl<M: StateMachine> Replica<M> {
         outlet: Outlet,
         ports: &Ports<M>,
     ) {
-        if self.published.applied() >= index {
+        let is_committed = mutants::LOCAL_READ_AT_COMMIT && self.raft.commit() >= index;
+        let is_asked = mutants::WAIT_APPLIED_ANSWERS_AT_ONCE || is_committed;
+        if self.published.applied() >= index || is_asked {
             outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
             return;
         }

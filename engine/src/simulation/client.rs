@@ -55,6 +55,15 @@ impl SimClient {
         }
     }
 
+    /// Numbers its requests from elsewhere, as the client of a node does in each life of it: nodes answer a node and not a
+    /// process, so an answer to an earlier life may come.
+    #[must_use]
+    pub fn numbered_from(mut self, seed: u64) -> Self {
+        let windows = self.windows.into_iter();
+        self.windows = windows.map(|it| it.numbered_from(seed)).collect();
+        self
+    }
+
     /// The group of a key.
     pub fn group_of(&self, key: &[u8]) -> GroupId {
         self.partitioner.group(key)

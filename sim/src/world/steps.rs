@@ -174,6 +174,8 @@ impl<W: Workload> World<W> {
         if let Some(process) = &mut slot.process {
             process.pass_worker(worker, shown_ns);
         }
+        self.counts.passes += 1;
+        let slot = &mut self.nodes[node];
         for from in std::mem::take(&mut slot.unheard[worker]) {
             self.judge(Step::Hears { node, from })?;
         }
@@ -304,6 +306,7 @@ impl<W: Workload> World<W> {
         }
         // What it did is known before what it says is judged.
         self.judge(Step::Moved { node, worker })?;
+        self.count_proposed(node);
         self.send_all(node, what)?;
         self.take_local_answers(node)?;
         self.note_offices(node);
@@ -346,8 +349,10 @@ impl<W: Workload> World<W> {
             Sent::Frame(to, frame) => {
                 let to = to.0 as usize - 1;
                 let (from_end, to_end) = (Endpoint::Node(node), Endpoint::Node(to));
+                self.counts.sent(&frame);
                 let route = self.network.send(at_ns, from_end, to_end, frame);
                 for (at_ns, packet) in route.arrivals {
+                    self.counts.packed(&packet);
                     let event = Event::Arrive {
                         from: node,
                         to,

@@ -22,6 +22,7 @@ use quorate_raft::{LogIndex, NodeId};
 
 use super::{EARLIER_MAX, Send, UNSENT, Window};
 use crate::error::{Error, Obstacle};
+use crate::mutants;
 use crate::pending::Completer;
 use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
 
@@ -405,6 +406,7 @@ impl Window {
     /// A node answered a copy of a read. Gives the refusal back if it was one that leaves the read as it is.
     fn node_answered(&mut self, from: NodeId, number: u64, reply: Reply) -> Option<Refusal> {
         let read = self.reads.look(number)?;
+        let has_other_copies = !read.earlier.is_empty();
         match (reply.result, &read.wants) {
             (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
                 self.note_progress();
@@ -413,6 +415,10 @@ impl Window {
             (Ok(ReplyBody::ReadIndex(index)), ReadWants::LocalIndex | ReadWants::LocalOr(_)) => {
                 self.note_progress();
                 self.leader = Some(from);
+                if mutants::SECOND_COPY_ENDS_LOCAL_READ && has_other_copies {
+                    self.complete_read(number, Ok(READ_HERE));
+                    return None;
+                }
                 let id = self.request_id();
                 self.reads.enter(number, Stage::AwaitsLocal { index, id });
                 self.reads.forget_earlier(number);
