@@ -1,5 +1,6 @@
 //! A node of a cluster inside this program, and how it is opened.
 
+use std::net::TcpListener;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +12,15 @@ use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk};
 use crate::clerk::Clerk;
 use crate::client::{Client, Link, ReplyPort};
 use crate::error::{Error, OpenError};
-use crate::identity::Identity;
+use crate::identity::Wanted;
+use crate::membership::FoundingStatus;
 use crate::node::{Event, Outlet, Replica};
 use crate::opening::NodeSetup;
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
+use crate::rejected::Rejected;
 use crate::runtime::{Node, Runtime};
-use crate::transport::tcp::{TcpOptions, TcpTransport, TransportEvent};
+use crate::transport::tcp::{TcpError, TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
     ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,
     Transport,
@@ -76,14 +79,16 @@ pub struct Digest {
     pub digest: u64,
 }
 
-/// A node's log.
+/// Figures of a node.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Its counters and sizes.
+    /// The counters and sizes of its log.
     pub log: LogStats,
-    /// Whether it takes writes.
+    /// Whether its log takes writes.
     pub log_status: LogStatus,
+    /// What it refused, by reason.
+    pub rejected: Rejected,
 }
 
 impl Db {
@@ -118,11 +123,20 @@ impl Db {
             .collect()
     }
 
-    /// Figures of this node's log.
+    /// Whether the cluster is founded, whom this node waits for if not, and who refuses it. A cluster is founded once each
+    /// node of its list has started once and they have met; before that, nodes promise nothing and calls wait.
+    pub fn founding(&self) -> FoundingStatus {
+        self.inner.node.inbox.membership.status()
+    }
+
+    /// Figures of this node: its log, and what it refused.
     pub fn stats(&self) -> Stats {
+        let mut rejected = self.inner.node.rejections.read();
+        rejected.replies += self.inner.client.rejected_replies();
         Stats {
             log: self.inner.node.log.stats(),
             log_status: self.inner.node.log.status(),
+            rejected,
         }
     }
 
@@ -334,6 +348,9 @@ pub struct Builder {
     members: Vec<(NodeId, String)>,
     groups: u32,
     cluster_id: Option<u64>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    without: Vec<NodeId>,
     options: Options,
     observer: Option<TransportObserver>,
 }
@@ -349,6 +366,9 @@ impl Builder {
             members: Vec::new(),
             groups: 1,
             cluster_id: None,
+            listen: None,
+            advertise: None,
+            without: Vec::new(),
             options: Options::default(),
             observer: None,
         }
@@ -360,8 +380,11 @@ impl Builder {
         self
     }
 
-    /// All nodes of the cluster with the addresses on which they listen, this one included; the same list on
-    /// every node. Without it the node is alone and listens nowhere.
+    /// All nodes of the cluster with the addresses at which they are reached, this one included; the same ids on every
+    /// node. Without it the node is alone and listens nowhere.
+    ///
+    /// A new cluster begins when each of them has started once and they have met; until then this node waits, and
+    /// [`Db::founding`] says for whom. Afterwards a majority is enough.
     pub fn cluster<A: Into<String>>(mut self, nodes: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.members = nodes
             .into_iter()
@@ -376,7 +399,27 @@ impl Builder {
         self
     }
 
-    /// Tells clusters apart: nodes with another one are turned away. Unless told, made from the list of nodes.
+    /// Where this node listens, if not at its address in the list: behind a port mapping, or on all interfaces.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// Where clerks reach this node, if not at its address in the list.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// Nodes of the list that will never come: a new cluster begins without them, and they are turned away for good. The
+    /// same ones on every node; a majority must be left. Once the cluster has begun, nobody else can be left out.
+    pub fn without_founders(mut self, nodes: impl IntoIterator<Item = u64>) -> Self {
+        self.without = nodes.into_iter().map(NodeId).collect();
+        self
+    }
+
+    /// Tells clusters apart: nodes with another one are turned away. Unless told, what the directory says, and for a new
+    /// one a number that follows from the ids in the list.
     pub fn cluster_id(mut self, id: u64) -> Self {
         self.cluster_id = Some(id);
         self
@@ -394,28 +437,43 @@ impl Builder {
         self
     }
 
-    /// Opens the node: locks the directory, checks whose it is, recovers the log, starts.
+    /// Opens the node: takes its address, locks the directory, checks whose it is, recovers the log, starts.
     pub fn open(self) -> Result<Db, OpenError> {
         let setup = self.setup(Arc::new(RealDisk), random_seed())?;
+        // First, so that a wrong address leaves no directory behind.
+        let socket = match self.members.is_empty() {
+            true => None,
+            false => Some(listen(&setup.listen)?),
+        };
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
         let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
-        if self.members.is_empty() {
+        let Some(socket) = socket else {
             return Db::start(&setup, &members, &runtime, |_inbox| {
                 Ok(Arc::new(NoTransport))
             });
-        }
-        let options = self.tcp_options(&setup.identity);
+        };
         Db::start(&setup, &members, &runtime, |inbox| {
-            Ok(TcpTransport::bind(options, inbox)? as Arc<dyn Transport>)
+            let options = self.tcp_options(inbox.card().map(|card| card.cluster_id));
+            Ok(TcpTransport::bind_socket(options, socket, inbox)? as Arc<dyn Transport>)
         })
     }
 
-    pub(crate) fn tcp_options(&self, identity: &Identity) -> TcpOptions {
+    /// This node's address in the list.
+    fn own_address(&self) -> String {
         let own = self.members.iter().find(|(id, _)| *id == self.node);
-        let listen = own.map(|(_, address)| address.clone()).unwrap_or_default();
-        let mut options =
-            TcpOptions::new(self.node, identity.cluster_id, listen, self.members.clone());
-        options.groups = identity.groups;
+        own.map(|(_, address)| address.clone()).unwrap_or_default()
+    }
+
+    /// What the transport is told. `cluster_id` is what the directory says.
+    pub(crate) fn tcp_options(&self, cluster_id: Option<u64>) -> TcpOptions {
+        let listen = self.listen.clone().unwrap_or_else(|| self.own_address());
+        let mut peers = self.members.clone();
+        if let Some(advertise) = &self.advertise {
+            let own = peers.iter_mut().filter(|(id, _)| *id == self.node);
+            own.for_each(|(_, address)| address.clone_from(advertise));
+        }
+        let mut options = TcpOptions::new(self.node, cluster_id.unwrap_or(0), listen, peers);
+        options.groups = self.groups;
         options.observer.clone_from(&self.observer);
         options
     }
@@ -447,9 +505,8 @@ impl Builder {
         if !members.contains(&self.node.0) {
             return Err(OpenError::OwnIdMissing { id: self.node });
         }
-        let cluster_id = self.cluster_id.unwrap_or_else(|| self.derived_cluster_id());
-        let identity = Identity {
-            cluster_id,
+        let identity = Wanted {
+            cluster_id: self.cluster_id,
             node: self.node.0,
             groups: self.groups,
             members,
@@ -458,26 +515,22 @@ impl Builder {
             dir: self.dir.clone(),
             disk,
             identity,
+            without: self.without.clone(),
+            listen: self.listen.clone().unwrap_or_else(|| self.own_address()),
+            advertise: self.advertise.clone().unwrap_or_else(|| self.own_address()),
+            observer: self.observer.clone(),
             options: self.options.clone(),
             seed,
         })
     }
+}
 
-    /// The same list gives the same id on every node, in whatever order it is written.
-    fn derived_cluster_id(&self) -> u64 {
-        let mut members = self.members.clone();
-        members.sort();
-        let mut low = crc32fast::Hasher::new();
-        let mut high = crc32fast::Hasher::new_with_initial(0x5157_4F52);
-        for (id, address) in &members {
-            for hasher in [&mut low, &mut high] {
-                hasher.update(&id.0.to_le_bytes());
-                hasher.update(&(address.len() as u64).to_le_bytes());
-                hasher.update(address.as_bytes());
-            }
-        }
-        (u64::from(high.finalize()) << 32) | u64::from(low.finalize())
-    }
+/// A socket that listens, before anything else of the node is made.
+fn listen(address: &str) -> Result<TcpListener, OpenError> {
+    TcpListener::bind(address).map_err(|source| {
+        let address = address.to_owned();
+        TcpError::Listen { address, source }.into()
+    })
 }
 
 impl std::fmt::Debug for Builder {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use quorate_kv::TooLarge;
 use quorate_raft::NodeId;
 
+use crate::transport::FewNodes;
+
 /// Why a call on a [`Db`](crate::Db) or [`Clerk`](crate::Clerk) failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -145,6 +147,15 @@ pub enum Obstacle {
     /// The read needs the replica in this process, which has not caught up or cannot.
     #[error("this replica has not caught up with the leader")]
     Lagging,
+    /// The cluster is not founded: nodes of its list never started, or never met.
+    #[error(
+        "the cluster is not founded: it waits for {waits_for}; start each node of the list once and let them reach each \
+         other, or name those that will never come as left out (without_founders)"
+    )]
+    Unfounded {
+        /// Whom the node that was asked waits for.
+        waits_for: FewNodes,
+    },
 }
 
 /// Why a node could not be opened. Nothing on disk was changed unless the variant says so.

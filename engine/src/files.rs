@@ -32,6 +32,10 @@ pub(crate) type Rest = Arc<dyn Fn(u64) + Send + Sync>;
 
 struct Incoming {
     transfer: SnapshotTransfer,
+    /// What the first chunk said; the others must say the same.
+    meta: SnapshotMeta,
+    total_bytes: u64,
+    content_crc: u32,
     writer: SnapshotWriter,
     next_bytes: u64,
     crc: crc32fast::Hasher,
@@ -92,6 +96,14 @@ impl<M: StateMachine> NodeFiles<M> {
                 id,
                 ticket: _held,
             } => self.receive(from, chunk, id),
+            Job::Abandon { transfer } => {
+                let mut incoming = self.incoming.lock();
+                let is_it = |known: &Incoming| known.transfer == transfer;
+                if incoming.get(&transfer.group).is_some_and(is_it) {
+                    // Its unfinished file goes with it.
+                    incoming.remove(&transfer.group);
+                }
+            }
             Job::Delete { group, file } => {
                 // What could not be deleted now is deleted at the next open.
                 let _left = self.snapshots.remove(group, &file);
@@ -195,6 +207,9 @@ impl<M: StateMachine> NodeFiles<M> {
                 .map_err(|error| error.to_string())?;
             let begun = Incoming {
                 transfer: chunk.transfer,
+                meta: chunk.meta.clone(),
+                total_bytes: chunk.total_bytes,
+                content_crc: chunk.content_crc,
                 writer,
                 next_bytes: 0,
                 crc: crc32fast::Hasher::new(),
@@ -204,20 +219,26 @@ impl<M: StateMachine> NodeFiles<M> {
         let Some(known) = incoming.get_mut(&group) else {
             return Ok(None);
         };
+        let is_same = known.meta == chunk.meta
+            && known.total_bytes == chunk.total_bytes
+            && known.content_crc == chunk.content_crc;
+        if !is_same {
+            return Err("its chunks contradict each other".to_owned());
+        }
         if chunk.offset_bytes != known.next_bytes {
             // Repeated or ahead of a lost one: say what is wanted.
             return Ok(Some(known.next_bytes));
+        }
+        let next_bytes = known.next_bytes.saturating_add(chunk.data.len() as u64);
+        if next_bytes > chunk.total_bytes || (chunk.data.is_empty() && chunk.total_bytes > 0) {
+            return Err("its chunks do not add up to its length".to_owned());
         }
         known
             .writer
             .write(&chunk.data)
             .map_err(|error| error.to_string())?;
         known.crc.update(&chunk.data);
-        known.next_bytes += chunk.data.len() as u64;
-        if known.next_bytes > chunk.total_bytes || (chunk.data.is_empty() && chunk.total_bytes > 0)
-        {
-            return Err("its chunks do not add up to its length".to_owned());
-        }
+        known.next_bytes = next_bytes;
         if known.next_bytes < chunk.total_bytes {
             return Ok(Some(known.next_bytes));
         }

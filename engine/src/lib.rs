@@ -33,12 +33,14 @@ mod db;
 mod error;
 mod files;
 mod identity;
+mod membership;
 mod mutants;
 mod node;
 mod opening;
 mod options;
 mod partition;
 mod pending;
+mod rejected;
 mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -51,12 +53,14 @@ pub use clerk::{Clerk, Conflict, WriteBatch};
 pub use cluster::{Cluster, ClusterBuilder, TransportKind};
 pub use db::{Builder, Db, Digest, GroupStatus, Stats, TransportObserver};
 pub use error::{Error, Obstacle, OpenError};
+pub use membership::FoundingStatus;
 pub use options::Options;
 pub use partition::GROUPS_MAX;
 pub use pending::Pending;
 pub use quorate_kv::{KEY_BYTES_MAX, MapView, VALUE_BYTES_MAX};
 pub use quorate_raft::{LogIndex, NodeId, Role, Term};
 pub use quorate_wal::{GroupId, LogOptions};
+pub use rejected::Rejected;
 pub use transport::Consistency;
 
 /// The README's examples are tests.

@@ -60,4 +60,19 @@ mutants! {
     /// The client of a node numbers its requests alike in each life of it, and takes the answer to an earlier life for its own
     /// (found here while the reads of the replica in a process were repaired).
     LIVES_SHARE_REQUEST_IDS;
+    /// A node that comes with another directory is taken for the one that was met (a hole that was closed here: an empty
+    /// disk under an old id).
+    IGNORES_INCARNATION;
+    /// The book of peers is forgotten when a node is opened again.
+    FORGETS_BOOK;
+    /// A node votes and acknowledges before its cluster is founded.
+    VOTES_UNFOUNDED;
+    /// A cluster counts as founded once a majority of its nodes have met.
+    FOUNDS_BY_MAJORITY;
+    /// The number and nonce of a peer's start are not compared with those that are known.
+    IGNORES_LIFE;
+    /// How far a peer's log was durable is not compared with what is known.
+    IGNORES_DURABLE_LSN;
+    /// A node that was left out at the founding is taken in when it comes.
+    ACCEPTS_RETIRED;
 }

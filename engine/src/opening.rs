@@ -5,22 +5,33 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_kv::{Sessions, StateMachine};
 use quorate_raft::{Config, NodeId, Raft};
-use quorate_wal::{DirLock, Disk, GroupId, Log, Recovered, RecoveredGroup, Snapshots};
+use quorate_wal::{DirLock, Disk, Durability, GroupId, Log, Recovered, RecoveredGroup, Snapshots};
 
+use crate::db::TransportObserver;
 use crate::error::OpenError;
-use crate::identity::{Identity, LOG_DIR, SNAPSHOT_DIR};
+use crate::identity::{Claim, Identity, LOG_DIR, SNAPSHOT_DIR, Wanted};
+use crate::membership::{self, Book, Membership, NodeCard, NodeLimits, Opening};
 use crate::mutants;
-use crate::node::{Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
+use crate::node::{Limits, Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
 use crate::options::{Options, nanos};
+use crate::rejected::Rejections;
 
 /// What a node is opened with.
 pub(crate) struct NodeSetup {
     pub(crate) dir: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Wanted,
+    /// Founders that will not come, by the operator's word.
+    pub(crate) without: Vec<NodeId>,
+    /// Where the node listens and is reached; empty if nowhere.
+    pub(crate) listen: String,
+    pub(crate) advertise: String,
+    /// Told of what becomes of founding.
+    pub(crate) observer: Option<TransportObserver>,
     pub(crate) options: Options,
     /// Distinguishes the random choices of one node from another's.
     pub(crate) seed: u64,
@@ -31,11 +42,14 @@ pub(crate) struct Opened<M: StateMachine> {
     /// Keeps others out of the directory.
     pub(crate) lock: DirLock,
     pub(crate) log: Arc<Log>,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) snapshots: Arc<Snapshots>,
     /// By group.
     pub(crate) replicas: Vec<Replica<M>>,
     /// What the node may keep of log beside as much as its snapshots are long.
     pub(crate) base_log_bytes: u64,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) rejections: Arc<Rejections>,
 }
 
 /// Opens the files and restores every group. `now_ns` reads the clock that the replicas will be driven by.
@@ -45,7 +59,7 @@ pub(crate) fn open<M: StateMachine>(
 ) -> Result<Opened<M>, OpenError> {
     let identity = &setup.identity;
     let lock = lock(setup)?;
-    let (log, recovered) = open_log(setup)?;
+    let (membership, log, recovered) = open_node(setup)?;
     let snapshots = Snapshots::open(Arc::clone(&setup.disk), &setup.dir.join(SNAPSHOT_DIR))
         .map_err(|error| OpenError::Snapshot {
             group: 0,
@@ -65,8 +79,11 @@ pub(crate) fn open<M: StateMachine>(
         replicas: replicas.collect::<Result<_, _>>()?,
         lock,
         log,
+        membership,
         snapshots: Arc::new(snapshots),
         base_log_bytes: base_log_bytes(&setup.options, identity.groups),
+        limits: Arc::new(Limits::new(setup.options.log.entry_bytes_max)),
+        rejections: Arc::default(),
     })
 }
 
@@ -96,23 +113,102 @@ fn lock(setup: &NodeSetup) -> Result<DirLock, OpenError> {
         })
 }
 
-/// Opens the log of the node, or makes the node: first its log, then its identity.
-fn open_log(setup: &NodeSetup) -> Result<(Arc<Log>, Recovered), OpenError> {
-    let (identity, disk) = (&setup.identity, &setup.disk);
-    let path = setup.dir.join(LOG_DIR);
-    let mut options = setup.options.log.clone();
-    options.identity = identity.cluster_id ^ mix(identity.node);
-    let is_claimed = identity.is_claimed(disk.as_ref(), &setup.dir)?;
-    if is_claimed && !mutants::TAKES_LOST_LOG_FOR_NEW {
-        let opened = Log::open_existing(Arc::clone(disk), &path, options);
-        return opened.map_err(|error| match error {
-            quorate_wal::OpenError::NoLog { path, what } => OpenError::LogMissing { path, what },
-            error => error.into(),
+/// Opens the log and the book of the node, or makes the node: first its log, then its book, then its identity. When this
+/// returns, the start that it shows its peers is durable.
+fn open_node(setup: &NodeSetup) -> Result<(Arc<Membership>, Arc<Log>, Recovered), OpenError> {
+    let (wanted, disk, dir) = (&setup.identity, setup.disk.as_ref(), &setup.dir);
+    let claim = wanted.find(disk, dir)?;
+    let cluster_id = match &claim {
+        Claim::Fresh => wanted.cluster_id(),
+        Claim::Old { cluster_id } => *cluster_id,
+        Claim::Known(identity) => identity.cluster_id,
+    };
+    let (log, recovered) = open_log(setup, cluster_id, claim == Claim::Fresh)?;
+    let random = |salt| mix(setup.seed ^ mix(wanted.node ^ salt)).max(1);
+    let start = Opening {
+        nonce: random(NONCE_SALT),
+        election_timeout_ms: millis(setup.options.election_timeout),
+        without: &setup.without,
+    };
+    let book = match claim {
+        Claim::Known(found) => reopen_book(setup, &found, &start)?,
+        Claim::Fresh | Claim::Old { .. } => {
+            let identity = Identity {
+                cluster_id,
+                node: wanted.node,
+                groups: wanted.groups,
+                incarnation: random(INCARNATION_SALT),
+            };
+            let book = Book::new(
+                identity.node,
+                cluster_id,
+                identity.groups,
+                identity.incarnation,
+                &wanted.members,
+            );
+            let book = membership::create(disk, dir, book, &start)?;
+            identity.claim(disk, dir)?;
+            book
+        }
+    };
+    let card = NodeCard {
+        durable_lsn: log.durable().0,
+        syncs: setup.options.log.durability == Durability::PowerLoss,
+        limits: NodeLimits {
+            entry_bytes_max: setup.options.log.entry_bytes_max,
+            frame_bytes_max: 0,
+            election_timeout_ms: start.election_timeout_ms,
+        },
+        listen: setup.listen.clone(),
+        advertise: setup.advertise.clone(),
+        ..NodeCard::bare(NodeId(wanted.node), cluster_id, wanted.groups)
+    };
+    let membership = Membership::new(Arc::clone(&setup.disk), dir, book, card);
+    Ok((Arc::new(membership), log, recovered))
+}
+
+const INCARNATION_SALT: u64 = 0x1D3A_0001;
+const NONCE_SALT: u64 = 0x1D3A_0002;
+
+fn reopen_book(
+    setup: &NodeSetup,
+    found: &Identity,
+    start: &Opening<'_>,
+) -> Result<Book, OpenError> {
+    let wanted = &setup.identity;
+    let disk = setup.disk.as_ref();
+    let book = membership::read(disk, &setup.dir)?;
+    if !book.belongs_to(found.node, found.cluster_id, found.incarnation) {
+        return Err(OpenError::Damaged {
+            path: setup.dir.join(membership::FILE_NAME),
+            what: "the book of peers is of another directory than the identity beside it".to_owned(),
         });
     }
-    let opened = Log::open(Arc::clone(disk), &path, options)?;
-    identity.claim(disk.as_ref(), &setup.dir)?;
-    Ok(opened)
+    wanted.compare_shape(&setup.dir, found.groups, &book.members())?;
+    membership::reopen(disk, &setup.dir, book, start)
+}
+
+fn open_log(
+    setup: &NodeSetup,
+    cluster_id: u64,
+    is_fresh: bool,
+) -> Result<(Arc<Log>, Recovered), OpenError> {
+    let disk = Arc::clone(&setup.disk);
+    let path = setup.dir.join(LOG_DIR);
+    let mut options = setup.options.log.clone();
+    options.identity = cluster_id ^ mix(setup.identity.node);
+    if is_fresh || mutants::TAKES_LOST_LOG_FOR_NEW {
+        return Ok(Log::open(disk, &path, options)?);
+    }
+    let opened = Log::open_existing(disk, &path, options);
+    opened.map_err(|error| match error {
+        quorate_wal::OpenError::NoLog { path, what } => OpenError::LogMissing { path, what },
+        error => error.into(),
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn open_replica<M: StateMachine>(
@@ -149,7 +245,7 @@ fn open_replica<M: StateMachine>(
     let options = ReplicaOptions {
         snapshot_log_bytes: setup.options.snapshot_log_bytes,
         trailing_entries: setup.options.trailing_entries,
-        command_bytes_max: usize::try_from(setup.options.log.entry_bytes_max).unwrap_or(usize::MAX),
+        snapshot_bytes_max: setup.options.snapshot_bytes_max,
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
         read_wait_ns: setup.options.read_wait_ns(),
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_wal::LogOptions;
+use quorate_wal::{ENTRY_BYTES_LIMIT, LogOptions};
 
 use crate::error::OpenError;
 use crate::node::MARGIN_BYTES;
@@ -40,6 +40,9 @@ pub struct Options {
     /// faster than half of this, beside snapshots as long as the log, meets the bound on its size and writes are
     /// refused. Default 256 MiB.
     pub snapshot_bytes_per_s: Option<u64>,
+    /// The longest snapshot that this node takes from a leader, in bytes. The state of a group lives in memory, so
+    /// this is far more than one has. Default 64 GiB.
+    pub snapshot_bytes_max: u64,
     /// How many entries stay in the log behind a snapshot, for followers that lag a little. Default 1,024.
     pub trailing_entries: u64,
     /// Entries that a group's leader holds uncommitted before it refuses more, in bytes. Default 64 MiB.
@@ -81,6 +84,7 @@ impl Default for Options {
             snapshot_log_bytes: 32 << 20,
             snapshot_step_bytes: 1 << 20,
             snapshot_bytes_per_s: Some(256 << 20),
+            snapshot_bytes_max: 64 << 30,
             trailing_entries: 1_024,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
@@ -124,6 +128,9 @@ impl Options {
         if self.log.batch_bytes_max < self.log.entry_bytes_max.saturating_add(MARGIN_BYTES) {
             return refuse("log.batch_bytes_max must be at least 32 KiB above log.entry_bytes_max");
         }
+        if self.snapshot_bytes_max == 0 {
+            return refuse("snapshot_bytes_max must be above zero");
+        }
         if self.sessions_max == 0 || self.queue_max == 0 || self.inflight_messages_max == 0 {
             return refuse("sessions_max, queue_max and inflight_messages_max must be above zero");
         }
@@ -163,8 +170,10 @@ impl Options {
             append_bytes_max: self.append_bytes_max,
             uncommitted_bytes_max: self.uncommitted_bytes_max,
             cache_bytes_max: self.cache_bytes_max,
+            entry_bytes_max: ENTRY_BYTES_LIMIT as usize,
             pending_reads_max: self.queue_max,
             seed,
+            ..quorate_raft::Options::default()
         }
     }
 }

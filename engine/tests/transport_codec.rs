@@ -12,8 +12,9 @@ use quorate::transport::codec::{
     Arrived, DecodeError, EncodeError, FrameBuffer, FrameError, decode_body, encode_frame,
 };
 use quorate::transport::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
-    SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
+    Consistency, Founding, Frame, GroupMessage, LogHealth, NodeStatus, Refusal, Reply, ReplyBody,
+    Request, RequestBody, RequestId, SnapshotAck, SnapshotAckStatus, SnapshotChunk,
+    SnapshotTransfer,
 };
 use quorate_kv::{Outcome, SessionId};
 use quorate_raft::{
@@ -92,7 +93,7 @@ fn no_flipped_bit_passes_the_checksum_and_none_panics_behind_it() {
 fn random_bytes_never_panic() {
     let mut random = Random::from_environment();
     for _ in 0..20_000 {
-        let kind = random.below(8) as u8;
+        let kind = random.below(9) as u8;
         let bytes = random.bytes(200);
         check_decoded(kind, &bytes);
     }
@@ -302,11 +303,92 @@ fn a_frame_over_the_limit_is_refused_on_both_sides() {
     );
 }
 
+/// The fields of a status, to be put together anew.
+fn fields_of(status: NodeStatus) -> Vec<Vec<u8>> {
+    let wire = encode_frame(&Frame::Status(status), BODY_BYTES_MAX).unwrap();
+    let mut rest = &wire[HEADER_BYTES + 2..];
+    let mut fields = Vec::new();
+    while let [_, low, high, ..] = *rest {
+        let (field, tail) = rest.split_at(3 + usize::from(u16::from_le_bytes([low, high])));
+        fields.push(field.to_vec());
+        rest = tail;
+    }
+    fields
+}
+
+fn status_of(fields: &[Vec<u8>]) -> Result<Frame, DecodeError> {
+    let mut body = (fields.len() as u16).to_le_bytes().to_vec();
+    body.extend(fields.concat());
+    decode_body(7, &body)
+}
+
+#[test]
+fn a_status_is_read_without_the_fields_that_are_not_known_and_in_any_order() {
+    let mut random = Random::from_environment();
+    for _ in 0..100 {
+        let status = random.status();
+        let mut fields = fields_of(status);
+        assert_eq!(fields.len(), 5);
+        for tag in [0, 6, 255] {
+            let content = random.bytes(300);
+            let mut field = vec![tag];
+            field.extend((content.len() as u16).to_le_bytes());
+            field.extend(content);
+            fields.insert(random.below(fields.len() + 1), field);
+        }
+        fields.rotate_left(random.below(8));
+        assert_eq!(status_of(&fields), Ok(Frame::Status(status)));
+    }
+}
+
+#[test]
+fn a_status_with_a_field_missing_doubled_or_of_another_length_is_refused() {
+    let fields = fields_of(NodeStatus::default());
+    for (place, field) in fields.iter().enumerate() {
+        let tag = field[0];
+        let mut fewer = fields.clone();
+        fewer.remove(place);
+        assert_eq!(status_of(&fewer), Err(DecodeError::MissingField { tag }));
+        let mut more = fields.clone();
+        more.push(field.clone());
+        assert_eq!(status_of(&more), Err(DecodeError::DoubledField { tag }));
+        let mut longer = fields.clone();
+        longer[place].push(0);
+        longer[place][1] += 1;
+        let bytes = field.len() - 3 + 1;
+        assert_eq!(
+            status_of(&longer),
+            Err(DecodeError::FieldLength { tag, bytes })
+        );
+    }
+    assert!(matches!(
+        decode_body(7, &[255, 255, 1, 0, 0]),
+        Err(DecodeError::Count { .. })
+    ));
+}
+
+#[test]
+fn a_health_from_a_later_version_is_as_severe_as_it_says() {
+    for byte in 0..=255 {
+        let mut fields = fields_of(NodeStatus::default());
+        fields[0][3] = byte;
+        let Ok(Frame::Status(status)) = status_of(&fields) else {
+            panic!("health {byte} is refused");
+        };
+        assert_eq!(status.health.severity(), (byte >> 4).min(3), "{byte}");
+    }
+}
+
 /// What decodes, whatever it came from, is a frame like any other: it has no second encoding.
 fn check_decoded(kind: u8, body: &[u8]) {
     match decode_body(kind, body) {
         // Without messages it does not matter between whom they are.
         Ok(Frame::Raft(messages)) if messages.is_empty() => assert_eq!(body.len(), 20),
+        // It may have held fields that are not known here.
+        Ok(frame @ Frame::Status(_)) => {
+            let again = encode_frame(&frame, BODY_BYTES_MAX).unwrap();
+            assert_eq!(decode_body(again[4], &again[HEADER_BYTES..]), Ok(frame));
+        }
         Ok(frame) => {
             let again = encode_frame(&frame, BODY_BYTES_MAX).unwrap();
             assert_eq!((again[4], &again[HEADER_BYTES..]), (kind, body));
@@ -408,7 +490,7 @@ impl Random {
     }
 
     fn frame(&mut self) -> Frame {
-        match self.below(5) {
+        match self.below(6) {
             0 => {
                 let (from, to) = (NodeId(self.number()), NodeId(self.number()));
                 let count = self.below(5);
@@ -426,10 +508,33 @@ impl Random {
                 },
             }),
             3 => Frame::Request(self.request()),
+            4 => Frame::Status(self.status()),
             _ => Frame::Reply(Reply {
                 id: RequestId(self.number()),
                 result: self.result(),
             }),
+        }
+    }
+
+    fn status(&mut self) -> NodeStatus {
+        let health = [
+            LogHealth::Healthy,
+            LogHealth::Stalled,
+            LogHealth::Full,
+            LogHealth::OutOfHandles,
+            LogHealth::Failed,
+        ][self.below(5)];
+        NodeStatus {
+            health,
+            oldest_unsynced_ms: self.number(),
+            durable_lsn: self.number(),
+            founding: Founding {
+                is_complete: self.flag(),
+                is_closed: self.flag(),
+                digest: self.number(),
+                is_founded: self.flag(),
+            },
+            feature_version: self.next() as u32,
         }
     }
 

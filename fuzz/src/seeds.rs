@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use quorate::transport::codec::encode_frame;
 use quorate::transport::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Consistency, Frame, GroupMessage, NodeStatus, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
     SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 use quorate_kv::{
@@ -253,6 +253,7 @@ fn frames() -> Vec<Frame> {
                 leader: Some(NodeId(2)),
             }),
         }),
+        Frame::Status(NodeStatus::default()),
     ]
 }
 

@@ -11,10 +11,14 @@ use thiserror::Error;
 
 use crate::codec::Fields;
 use crate::map::{KEY_BYTES_MAX, OP_HEAD_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::outcome::SessionId;
+use crate::outcome::{SessionId, SessionOwner};
 
-/// The version of the envelope that this build writes, and the only one it reads.
+/// The version of the envelope of every command but [`Command::RegisterOwned`].
 pub const COMMAND_VERSION: u8 = 1;
+
+/// The version of the envelope of [`Command::RegisterOwned`]. A replica of a build that knows only
+/// version 1 stops before it, so it may enter a log only once every member reads it.
+pub const OWNED_COMMAND_VERSION: u8 = 2;
 
 /// The length of a command's head; the operation follows it.
 pub const COMMAND_HEAD_BYTES: usize = 32;
@@ -31,12 +35,12 @@ pub const COMMAND_BYTES_MAX: usize =
 ///
 /// ```text
 /// offset  size  field
-///      0     1  version        1
+///      0     1  version        1; register with an owner: 2
 ///      1     1  kind           1 register, 2 close, 3 acknowledge, 4 apply, 5 skip, 6 plain
 ///      2     2  reserved       0
 ///      4     4  sessions_max   register: at least 1; else 0
 ///      8     8  session        at least 1; register and plain: 0
-///     16     8  sequence       apply and skip: at least 1; else 0
+///     16     8  sequence       apply and skip: at least 1; version 2: the owner, at least 1; else 0
 ///     24     8  floor          apply and skip: below sequence; acknowledge: any; else 0
 ///     32     -  operation      apply and plain: the rest of the command
 /// ```
@@ -48,6 +52,13 @@ pub enum Command {
     Register {
         /// How many sessions the group keeps.
         sessions_max: u32,
+    },
+    /// The same, and the session remembers whose it is.
+    RegisterOwned {
+        /// How many sessions the group keeps.
+        sessions_max: u32,
+        /// Whose the session is.
+        owner: SessionOwner,
     },
     /// Ends a session.
     Close {
@@ -134,6 +145,19 @@ impl Command {
         Self::Register { sessions_max }.encode()
     }
 
+    /// The command that makes a session with an owner.
+    ///
+    /// # Panics
+    ///
+    /// If `sessions_max` is zero.
+    pub fn register_owned(sessions_max: u32, owner: SessionOwner) -> Bytes {
+        Self::RegisterOwned {
+            sessions_max,
+            owner,
+        }
+        .encode()
+    }
+
     /// The command that ends a session.
     ///
     /// # Panics
@@ -170,6 +194,9 @@ impl Command {
     pub fn decode(command: &[u8]) -> Result<Self, CommandError> {
         match command.first() {
             Some(&COMMAND_VERSION) => {}
+            // A kind that a later build adds to version 2 stops this one, as a new version does.
+            Some(&OWNED_COMMAND_VERSION)
+                if matches!(command.get(1), None | Some(&KIND_REGISTER)) => {}
             Some(&version) => return Err(CommandError::Unsupported { version }),
             None => return Err(CommandError::Malformed),
         }
@@ -198,6 +225,10 @@ impl Command {
         assert!(self.is_valid(), "{self:?} is no valid command");
         let (kind, sessions_max, session, sequence, floor) = match self {
             Self::Register { sessions_max } => (KIND_REGISTER, sessions_max, SessionId(0), 0, 0),
+            Self::RegisterOwned {
+                sessions_max,
+                owner,
+            } => (KIND_REGISTER, sessions_max, SessionId(0), owner.0.get(), 0),
             Self::Close { session } => (KIND_CLOSE, 0, session, 0, 0),
             Self::Acknowledge { session, floor } => (KIND_ACKNOWLEDGE, 0, session, 0, floor),
             Self::Apply(at) => (KIND_APPLY, 0, at.session, at.sequence, at.floor),
@@ -205,7 +236,10 @@ impl Command {
             Self::Plain => (KIND_PLAIN, 0, SessionId(0), 0, 0),
         };
         let mut head = [0; COMMAND_HEAD_BYTES];
-        head[0] = COMMAND_VERSION;
+        head[0] = match self {
+            Self::RegisterOwned { .. } => OWNED_COMMAND_VERSION,
+            _ => COMMAND_VERSION,
+        };
         head[1] = kind;
         head[4..8].copy_from_slice(&sessions_max.to_le_bytes());
         head[8..16].copy_from_slice(&session.0.to_le_bytes());
@@ -217,7 +251,7 @@ impl Command {
     /// The head's fields, the unused ones checked to be zero, and what follows it.
     fn decode_fields(command: &[u8]) -> Option<(Self, &[u8])> {
         let mut fields = Fields::new(command);
-        let [_version, kind] = [fields.u8()?, fields.u8()?];
+        let [version, kind] = [fields.u8()?, fields.u8()?];
         let reserved = fields.u16()?;
         let sessions_max = fields.u32()?;
         let session = SessionId(fields.u64()?);
@@ -228,6 +262,10 @@ impl Command {
             floor,
         };
         let decoded = match kind {
+            KIND_REGISTER if version == OWNED_COMMAND_VERSION => Self::RegisterOwned {
+                sessions_max,
+                owner: SessionOwner::new(sequence)?,
+            },
             KIND_REGISTER => Self::Register { sessions_max },
             KIND_CLOSE => Self::Close { session },
             KIND_ACKNOWLEDGE => Self::Acknowledge { session, floor },
@@ -238,6 +276,7 @@ impl Command {
         };
         let unused = match decoded {
             Self::Register { .. } => session.0 | sequence | floor,
+            Self::RegisterOwned { .. } => session.0 | floor,
             Self::Close { .. } => u64::from(sessions_max) | sequence | floor,
             Self::Acknowledge { .. } => u64::from(sessions_max) | sequence,
             Self::Apply(_) | Self::Skip(_) => u64::from(sessions_max),
@@ -249,7 +288,9 @@ impl Command {
     /// Checked before a head is written and after it was read.
     fn is_valid(&self) -> bool {
         match *self {
-            Self::Register { sessions_max } => sessions_max > 0,
+            Self::Register { sessions_max } | Self::RegisterOwned { sessions_max, .. } => {
+                sessions_max > 0
+            }
             Self::Close { session } | Self::Acknowledge { session, .. } => session.0 > 0,
             Self::Apply(at) | Self::Skip(at) => {
                 at.session.0 > 0 && at.sequence > 0 && at.floor < at.sequence
@@ -321,6 +362,8 @@ impl CommandBuffer {
 mod tests {
     use super::*;
 
+    const OWNER: SessionOwner = SessionOwner::new(0x0506).unwrap();
+
     const POSITION: Position = Position {
         session: SessionId(0x0102),
         sequence: 0x0304,
@@ -345,6 +388,13 @@ mod tests {
         let session = SessionId(7);
         for (bytes, command) in [
             (Command::register(3), Command::Register { sessions_max: 3 }),
+            (
+                Command::register_owned(3, OWNER),
+                Command::RegisterOwned {
+                    sessions_max: 3,
+                    owner: OWNER,
+                },
+            ),
             (Command::close(session), Command::Close { session }),
             (
                 Command::acknowledge(session, 9),
@@ -374,7 +424,8 @@ mod tests {
     #[test]
     fn unknown_versions_are_told_from_damage() {
         let sealed = CommandBuffer::new(b"op").seal(SessionId(1), 1, 0);
-        for version in (0..=u8::MAX).filter(|version| *version != COMMAND_VERSION) {
+        let is_known = |version: &u8| [COMMAND_VERSION, OWNED_COMMAND_VERSION].contains(version);
+        for version in (0..=u8::MAX).filter(|version| !is_known(version)) {
             let mut other = sealed.to_vec();
             other[0] = version;
             assert_eq!(
@@ -383,6 +434,33 @@ mod tests {
             );
         }
         assert_eq!(Command::decode(b""), Err(CommandError::Malformed));
+    }
+
+    #[test]
+    fn version_2_is_a_register_with_an_owner_and_nothing_else() {
+        let owned = Command::register_owned(3, OWNER);
+        let mut expected = vec![2, 1, 0, 0, 3, 0, 0, 0];
+        expected.extend_from_slice(&[0; 8]);
+        expected.extend_from_slice(&[6, 5, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[0; 8]);
+        assert_eq!(owned, expected);
+        for (name, offset, value) in [
+            ("no owner", 16, [0, 0]),
+            ("no bound", 4, [0, 0]),
+            ("a session", 8, [1, 0]),
+            ("a floor", 24, [1, 0]),
+        ] {
+            let mut broken = owned.to_vec();
+            broken[offset..offset + 2].copy_from_slice(&value);
+            let decoded = Command::decode(&broken);
+            assert_eq!(decoded, Err(CommandError::Malformed), "{name}");
+        }
+        for kind in (0..=u8::MAX).filter(|kind| *kind != KIND_REGISTER) {
+            let mut later = owned.to_vec();
+            later[1] = kind;
+            let decoded = Command::decode(&later);
+            assert_eq!(decoded, Err(CommandError::Unsupported { version: 2 }));
+        }
     }
 
     #[test]

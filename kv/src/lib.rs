@@ -43,12 +43,12 @@ mod sessions;
 
 pub use command::{
     COMMAND_BYTES_MAX, COMMAND_HEAD_BYTES, COMMAND_VERSION, Command, CommandBuffer, CommandError,
-    Position, TooLarge,
+    OWNED_COMMAND_VERSION, Position, TooLarge,
 };
 pub use machine::{Image, RestoreError, StateMachine};
 pub use map::{
     Answer, AnswerError, BATCH_BYTES_MAX, BATCH_STEPS_MAX, Batch, KEY_BYTES_MAX, Map, MapImage,
     MapView, Query, Range, SCAN_BYTES_MAX, Scan, VALUE_BYTES_MAX,
 };
-pub use outcome::{Outcome, SessionId};
+pub use outcome::{Outcome, SessionId, SessionOwner};
 pub use sessions::{SESSION_WINDOW_BYTES_MAX, SESSION_WINDOW_MAX, Sessions, SessionsImage};

@@ -1,6 +1,7 @@
 //! What became of a replicated command.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 
@@ -12,6 +13,21 @@ pub struct SessionId(pub u64);
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}", self.0)
+    }
+}
+
+/// Whose a session is: a number that a client draws once and tells nobody but the cluster. Never
+/// zero. Sessions that were registered by command version 1 have no owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionOwner(pub NonZeroU64);
+
+impl SessionOwner {
+    /// The owner with this number; `None` for zero.
+    pub const fn new(number: u64) -> Option<Self> {
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
     }
 }
 

@@ -13,11 +13,16 @@ pub struct Options {
     /// from `[election_timeout_ns, 2 * election_timeout_ns)`. Also how long a leader leads without
     /// hearing from a quorum.
     pub election_timeout_ns: u64,
+    /// How long a replica that was part of a group before neither votes nor stands after it
+    /// started, in nanoseconds; the election timeout if that is longer. Must not be below the
+    /// election timeout that the replica promised before it was restarted: a lease may rest on it.
+    pub restart_wait_ns: u64,
     /// How often a leader shows that it lives, in nanoseconds; at most a third of the election
     /// timeout.
     pub heartbeat_interval_ns: u64,
     /// By how much two clocks may differ in speed, in percent of elapsed time, 1 to 90. A lease
-    /// lasts `election_timeout_ns * (100 - lease_drift_percent) / 100`.
+    /// lasts `promise * (100 - lease_drift_percent) / 100`, where the promise is the shortest
+    /// election timeout of all members: see [`Raft::set_promise_ns`](crate::Raft::set_promise_ns).
     pub lease_drift_percent: u8,
     /// Appends that one peer may owe an answer to.
     pub inflight_messages_max: usize,
@@ -31,6 +36,10 @@ pub struct Options {
     pub uncommitted_bytes_max: usize,
     /// Bytes of durable entries kept in memory for peers that lag; the rest is read from the log.
     pub cache_bytes_max: usize,
+    /// Bytes of one entry's payload that a follower takes from its leader at most: what the log
+    /// under it can store whatever its own tunables say. A leader must keep its proposals below
+    /// what all members take; an append that exceeds this is refused and counted.
+    pub entry_bytes_max: usize,
     /// Reads that may wait for their confirmation.
     pub pending_reads_max: usize,
     /// Where the random election timeouts start from; mixed with the replica's id, so replicas may
@@ -42,6 +51,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             election_timeout_ns: 500_000_000,
+            restart_wait_ns: 0,
             heartbeat_interval_ns: 100_000_000,
             lease_drift_percent: 10,
             inflight_messages_max: 256,
@@ -49,6 +59,7 @@ impl Default for Options {
             append_bytes_max: 1 << 20,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 8 << 20,
+            entry_bytes_max: 32 << 20,
             pending_reads_max: 65_536,
             seed: 0,
         }
@@ -63,7 +74,7 @@ impl Options {
                 option: "heartbeat_interval_ns",
             });
         }
-        if self.election_timeout_ns > TIMER_MAX_NS {
+        if self.election_timeout_ns.max(self.restart_wait_ns) > TIMER_MAX_NS {
             return Err(OptionsError::ElectionTimeoutTooLong {
                 limit_ns: TIMER_MAX_NS,
             });
@@ -86,6 +97,7 @@ impl Options {
             ("append_bytes_max", self.append_bytes_max),
             ("uncommitted_bytes_max", self.uncommitted_bytes_max),
             ("cache_bytes_max", self.cache_bytes_max),
+            ("entry_bytes_max", self.entry_bytes_max),
             ("pending_reads_max", self.pending_reads_max),
         ];
         for (option, value) in bounds {
@@ -97,9 +109,9 @@ impl Options {
     }
 
     /// How long after a round was sent the leader may answer from its lease, once a quorum
-    /// answered.
-    pub(crate) fn lease_ns(&self) -> u64 {
-        self.election_timeout_ns / 100 * (100 - u64::from(self.lease_drift_percent))
+    /// answered whose members all wait this long before they vote for another.
+    pub(crate) fn lease_ns(&self, promise_ns: u64) -> u64 {
+        promise_ns / 100 * (100 - u64::from(self.lease_drift_percent))
     }
 
     /// The unacknowledged bytes beyond the cache at which a follower drops appends and a leader
@@ -120,8 +132,9 @@ mod tests {
     fn defaults_are_valid_and_the_lease_is_shorter_than_the_election_timeout() {
         let options = Options::default();
         assert_eq!(options.validate(), Ok(()));
-        assert!(options.lease_ns() < options.election_timeout_ns);
-        assert_eq!(options.lease_ns(), 450_000_000);
+        let lease_ns = options.lease_ns(options.election_timeout_ns);
+        assert!(lease_ns < options.election_timeout_ns);
+        assert_eq!(lease_ns, 450_000_000);
     }
 
     #[test]
@@ -136,6 +149,7 @@ mod tests {
         assert!(bad(|o| o.lease_drift_percent = 0).contains("lease_drift_percent"));
         assert!(bad(|o| o.lease_drift_percent = 91).contains("lease_drift_percent"));
         assert!(bad(|o| o.election_timeout_ns = u64::MAX).contains("election_timeout_ns"));
+        assert!(bad(|o| o.restart_wait_ns = u64::MAX).contains("election_timeout_ns"));
         assert!(bad(|o| o.append_bytes_max = 0).contains("append_bytes_max"));
         assert!(bad(|o| o.pending_reads_max = 0).contains("pending_reads_max"));
     }

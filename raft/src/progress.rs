@@ -17,6 +17,10 @@ use crate::options::Options;
 /// has.
 const RETRY_HEARTBEATS_MAX: u64 = 4;
 
+/// A snapshot that did not help has an election timeout to be installed before it is sent again,
+/// twice as long each time, up to so many doublings.
+const SNAPSHOT_DOUBLINGS_MAX: u32 = 6;
+
 /// How entries go to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
@@ -49,13 +53,20 @@ pub(crate) struct Progress {
     pub(crate) match_index: LogIndex,
     pub(crate) next: LogIndex,
     pub(crate) state: PeerState,
-    inflight: VecDeque<(LogIndex, usize)>,
+    inflight: VecDeque<Sent>,
     inflight_bytes: usize,
     /// In [`PeerState::Probe`]: an append is out and nothing more goes until something comes back.
     pub(crate) is_paused: bool,
     /// Since when an answer has been owed; meaningful while something is out.
     waiting_since_ns: u64,
     retry_heartbeats: u64,
+    /// When the oldest append left that was not accepted yet, whatever was given up since.
+    owed_since_ns: Option<u64>,
+    /// How long it takes from sending an append to its acceptance: up at once, down slowly. Most of
+    /// it is the follower's disk.
+    acceptance_ns: u64,
+    /// It has lost entries that it had, and takes none before a snapshot.
+    vouches_for_nothing: bool,
     pub(crate) heard_ns: u64,
     pub(crate) acked_round: Round,
     /// When the newest round it answered was sent.
@@ -68,6 +79,19 @@ pub(crate) struct Progress {
     snapshot_sent: Option<(LogIndex, u64)>,
     /// What the snapshot asked for covers.
     snapshot_index: LogIndex,
+    /// Snapshots that were sent since anything new was accepted.
+    snapshots_in_vain: u32,
+    /// Transfers that failed one after the other, and until when none is tried again.
+    snapshots_failed: u32,
+    snapshot_retry_at_ns: u64,
+}
+
+/// An append on its way.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    last: LogIndex,
+    bytes: usize,
+    at_ns: u64,
 }
 
 impl Progress {
@@ -83,6 +107,9 @@ impl Progress {
             is_paused: false,
             waiting_since_ns: now_ns,
             retry_heartbeats: 1,
+            owed_since_ns: None,
+            acceptance_ns: 0,
+            vouches_for_nothing: false,
             heard_ns: now_ns,
             acked_round: Round::ZERO,
             acked_sent_ns: 0,
@@ -90,6 +117,9 @@ impl Progress {
             is_snapshot_asked: false,
             snapshot_sent: None,
             snapshot_index: LogIndex::ZERO,
+            snapshots_in_vain: 0,
+            snapshots_failed: 0,
+            snapshot_retry_at_ns: 0,
         }
     }
 
@@ -111,6 +141,7 @@ impl Progress {
 
     /// An append that ends at `last` (or none, to probe) went out.
     pub(crate) fn sent(&mut self, last: LogIndex, bytes: usize, now_ns: u64) {
+        self.owed_since_ns = self.owed_since_ns.or(Some(now_ns));
         match self.state {
             PeerState::Probe => {
                 self.is_paused = true;
@@ -120,7 +151,11 @@ impl Progress {
                 if self.inflight.is_empty() {
                     self.waiting_since_ns = now_ns;
                 }
-                self.inflight.push_back((last, bytes));
+                self.inflight.push_back(Sent {
+                    last,
+                    bytes,
+                    at_ns: now_ns,
+                });
                 self.inflight_bytes += bytes;
                 self.next = last.next();
             }
@@ -141,16 +176,21 @@ impl Progress {
         if is_news {
             self.match_index = match_index;
             self.next = self.next.max(match_index.next());
-            while self
-                .inflight
-                .front()
-                .is_some_and(|(last, _)| *last <= match_index)
+            self.note_acceptance(now_ns);
+            while let Some(front) = self.inflight.front()
+                && front.last <= match_index
             {
-                self.inflight_bytes -= self.inflight.pop_front().map_or(0, |(_, bytes)| bytes);
+                self.inflight_bytes -= front.bytes;
+                self.inflight.pop_front();
             }
+            self.owed_since_ns = self.inflight.front().map(|front| front.at_ns);
             self.waiting_since_ns = now_ns;
             self.retry_heartbeats = 1;
+            self.snapshots_in_vain = 0;
+            self.snapshots_failed = 0;
+            self.snapshot_retry_at_ns = 0;
         }
+        self.vouches_for_nothing = false;
         let can_follow = match self.state {
             PeerState::Probe => match_index >= self.match_index,
             PeerState::Replicate => false,
@@ -164,6 +204,62 @@ impl Progress {
             self.snapshot_sent = None;
         }
         is_news
+    }
+
+    /// The oldest append that was out is accepted, and perhaps more.
+    fn note_acceptance(&mut self, now_ns: u64) {
+        let Some(since_ns) = self.owed_since_ns else {
+            return;
+        };
+        let sample_ns = now_ns.saturating_sub(since_ns);
+        let smoothed_ns = self.acceptance_ns - self.acceptance_ns / 8 + sample_ns / 8;
+        self.acceptance_ns = smoothed_ns.max(sample_ns);
+    }
+
+    /// Whether `prev_index` is where its log is known to agree, by its own word: only one that has
+    /// lost entries since refuses what follows there.
+    pub(crate) fn has_known(&self, prev_index: LogIndex) -> bool {
+        self.state == PeerState::Probe
+            && prev_index == self.match_index
+            && prev_index.next() == self.next
+    }
+
+    /// It has lost entries, and none that it has counts. Returns whether that is news: until it has
+    /// a snapshot, nothing but empty appends go to it, to see whether it is back.
+    pub(crate) fn vouches_for_nothing(&mut self) -> bool {
+        let is_news = !self.vouches_for_nothing;
+        self.vouches_for_nothing = true;
+        self.is_paused &= !is_news;
+        is_news
+    }
+
+    /// Whether only empty appends go to it: what it cannot use yet is not worth its bytes.
+    pub(crate) fn takes_no_entries(&self) -> bool {
+        self.state == PeerState::Probe && (self.vouches_for_nothing || self.snapshot_sent.is_some())
+    }
+
+    /// Whether to send it a snapshot although the log reaches back far enough: one that it was not
+    /// sent yet, or was sent long ago in vain.
+    pub(crate) fn wants_snapshot(&self, latest: LogIndex, now_ns: u64, options: &Options) -> bool {
+        self.vouches_for_nothing
+            && self.may_be_sent_snapshot(now_ns, options)
+            && self.snapshot_sent.is_none_or(|(covered, sent_ns)| {
+                latest > covered || now_ns >= self.snapshot_due_ns(sent_ns, options)
+            })
+    }
+
+    /// Whether a transfer may begin.
+    pub(crate) fn may_be_sent_snapshot(&self, now_ns: u64, options: &Options) -> bool {
+        !self.is_snapshot_asked
+            && self.is_active(now_ns, options)
+            && now_ns >= self.snapshot_retry_at_ns
+    }
+
+    /// When a snapshot that was sent at `sent_ns` is taken for useless.
+    fn snapshot_due_ns(&self, sent_ns: u64, options: &Options) -> u64 {
+        let doublings = self.snapshots_in_vain.saturating_sub(1);
+        let wait_ns = options.election_timeout_ns << doublings.min(SNAPSHOT_DOUBLINGS_MAX);
+        sent_ns.saturating_add(wait_ns)
     }
 
     /// It does not have the entry at `prev_index`; the logs may agree at `agree` (below the log's
@@ -186,7 +282,7 @@ impl Progress {
             return false;
         }
         if let Some((covered, sent_ns)) = self.snapshot_sent {
-            let is_fresh = now_ns < sent_ns.saturating_add(options.election_timeout_ns);
+            let is_fresh = now_ns < self.snapshot_due_ns(sent_ns, options);
             if agree < anchor && prev_index >= covered && is_fresh {
                 // The snapshot arrived but is not installed yet: ask again later instead of sending
                 // it again.
@@ -210,10 +306,12 @@ impl Progress {
             PeerState::Replicate => !self.inflight.is_empty(),
             PeerState::Snapshot => false,
         };
-        let wait_ns = options
-            .heartbeat_interval_ns
-            .saturating_mul(self.retry_heartbeats);
-        if !is_owing || now_ns < self.waiting_since_ns.saturating_add(wait_ns) {
+        if !is_owing
+            || now_ns
+                < self
+                    .waiting_since_ns
+                    .saturating_add(self.patience_ns(options))
+        {
             return false;
         }
         self.retry_heartbeats = (self.retry_heartbeats * 2).min(RETRY_HEARTBEATS_MAX);
@@ -224,6 +322,17 @@ impl Progress {
         };
         self.probe(next);
         true
+    }
+
+    /// How long to wait for an acceptance before what was sent is taken for lost: longer than the
+    /// follower's disk has been taking, or a slow disk would be sent everything several times. A
+    /// batch may have to wait for the one before it, hence twice.
+    fn patience_ns(&self, options: &Options) -> u64 {
+        let heartbeats_ns = options
+            .heartbeat_interval_ns
+            .saturating_mul(self.retry_heartbeats);
+        let disk_ns = self.acceptance_ns.saturating_mul(2);
+        heartbeats_ns.max(disk_ns.min(options.election_timeout_ns.saturating_mul(2)))
     }
 
     /// Messages to it got lost.
@@ -240,19 +349,30 @@ impl Progress {
         self.clear_inflight();
         self.state = PeerState::Snapshot;
         self.snapshot_index = index;
-        self.snapshot_sent = None;
         self.is_snapshot_asked = true;
     }
 
     /// The transfer of a snapshot ended.
-    pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64) {
+    pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64, options: &Options) {
         self.is_snapshot_asked = false;
         let is_stuck = mutants::FAILED_SNAPSHOT_NEVER_RETRIED && !was_sent;
         if self.state != PeerState::Snapshot || is_stuck {
             return;
         }
-        let next = if was_sent {
+        if was_sent || self.vouches_for_nothing {
             self.snapshot_sent = Some((self.snapshot_index, now_ns));
+            self.snapshots_in_vain = self.snapshots_in_vain.saturating_add(1);
+        }
+        if was_sent {
+            self.snapshots_failed = 0;
+        } else {
+            // The first attempt may have met what is over soon; one that is refused for good must not be made for ever.
+            let doublings = self.snapshots_failed.min(SNAPSHOT_DOUBLINGS_MAX);
+            let wait_ns = options.heartbeat_interval_ns << doublings;
+            self.snapshots_failed = self.snapshots_failed.saturating_add(1);
+            self.snapshot_retry_at_ns = now_ns.saturating_add(wait_ns);
+        }
+        let next = if was_sent {
             self.snapshot_index.max(self.match_index).next()
         } else {
             self.match_index.next()

@@ -161,7 +161,7 @@ fn places_of(frame: &Frame) -> Vec<(usize, usize)> {
             }
             RequestBody::ReadIndex => Vec::new(),
         },
-        Frame::SnapshotAck(_) | Frame::Reply(_) => Vec::new(),
+        Frame::SnapshotAck(_) | Frame::Reply(_) | Frame::Status(_) => Vec::new(),
     }
 }
 

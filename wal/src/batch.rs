@@ -78,6 +78,8 @@ pub struct WriteBatch {
     /// Entries, with those that are moved.
     pub(crate) slots: u64,
     pub(crate) entry_bytes_max: u64,
+    /// Only the format's limits apply.
+    pub(crate) is_lifted: bool,
     /// By how much the checkpoint of all groups may grow.
     pub(crate) growth: u64,
     pub(crate) ops: SmallVec<[Op; 1]>,
@@ -144,6 +146,14 @@ impl WriteBatch {
     /// An empty batch.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Lets this submission be as large as the format allows
+    /// ([`ENTRY_BYTES_LIMIT`](crate::ENTRY_BYTES_LIMIT)), whatever
+    /// [`LogOptions`](crate::LogOptions) say: for entries that others have stored already. A
+    /// replica whose options are lower must be able to take what its group agreed on.
+    pub fn lift_limits(&mut self) {
+        self.is_lifted = true;
     }
 
     /// An empty batch in the buffers of one that was written.

@@ -82,7 +82,7 @@ pub use log::{
     Drove, Due, Log, LogStats, LogStatus, LogThread, Observer, Prepared, Recovered, RecoveredGroup,
     RecoveryReport,
 };
-pub use options::{Durability, LogOptions};
+pub use options::{Durability, ENTRY_BYTES_LIMIT, LogOptions};
 pub use snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
 pub use tools::{
     BatchInspection, Cost, GroupInspection, GroupLoss, GroupShare, Inspection, ManifestSlot, Note,

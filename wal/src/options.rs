@@ -16,7 +16,9 @@ pub struct LogOptions {
     /// Size of a segment at most, unless one submission needs a larger one. A multiple of 4 KiB, at
     /// most 128 MiB. Default 64 MiB.
     pub segment_bytes_max: u64,
-    /// Size of the payload of one entry at most. Default 16 MiB.
+    /// Size of the payload of one entry at most, in submissions whose limits are not
+    /// [lifted](crate::WriteBatch::lift_limits). What is in the log already is read whatever its
+    /// size. Default 16 MiB.
     pub entry_bytes_max: u64,
     /// Size of one submission at most, and of what one sync covers. At most 40 MiB, and at least
     /// `entry_bytes_max` and 4 KiB. Default 32 MiB.
@@ -62,7 +64,11 @@ pub enum Durability {
 pub(crate) const CHECKPOINT_BYTES_MAX: u64 = 32 << 20;
 
 /// Submissions take at most so many bytes.
-const BATCH_BYTES_LIMIT: u64 = 40 << 20;
+pub(crate) const BATCH_BYTES_LIMIT: u64 = 40 << 20;
+
+/// The payload of one entry takes at most so much, whatever the options say: with a header, and a
+/// record beside it, it fits the largest submission.
+pub const ENTRY_BYTES_LIMIT: u64 = BATCH_BYTES_LIMIT - (32 << 10);
 /// The index of one submission takes at most so much: its runs take [`RUN_BYTES`] and a slot at
 /// least, which the index answers with a range and a spot.
 const FOOTER_BYTES_LIMIT: u64 =

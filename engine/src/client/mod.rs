@@ -1,10 +1,12 @@
 //! The client half of a `Db` or `Clerk`: windows behind locks, and the way to the nodes.
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 mod window;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -61,6 +63,8 @@ pub(crate) struct Client {
     /// Whether the timer looks after this client already.
     is_timed: AtomicBool,
     is_closed: AtomicBool,
+    /// Replies that name no group of this cluster.
+    stray_replies: AtomicU64,
 }
 
 /// A window, and the right to hand over what it sends. The two are apart so that a link may answer from within
@@ -101,6 +105,7 @@ impl Client {
             timer,
             is_timed: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            stray_replies: AtomicU64::new(0),
         });
         let with_deadlines: Arc<dyn Timed> = client.clone();
         client.timer.add(Arc::downgrade(&with_deadlines));
@@ -129,6 +134,12 @@ impl Client {
         self.with(group, completer, |window, completer| {
             window.read(now_ns, wants, completer);
         });
+    }
+
+    /// Replies that made no sense, so far.
+    pub(crate) fn rejected_replies(&self) -> u64 {
+        let each = self.groups.iter().map(|slot| slot.window.lock().rejected());
+        each.sum::<u64>() + self.stray_replies.load(Ordering::Relaxed)
     }
 
     /// Fails what is outstanding and refuses what comes.
@@ -226,6 +237,8 @@ impl ClerkInbox for Client {
         if let Some(slot) = self.slot_of(reply.id) {
             slot.window.lock().reply(self.clock.now_ns(), from, reply);
             self.act(slot);
+        } else {
+            self.stray_replies.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -83,7 +83,7 @@ pub(crate) struct Window {
     session: Session,
     /// Registrations that were sent and may be answered, the oldest first, `1 + EARLIER_MAX` at most. Whichever is
     /// answered opens the session; those behind it make sessions that nobody uses, which expire.
-    registrations: VecDeque<RequestId>,
+    registrations: VecDeque<SentCopy>,
     writes: VecDeque<Write>,
     next_sequence: u64,
     sent: usize,
@@ -101,6 +101,8 @@ pub(crate) struct Window {
     /// Since the last answer: waits for a busy leader.
     busy_waits: u32,
     obstacle: Obstacle,
+    /// Replies that no correct node sends.
+    rejected: u64,
     effects: Effects,
     /// How often it was ticked.
     #[cfg(test)]
@@ -129,13 +131,22 @@ enum Session {
     Open(SessionId),
 }
 
+/// A request, and the node that it was sent to: nobody else may answer it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SentCopy {
+    request: RequestId,
+    asked: NodeId,
+}
+
 struct Write {
     sequence: u64,
     body: Body,
     /// The latest copy sent.
     request: RequestId,
+    /// Whom it was sent to; meaningless while nothing was.
+    asked: NodeId,
     /// Copies sent before, the oldest first, [`EARLIER_MAX`] at most.
-    earlier: VecDeque<RequestId>,
+    earlier: VecDeque<SentCopy>,
     /// Whether that copy was refused.
     is_refused: bool,
     /// Copies sent whose fate is not known.
@@ -203,6 +214,7 @@ impl Window {
             silences: 0,
             busy_waits: 0,
             obstacle: Obstacle::Unreachable,
+            rejected: 0,
             effects: Effects::default(),
             #[cfg(test)]
             ticks: 0,
@@ -251,6 +263,7 @@ impl Window {
             sequence,
             body: Body::Unsealed(command),
             request: UNSENT,
+            asked: NodeId::ZERO,
             earlier: VecDeque::new(),
             is_refused: false,
             doubtful: 0,
@@ -266,14 +279,24 @@ impl Window {
         if from == self.target {
             self.heard_at_ns = now_ns;
         }
-        if self.registrations.contains(&reply.id) {
+        let copy = SentCopy {
+            request: reply.id,
+            asked: from,
+        };
+        if !self.was_sent(reply.id) {
+            self.rejected += 1;
+        } else if self.registrations.contains(&copy) {
             self.registered(now_ns, from, reply);
         } else if self.reads.expects(reply.id) {
             self.read_answered(now_ns, from, reply);
         } else if let Some(place) = self.place_of(reply.id) {
-            self.write_answered(now_ns, from, place, reply);
+            if self.writes[place].asked == from {
+                self.write_answered(now_ns, from, place, reply);
+            } else {
+                self.rejected += 1;
+            }
         } else if let Ok(ReplyBody::Outcome(Outcome::Applied(answer))) = reply.result
-            && let Some(place) = self.place_of_earlier(reply.id)
+            && let Some(place) = self.place_of_earlier(copy)
         {
             // Whichever copy was first in the log: it took effect, and this is its answer.
             self.leader = Some(from);
@@ -375,7 +398,10 @@ impl Window {
                 if self.registrations.len() > EARLIER_MAX {
                     self.registrations.pop_front();
                 }
-                self.registrations.push_back(id);
+                self.registrations.push_back(SentCopy {
+                    request: id,
+                    asked: self.target,
+                });
                 let command = Command::register(self.options.sessions_max);
                 self.send(id, command);
             }
@@ -413,9 +439,13 @@ impl Window {
                 if write.earlier.len() >= EARLIER_MAX {
                     write.earlier.pop_front();
                 }
-                write.earlier.push_back(write.request);
+                write.earlier.push_back(SentCopy {
+                    request: write.request,
+                    asked: write.asked,
+                });
             }
             write.request = id;
+            write.asked = self.target;
             write.is_refused = false;
             write.doubtful += 1;
             self.sent += 1;
@@ -446,37 +476,51 @@ impl Window {
         }
     }
 
+    /// Whether a request with this id was ever sent.
+    fn was_sent(&self, id: RequestId) -> bool {
+        let count = id.0 & ((1 << REQUEST_COUNT_BITS) - 1);
+        // Once the numbers have come round, any may have been.
+        let is_drawn = count <= self.next_request || self.next_request >> REQUEST_COUNT_BITS > 0;
+        id.0 >> REQUEST_COUNT_BITS == self.group.0 && count > 0 && is_drawn
+    }
+
+    /// Replies that no correct node sends, so far.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
     /// The write whose latest copy carries `id`, unless that copy was refused already or another one was answered.
     fn place_of(&self, id: RequestId) -> Option<usize> {
         // Each time, everything from some write on is sent, so the ids of the latest copies ascend; the unsent ones are last.
         let is_before = |write: &Write| write.request != UNSENT && write.request < id;
         let place = self.writes.partition_point(is_before);
         let write = self.writes.get(place)?;
-        let is_it = write.request == id && !write.is_refused && !write.is_settled;
+        let is_it = id != UNSENT && write.request == id && !write.is_refused && !write.is_settled;
         is_it.then_some(place)
     }
 
-    /// The write of which an earlier copy carries `id`.
-    fn place_of_earlier(&self, id: RequestId) -> Option<usize> {
+    /// The write of which this is an earlier copy.
+    fn place_of_earlier(&self, copy: SentCopy) -> Option<usize> {
         self.writes
             .iter()
-            .position(|write| !write.is_settled && write.earlier.contains(&id))
+            .position(|write| !write.is_settled && write.earlier.contains(&copy))
     }
 
     fn registered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
-        let is_latest = self.registrations.back() == Some(&reply.id);
-        self.registrations.retain(|&id| id != reply.id);
+        let latest = self.registrations.back();
+        let is_latest = latest.is_some_and(|latest| latest.request == reply.id);
+        self.registrations.retain(|copy| copy.request != reply.id);
         if is_latest {
             self.session = Session::Absent;
         }
         match reply.result {
-            Ok(ReplyBody::Outcome(Outcome::Registered(session))) => {
+            Ok(ReplyBody::Outcome(Outcome::Registered(session))) if session.0 > 0 => {
                 self.leader = Some(from);
                 self.session = Session::Open(session);
                 self.registrations.clear();
                 self.note_progress();
             }
-            Ok(_) => self.fail_all(&Error::Incompatible),
+            Ok(_) => self.not_understood(now_ns),
             Err(refusal) if is_latest => self.refused(now_ns, from, refusal, None),
             Err(_) => {}
         }
@@ -510,11 +554,17 @@ impl Window {
                 self.session_expired();
             }
             Ok(ReplyBody::Outcome(Outcome::Malformed)) => {
+                self.rejected += 1;
                 self.copy_refused(place);
                 self.give_up(place, Error::Incompatible);
+                self.retry_at_ns = now_ns.saturating_add(ROTATE_BACKOFF_NS);
             }
             // An answer of another kind says nothing about the command.
-            Ok(_) => self.give_up(place, Error::Incompatible),
+            Ok(_) => {
+                self.rejected += 1;
+                self.give_up(place, Error::Incompatible);
+                self.retry_at_ns = now_ns.saturating_add(ROTATE_BACKOFF_NS);
+            }
             Err(refusal) => {
                 if !matches!(refusal, Refusal::LeadershipLost) || mutants::UNKNOWN_IS_REFUSED {
                     self.copy_refused(place);
@@ -538,11 +588,11 @@ impl Window {
     /// The latest copy of a write certainly has no effect.
     fn copy_refused(&mut self, place: usize) {
         let write = &mut self.writes[place];
-        assert!(
+        debug_assert!(
             write.doubtful > 0,
             "a refused copy was sent and not refused before"
         );
-        write.doubtful -= 1;
+        write.doubtful = write.doubtful.saturating_sub(1);
         write.is_refused = true;
     }
 
@@ -629,12 +679,16 @@ impl Window {
                 self.obstacle = Obstacle::LogFailed;
                 self.look_elsewhere(now_ns, None);
             }
+            Refusal::Unfounded { waits_for } => {
+                self.obstacle = Obstacle::Unfounded { waits_for };
+                self.look_elsewhere(now_ns, None);
+            }
             Refusal::Stopping | Refusal::LeadershipLost => {
                 self.obstacle = Obstacle::NoLeader;
                 self.look_elsewhere(now_ns, None);
             }
             Refusal::NoSuchGroup | Refusal::NotUnderstood | Refusal::TooLarge { .. } => {
-                self.fail_all(&Error::Incompatible);
+                self.not_understood(now_ns);
             }
         }
     }
@@ -693,6 +747,13 @@ impl Window {
             self.next_sequence += 1;
             self.writes.push_back(write);
         }
+    }
+
+    /// A node answers what no node of this version does. What is asked next waits a moment: it may go on doing so.
+    fn not_understood(&mut self, now_ns: u64) {
+        self.rejected += 1;
+        self.fail_all(&Error::Incompatible);
+        self.retry_at_ns = now_ns.saturating_add(ROTATE_BACKOFF_NS);
     }
 
     fn fail_all(&mut self, error: &Error) {

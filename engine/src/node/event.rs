@@ -26,6 +26,8 @@ pub(crate) enum Event<M: StateMachine> {
     Job(JobDone<M>),
     /// Somebody wants to know how a replica stands; called on the shard's thread between two passes.
     Inspect { group: GroupId, with: Look<M> },
+    /// The cluster is founded: this node takes part from now on.
+    Founded,
     /// Ask for an election now.
     Campaign { group: GroupId },
     /// Hand leadership of a group over, to a given node or to the best one.

@@ -7,7 +7,11 @@ use quorate_raft::NodeId;
 use quorate_wal::GroupId;
 
 use super::event::Event;
-use crate::transport::{ClerkInbox, Frame, GroupMessage, Inbox, Origin, Refusal, Reply};
+use crate::membership::Membership;
+use crate::mutants;
+use crate::transport::{
+    ClerkInbox, Frame, GroupMessage, Inbox, NodeCard, Origin, Refusal, Refused, Reply,
+};
 
 /// A worker's queue, as seen from one shard's senders.
 pub(crate) trait EventSink<M: StateMachine>: Send + Sync {
@@ -24,6 +28,8 @@ pub(crate) struct NodeInbox<M: StateMachine> {
     pub(crate) shards: Vec<Arc<dyn EventSink<M>>>,
     /// Where replies to forwarded requests go.
     pub(crate) replies: Arc<dyn ClerkInbox>,
+    /// Whom the node deals with, and whether it takes part yet.
+    pub(crate) membership: Arc<Membership>,
 }
 
 impl<M: StateMachine> NodeInbox<M> {
@@ -73,6 +79,14 @@ pub(crate) fn shard_index(group: GroupId, shards: usize) -> usize {
 
 impl<M: StateMachine> Inbox for NodeInbox<M> {
     fn deliver(&self, from: Origin, frame: Frame) {
+        let promises = matches!(
+            frame,
+            Frame::Raft(_) | Frame::SnapshotChunk(_) | Frame::SnapshotAck(_)
+        );
+        // Who promises nothing need not hear what it would promise.
+        if promises && !self.membership.is_founded() && !mutants::VOTES_UNFOUNDED {
+            return;
+        }
         match frame {
             Frame::Raft(messages) => self.offer_messages(&from, messages),
             Frame::Reply(reply) => {
@@ -83,15 +97,41 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             Frame::Request(ref request) => self.offer(request.group, from, frame),
             Frame::SnapshotChunk(ref chunk) => self.offer(chunk.transfer.group, from, frame),
             Frame::SnapshotAck(ref ack) => self.offer(ack.transfer.group, from, frame),
+            // Of the node as a whole: the first shard takes it in for all.
+            Frame::Status(status) => {
+                if let Origin::Node(node) = from {
+                    self.membership.note_status(node, status.founding, status.durable_lsn);
+                }
+                let _dropped = self.shards[0].offer(Event::Frame(from, frame));
+            }
         }
     }
 
     fn disconnected(&self, node: NodeId) {
         self.replies.disconnected(node);
     }
+
+    fn card(&self) -> Option<NodeCard> {
+        Some(self.membership.card().clone())
+    }
+
+    fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        self.membership.admit(card)
+    }
+
+    fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        self.membership.note_judged(by, judged);
+    }
 }
 
 impl<M: StateMachine> NodeInbox<M> {
+    /// Hands an event to all shards, regardless of bounds.
+    pub(crate) fn push_to_all(&self, event: impl Fn() -> Event<M>) {
+        for shard in &self.shards {
+            shard.push(event());
+        }
+    }
+
     /// Hands an event to the shard that owns a group, regardless of bounds.
     pub(crate) fn push(&self, group: GroupId, event: Event<M>) {
         self.shard_of(group).push(event);

@@ -10,7 +10,7 @@
 //!   [`TRANSFER_JOBS_MAX`](super::ports::TRANSFER_JOBS_MAX), however long the disk is stuck.
 
 use quorate_kv::StateMachine;
-use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta};
+use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta, Term};
 use quorate_wal::SnapshotRef;
 
 use super::event::Received;
@@ -39,7 +39,7 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     outgoing: Vec<Outgoing>,
     /// Files that nothing names any more, but that are still being sent.
     doomed: Vec<SnapshotRef>,
-    incoming: Option<(NodeId, SnapshotTransfer)>,
+    incoming: Option<Incoming>,
     received: Option<Received<M>>,
     /// Held by each job that reads or writes for another node.
     tickets: TransferTicket,
@@ -58,6 +58,50 @@ struct Outgoing {
     asked_bytes: u64,
     tries: u32,
     retry_at_ns: u64,
+}
+
+/// A transfer that is coming in.
+struct Incoming {
+    from: NodeId,
+    transfer: SnapshotTransfer,
+    total_bytes: u64,
+    /// The end of what came without a gap.
+    reached_bytes: u64,
+    begun_at_ns: u64,
+    /// When it is given up, unless more comes before.
+    give_up_at_ns: u64,
+}
+
+/// A transfer that brings nothing new for as long as its sender tries at most, and once more, is given up.
+const SILENT_TIMEOUTS_MAX: u64 = SEND_TRIES_MAX as u64 + 1;
+
+/// A transfer that is slower than this on the whole is given up: whoever sends a byte now and then must not occupy a
+/// replica, and its disk, for ever.
+const INCOMING_BYTES_PER_S_MIN: u64 = 16 << 10;
+
+impl Incoming {
+    /// Notes that a chunk came, and until when the next one has to.
+    fn note_chunk(&mut self, now_ns: u64, chunk: &SnapshotChunk, timeout_ns: u64) {
+        let end_bytes = chunk.offset_bytes.saturating_add(chunk.data.len() as u64);
+        if chunk.offset_bytes > self.reached_bytes || end_bytes <= self.reached_bytes {
+            return;
+        }
+        self.reached_bytes = end_bytes;
+        let silent_ns = timeout_ns.saturating_mul(SILENT_TIMEOUTS_MAX);
+        let slowest_ns =
+            self.reached_bytes.saturating_mul(1_000_000_000) / INCOMING_BYTES_PER_S_MIN;
+        let latest_ns = self
+            .begun_at_ns
+            .saturating_add(silent_ns)
+            .saturating_add(slowest_ns);
+        self.give_up_at_ns = now_ns.saturating_add(silent_ns).min(latest_ns);
+    }
+
+    /// Whether a transfer that begins takes the place of this one: the sender's next attempt, or one of a later leader.
+    fn gives_way_to(&self, from: NodeId, transfer: SnapshotTransfer, present: Term) -> bool {
+        let is_next = from == self.from && transfer.attempt > self.transfer.attempt;
+        self.transfer.term < present || transfer.term > self.transfer.term || is_next
+    }
 }
 
 impl<M: StateMachine> SnapshotState<M> {
@@ -244,6 +288,8 @@ impl<M: StateMachine> Replica<M> {
 impl<M: StateMachine> Replica<M> {
     pub(super) fn begin_send(&mut self, now_ns: u64, to: NodeId, ports: &Ports<M>) {
         let Some(file) = self.snapshots.current.clone() else {
+            // A follower that lost entries is helped by nothing else. Until it is saved, it waits.
+            self.save_now(ports);
             self.raft.on_snapshot_sent(now_ns, to, false);
             return;
         };
@@ -327,6 +373,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// Sends again what got lost, and gives up on who does not answer.
     pub(super) fn tick_transfers(&mut self, now_ns: u64, ports: &Ports<M>) {
+        let term = self.raft.term();
+        let is_over = |it: &Incoming| now_ns >= it.give_up_at_ns || it.transfer.term < term;
+        if self.snapshots.incoming.as_ref().is_some_and(is_over) {
+            self.abandon_incoming(ports);
+        }
         let mut place = 0;
         while let Some(outgoing) = self.snapshots.outgoing.get_mut(place) {
             if now_ns < outgoing.retry_at_ns {
@@ -360,8 +411,12 @@ impl<M: StateMachine> Replica<M> {
             .iter()
             .map(|outgoing| outgoing.retry_at_ns)
             .min();
+        let incoming = self.snapshots.incoming.as_ref();
+        let incoming = incoming.map_or(u64::MAX, |incoming| incoming.give_up_at_ns);
         let deadline_ns = self.raft.deadline_ns().min(self.reads.deadline_ns());
-        deadline_ns.min(transfers.unwrap_or(u64::MAX))
+        deadline_ns
+            .min(transfers.unwrap_or(u64::MAX))
+            .min(incoming)
     }
 }
 
@@ -409,21 +464,23 @@ impl<M: StateMachine> Replica<M> {
         ports: &Ports<M>,
     ) {
         let transfer = chunk.transfer;
-        let is_known = self.snapshots.incoming == Some((from, transfer));
         let is_stale = transfer.term < self.raft.term();
+        // Before anything is stored: a snapshot of another cluster, or of a term that cannot be, is none of ours.
+        let is_ours = is_stale || self.raft.accepts_snapshot(from, transfer.term, &chunk.meta);
+        self.note_rejections(ports);
         let is_covered = chunk.meta.index <= self.raft.commit() && !mutants::INSTALLS_OLD_SNAPSHOTS;
-        if is_stale
-            || is_covered
-            || (!is_known && (chunk.offset_bytes > 0 || self.snapshots.received.is_some()))
-        {
+        let is_useless =
+            !self.raft.needs_snapshot(chunk.meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS;
+        if !is_ours || is_stale || is_useless || !self.admits(now_ns, from, &chunk, ports) {
             let ack = SnapshotAck {
                 transfer,
                 status: SnapshotAckStatus::Refused,
             };
             ports.transport.send(from, Frame::SnapshotAck(ack));
-            if is_covered && !is_stale && !mutants::REFUSES_SNAPSHOT_SILENTLY {
+            if is_ours && is_covered && !is_stale && !mutants::REFUSES_SNAPSHOT_SILENTLY {
                 // The leader does not know how much is here: it would send the snapshot again for ever.
-                self.step(now_ns, self.arrival(from, transfer, chunk.meta));
+                let arrival = self.arrival(from, transfer, chunk.meta);
+                self.step(now_ns, arrival, ports);
             }
             return;
         }
@@ -431,7 +488,10 @@ impl<M: StateMachine> Replica<M> {
         let Some(ticket) = transfer_ticket(&self.snapshots.tickets) else {
             return;
         };
-        self.snapshots.incoming = Some((from, transfer));
+        let timeout_ns = self.options.transfer_timeout_ns;
+        if let Some(incoming) = &mut self.snapshots.incoming {
+            incoming.note_chunk(now_ns, &chunk, timeout_ns);
+        }
         // Never the transfer's own number: it may come twice before the first one is taken in, and the copy that is not wanted
         // is deleted by its name.
         let mut id = self.snapshots.take_id();
@@ -445,6 +505,81 @@ impl<M: StateMachine> Replica<M> {
             ticket,
         };
         submit_job(ports, job);
+    }
+
+    /// Whether a chunk belongs to the one transfer that comes in, or begins one that may take its place.
+    fn admits(
+        &mut self,
+        now_ns: u64,
+        from: NodeId,
+        chunk: &SnapshotChunk,
+        ports: &Ports<M>,
+    ) -> bool {
+        let transfer = chunk.transfer;
+        if let Some(incoming) = &self.snapshots.incoming
+            && (incoming.from, incoming.transfer) == (from, transfer)
+        {
+            if incoming.total_bytes == chunk.total_bytes {
+                return true;
+            }
+            self.snapshots.trouble = Some(format!(
+                "a snapshot from node {} has {} bytes, and then {}",
+                from.0, incoming.total_bytes, chunk.total_bytes
+            ));
+            self.abandon_incoming(ports);
+            return false;
+        }
+        if chunk.offset_bytes > 0 || self.snapshots.received.is_some() {
+            return false;
+        }
+        let term = self.raft.term();
+        let may_begin = self.snapshots.incoming.as_ref().is_none_or(|incoming| {
+            now_ns >= incoming.give_up_at_ns || incoming.gives_way_to(from, transfer, term)
+        });
+        if !may_begin {
+            return false;
+        }
+        let limit_bytes = self.options.snapshot_bytes_max;
+        if chunk.total_bytes > limit_bytes {
+            ports.rejections.snapshot_streams.add(1);
+            self.snapshots.trouble = Some(format!(
+                "a snapshot from node {} has {} bytes, more than the {limit_bytes} of snapshot_bytes_max: \
+                 raise it, if the group's state is as large as that",
+                from.0, chunk.total_bytes
+            ));
+            return false;
+        }
+        self.abandon_replaced(ports);
+        let silent_ns = self
+            .options
+            .transfer_timeout_ns
+            .saturating_mul(SILENT_TIMEOUTS_MAX);
+        self.snapshots.incoming = Some(Incoming {
+            from,
+            transfer,
+            total_bytes: chunk.total_bytes,
+            reached_bytes: 0,
+            begun_at_ns: now_ns,
+            give_up_at_ns: now_ns.saturating_add(silent_ns),
+        });
+        true
+    }
+
+    /// Gives up the transfer that comes in: its file goes at once.
+    fn abandon_incoming(&mut self, ports: &Ports<M>) {
+        if self.abandon_replaced(ports) {
+            ports.rejections.snapshot_streams.add(1);
+        }
+    }
+
+    /// Makes room for another transfer. Whether there was one.
+    fn abandon_replaced(&mut self, ports: &Ports<M>) -> bool {
+        let Some(incoming) = self.snapshots.incoming.take() else {
+            return false;
+        };
+        let transfer = incoming.transfer;
+        submit_job(ports, Job::Abandon { transfer });
+        true
     }
 
     /// A snapshot is here, whole and verified: whether it is installed is the core's decision.
@@ -462,7 +597,7 @@ impl<M: StateMachine> Replica<M> {
         };
         ports.transport.send(received.from, Frame::SnapshotAck(ack));
         self.snapshots.received = Some(received);
-        self.step(now_ns, message);
+        self.step(now_ns, message, ports);
     }
 
     /// How the core hears of a snapshot that is here, or is not needed any more.
@@ -482,13 +617,16 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    pub(super) fn receive_failed(&mut self, transfer: SnapshotTransfer, reason: String) {
+    pub(super) fn receive_failed(
+        &mut self,
+        transfer: SnapshotTransfer,
+        reason: String,
+        ports: &Ports<M>,
+    ) {
+        ports.rejections.snapshot_streams.add(1);
         self.snapshots.trouble = Some(reason);
-        if self
-            .snapshots
-            .incoming
-            .is_some_and(|(_, current)| current == transfer)
-        {
+        let current = self.snapshots.incoming.as_ref();
+        if current.is_some_and(|current| current.transfer == transfer) {
             self.snapshots.incoming = None;
         }
     }

@@ -7,6 +7,7 @@
 mod event;
 mod inbox;
 mod install;
+mod limits;
 mod ports;
 mod proposals;
 mod published;
@@ -22,6 +23,7 @@ mod writes;
 pub(crate) use event::{Event, JobDone, Outlet, Received};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
 pub(crate) use install::SnapshotState;
+pub(crate) use limits::Limits;
 #[cfg(feature = "simulation")]
 pub(crate) use ports::TRANSFER_JOBS_MAX;
 pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};

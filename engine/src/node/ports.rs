@@ -7,6 +7,9 @@ use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
+use super::limits::Limits;
+use crate::rejected::Rejections;
+use crate::membership::Membership;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.
@@ -14,6 +17,9 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) log: Arc<Log>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) jobs: Arc<dyn Jobs<M>>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) rejections: Arc<Rejections>,
+    pub(crate) membership: Arc<Membership>,
 }
 
 impl<M: StateMachine> SendFrame for Ports<M> {
@@ -56,6 +62,8 @@ pub(crate) enum Job<M: StateMachine> {
         id: u64,
         ticket: TransferTicket,
     },
+    /// Forget a transfer that is not going on, and delete what came of it.
+    Abandon { transfer: SnapshotTransfer },
     /// Delete a snapshot.
     Delete { group: GroupId, file: SnapshotRef },
 }

@@ -80,7 +80,7 @@ pub(super) enum Standing {
 impl Turn {
     /// The first command in the log.
     fn first(&self) -> u64 {
-        self.next - self.taken.len() as u64
+        self.next.saturating_sub(self.taken.len() as u64)
     }
 
     fn is_idle(&self) -> bool {
@@ -108,11 +108,12 @@ impl Proposals {
         let refused_to = turn.map_or(0, |turn| turn.refused_to);
         // What is in the log behind a gap is not looked at: it comes to nothing.
         let in_turn = turn.filter(|turn| {
-            !turn.is_idle() && applied.is_none_or(|applied| turn.first() == applied + 1)
+            !turn.is_idle()
+                && applied.is_none_or(|applied| turn.first() == applied.saturating_add(1))
         });
         let next = match (in_turn, applied) {
             (Some(turn), _) => turn.next,
-            (None, Some(applied)) => applied + 1,
+            (None, Some(applied)) => applied.saturating_add(1),
             (None, None) => return Standing::Due,
         };
         if sequence > next {
@@ -145,7 +146,7 @@ impl Proposals {
                 turn.taken.clear();
             }
             turn.taken.push_back(index);
-            turn.next = position.sequence + 1;
+            turn.next = position.sequence.saturating_add(1);
             turn.refused_to = 0;
         }
         self.waiting.push_back(Proposal {
@@ -354,6 +355,24 @@ mod tests {
         let others = proposals.take_others(Some(Term(4)));
         assert_eq!(others.len(), 2);
         assert_eq!(proposals.take_others(None).len(), 1);
+    }
+
+    /// `Sessions::check` refuses the last number of all; this does not rest on that.
+    #[test]
+    fn no_sequence_number_overflows() {
+        for applied in [None, Some(0), Some(u64::MAX - 1), Some(u64::MAX)] {
+            let mut proposals = Proposals::default();
+            proposals.enter(Term(3));
+            for (index, sequence) in (10..).zip([1, u64::MAX, u64::MAX - 1, u64::MAX, 0, 1]) {
+                let position = at(sequence);
+                let _standing = proposals.standing(position, applied);
+                proposals.refused(position);
+                proposals.push(LogIndex(index), outlet(index), Some(position), applied);
+            }
+            while let Some(proposal) = proposals.pop(LogIndex(100)) {
+                proposals.applied(&proposal, true);
+            }
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_kv::{Command, Outcome, Position, Sessions, StateMachine};
 use quorate_raft::{
-    Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output, ProposeError,
-    Raft, Role, Soft, Term,
+    Counters, Entry, EntryKind, HardState, LogIndex, LogReadError, Message, NodeId, Output,
+    ProposeError, Raft, Rejection, Role, Soft, Term,
 };
 use quorate_wal::{GroupId, Log};
 
@@ -32,7 +32,7 @@ use crate::transport::{Consistency, Refusal, ReplyBody, Request, RequestBody};
 pub(crate) struct ReplicaOptions {
     pub(crate) snapshot_log_bytes: u64,
     pub(crate) trailing_entries: u64,
-    pub(crate) command_bytes_max: usize,
+    pub(crate) snapshot_bytes_max: u64,
     pub(crate) transfer_timeout_ns: u64,
     /// How long a read may wait for an index to be applied.
     pub(crate) read_wait_ns: u64,
@@ -62,6 +62,9 @@ pub(crate) struct Replica<M: StateMachine> {
     /// A commit index that may be written along with the next entries, and need not be.
     lazy_state: Option<HardState>,
     fault: Option<String>,
+    /// What the core had refused when it was last looked at.
+    counted: Counters,
+    rejection: Option<Rejection>,
     /// This build cannot apply the next entry.
     is_halted: bool,
     /// Why it stands aside, if it does or did.
@@ -127,6 +130,8 @@ impl<M: StateMachine> Replica<M> {
             reads: Reads::default(),
             lazy_state: None,
             fault: None,
+            counted: Counters::default(),
+            rejection: None,
             is_halted: false,
             lost: None,
             rotten: None,
@@ -183,9 +188,28 @@ impl<M: StateMachine> Replica<M> {
         &self.sessions
     }
 
-    pub(super) fn step(&mut self, now_ns: u64, message: Message) {
+    pub(super) fn step(&mut self, now_ns: u64, message: Message, ports: &Ports<M>) {
         if !self.is_halted {
             self.raft.step(now_ns, message);
+            self.note_rejections(ports);
+        }
+    }
+
+    /// Counts what the core refused, and says so where this replica cannot follow its peers any more.
+    pub(super) fn note_rejections(&mut self, ports: &Ports<M>) {
+        let counters = self.raft.counters();
+        if counters == self.counted {
+            return;
+        }
+        ports.rejections.add(&self.counted, &counters);
+        self.counted = counters;
+        let last = self.raft.last_rejection().copied();
+        if last == self.rejection {
+            return;
+        }
+        self.rejection = last;
+        if let Some(rejection) = last.filter(|it| it.reason.is_serious()) {
+            self.fault = Some(format!("refused what a peer sent: {rejection}"));
         }
     }
 
@@ -257,16 +281,19 @@ impl<M: StateMachine> Replica<M> {
                 leader: self.raft.leader(),
             });
         }
-        if command.len() > self.options.command_bytes_max {
-            return Err(Refusal::TooLarge {
-                limit_bytes: self.options.command_bytes_max as u64,
-            });
+        let limit_bytes = ports.limits.entry_bytes_max();
+        if command.len() as u64 > limit_bytes {
+            ports.rejections.commands_too_large.add(1);
+            return Err(Refusal::TooLarge { limit_bytes });
         }
         // What a replica cannot apply must never enter the log: it would stop the whole group.
         let position = match Sessions::<M>::check(&command) {
             Ok(Command::Apply(position) | Command::Skip(position)) => Some(position),
             Ok(_) => None,
-            Err(_) => return Err(Refusal::NotUnderstood),
+            Err(_) => {
+                ports.rejections.commands.add(1);
+                return Err(Refusal::NotUnderstood);
+            }
         };
         self.proposals.enter(self.raft.term());
         let applied = position.and_then(|position| self.last_applied_of(position));

@@ -53,6 +53,8 @@ pub(crate) struct Shard<M: StateMachine> {
     space: LogSpace,
     space_check_at_ns: u64,
     let_go_at_ns: u64,
+    /// Groups for which an election was asked before the cluster was founded.
+    campaigns: Vec<GroupId>,
     /// Set while an [`Event::LogMoved`] is on its way.
     log_moved: Arc<AtomicBool>,
 }
@@ -99,6 +101,7 @@ impl<M: StateMachine> Shard<M> {
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
             let_go_at_ns: 0,
+            campaigns: Vec::new(),
             log_moved,
         };
         for slot in 0..shard.replicas.len() {
@@ -147,6 +150,16 @@ impl<M: StateMachine> Shard<M> {
                     with(&self.replicas[slot]);
                 }
             }
+            Event::Founded => {
+                for group in std::mem::take(&mut self.campaigns) {
+                    self.handle(now_ns, Event::Campaign { group });
+                }
+            }
+            Event::Campaign { group } if !self.takes_part() => {
+                if !self.campaigns.contains(&group) && self.slot(group).is_some() {
+                    self.campaigns.push(group);
+                }
+            }
             Event::Campaign { group } => {
                 if let Some(slot) = self.slot(group) {
                     self.replicas[slot].raft.campaign(now_ns);
@@ -172,12 +185,17 @@ impl<M: StateMachine> Shard<M> {
             (Origin::Node(from), Frame::Raft(messages)) => {
                 for GroupMessage { group, message } in messages {
                     let Some(slot) = self.slot(group) else {
+                        self.ports.rejections.no_such_group.add(1);
                         continue;
                     };
-                    if message.from != from || message.to != self.node || self.must_drop(&message) {
+                    if message.from != from || message.to != self.node {
+                        self.ports.rejections.messages.add(1);
                         continue;
                     }
-                    self.replicas[slot].step(now_ns, message);
+                    if self.must_drop(&message) {
+                        continue;
+                    }
+                    self.replicas[slot].step(now_ns, message, &self.ports);
                     self.mark_ready(slot);
                 }
             }
@@ -187,9 +205,15 @@ impl<M: StateMachine> Shard<M> {
                     origin,
                 };
                 let Some(slot) = self.slot(request.group) else {
+                    self.ports.rejections.no_such_group.add(1);
                     outlet.answer(&self.ports, Err(Refusal::NoSuchGroup));
                     return;
                 };
+                if !self.takes_part() {
+                    let waits_for = self.ports.membership.waits_for();
+                    outlet.answer(&self.ports, Err(Refusal::Unfounded { waits_for }));
+                    return;
+                }
                 self.replicas[slot].request(now_ns, outlet, request, self.health, &self.ports);
                 self.mark_ready(slot);
             }
@@ -206,7 +230,7 @@ impl<M: StateMachine> Shard<M> {
                 }
             }
             // A clerk speaks in requests only, and replies go to the node's clients.
-            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_)) => {}
+            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_) | Frame::Status(_)) => {}
         }
     }
 
@@ -352,7 +376,16 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
+    /// Whether the cluster is founded. Before, this node neither asks for anything nor promises it.
+    fn takes_part(&self) -> bool {
+        self.ports.membership.is_founded() || mutants::VOTES_UNFOUNDED
+    }
+
     fn send_outbox(&mut self) {
+        if !self.takes_part() {
+            self.outbox.peers.clear();
+            return;
+        }
         for (node, messages) in self.outbox.peers.drain(..) {
             // A frame that is not taken is a lost one: the protocol sends again.
             self.ports.transport.send(node, Frame::Raft(messages));
@@ -363,6 +396,9 @@ impl<M: StateMachine> Shard<M> {
         self.stalled.extend(self.writes.take());
         let mut has_submitted = false;
         while let Some((mut batch, after)) = self.stalled.pop_front() {
+            // What is in it was agreed on, or was taken from whoever was agreed with: this node's own limits
+            // count where commands are proposed, and no message may bring the log to refuse a batch.
+            batch.lift_limits();
             match self.ports.log.enqueue(&mut batch) {
                 Ok(lsn) => {
                     self.unacked.push_back((lsn, after));
@@ -455,7 +491,7 @@ impl<M: StateMachine> Shard<M> {
             }
             JobDone::Received(received) => replica.received(now_ns, *received, &self.ports),
             JobDone::ReceiveFailed { transfer, reason } => {
-                replica.receive_failed(transfer, reason);
+                replica.receive_failed(transfer, reason, &self.ports);
             }
             JobDone::SendFailed { transfer, reason } => {
                 replica.send_failed(now_ns, transfer, reason, &self.ports);

@@ -17,6 +17,7 @@ use quorate_wal::{
 use super::event::JobDone;
 use super::ports::{Job, Jobs};
 use super::*;
+use crate::membership::Membership;
 use crate::options::Options;
 use crate::transport::{
     Frame, GroupMessage, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request,
@@ -89,7 +90,7 @@ impl Bench {
         let replica_options = ReplicaOptions {
             snapshot_log_bytes: u64::MAX / 2,
             trailing_entries: 0,
-            command_bytes_max: 1 << 20,
+            snapshot_bytes_max: u64::MAX,
             transfer_timeout_ns: 1_000_000_000,
             read_wait_ns: 1_000_000_000,
         };
@@ -100,6 +101,9 @@ impl Bench {
             log: Arc::clone(&log),
             transport: Arc::new(NoTransport),
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
+            limits: Arc::new(Limits::new(1 << 20)),
+            rejections: Arc::default(),
+            membership: Arc::new(Membership::alone(NodeId(1))),
         };
         let space = LogSpace::new(base_bytes, Arc::default());
         let told = Arc::new(AtomicBool::new(false));
@@ -193,7 +197,9 @@ impl Bench {
                 self.snapshots.remove(group, &file).expect("memory");
                 None
             }
-            Job::Send { .. } | Job::Receive { .. } => panic!("a group of one sends nothing"),
+            Job::Send { .. } | Job::Receive { .. } | Job::Abandon { .. } => {
+                panic!("a group of one sends nothing")
+            }
         }
     }
 }

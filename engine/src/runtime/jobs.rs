@@ -125,7 +125,7 @@ impl<M: StateMachine> Job<M> {
     fn hurries(&self) -> bool {
         match self {
             Self::Send { .. } | Self::Receive { .. } => true,
-            Self::Save { .. } | Self::Delete { .. } => false,
+            Self::Save { .. } | Self::Abandon { .. } | Self::Delete { .. } => false,
         }
     }
 }

@@ -19,7 +19,7 @@ use quorate_kv::StateMachine;
 use crate::options::Options;
 
 pub(crate) use jobs::NodeJobs;
-pub(crate) use node::Node;
+pub(crate) use node::{Node, introduce};
 pub(crate) use timer::{Timed, Timer};
 pub(crate) use worker::{ShardHandle, Workers};
 

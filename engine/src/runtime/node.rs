@@ -1,6 +1,6 @@
 //! A running node: its files, its shards on their workers, its transport, and the order in which they start and stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use quorate_kv::StateMachine;
@@ -8,12 +8,16 @@ use quorate_raft::{NodeId, Role};
 use quorate_wal::{DirLock, GroupId, Log, LogThread};
 
 use super::{NodeJobs, Runtime, ShardHandle};
+use crate::db::TransportObserver;
 use crate::error::OpenError;
+use crate::membership::{Change, FoundingStatus, Membership};
 use crate::node::{
-    EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
+    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
-use crate::transport::{ClerkInbox, Inbox, Transport};
+use crate::rejected::Rejections;
+use crate::transport::tcp::TransportEvent;
+use crate::transport::{ClerkInbox, Frame, Inbox, NodeStatus, Transport};
 
 /// A running node.
 pub(crate) struct Node<M: StateMachine> {
@@ -22,6 +26,7 @@ pub(crate) struct Node<M: StateMachine> {
     pub(crate) inbox: Arc<NodeInbox<M>>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) log: Arc<Log>,
+    pub(crate) rejections: Arc<Rejections>,
     /// By group.
     pub(crate) published: Vec<Arc<Published<M::View>>>,
     handles: Vec<ShardHandle<M>>,
@@ -61,7 +66,12 @@ impl<M: StateMachine> Node<M> {
             .iter()
             .map(|handle| Arc::new(handle.clone()) as Arc<dyn EventSink<M>>)
             .collect();
-        let inbox = Arc::new(NodeInbox { shards, replies });
+        let membership = opened.membership;
+        let inbox = Arc::new(NodeInbox {
+            shards,
+            replies,
+            membership: Arc::clone(&membership),
+        });
         let transport = connect(Arc::clone(&inbox) as Arc<dyn Inbox>)?;
         let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
             .map_err(OpenError::Thread)?;
@@ -76,6 +86,9 @@ impl<M: StateMachine> Node<M> {
                 log: Arc::clone(&log),
                 transport: Arc::clone(&transport),
                 jobs: Arc::new(jobs),
+                limits: Arc::clone(&opened.limits),
+                rejections: Arc::clone(&opened.rejections),
+                membership: Arc::clone(&membership),
             };
             log.add_observer(Arc::new(handle.clone()));
             handle.attach(Shard::new(
@@ -87,12 +100,14 @@ impl<M: StateMachine> Node<M> {
                 handle.log_flag(),
             ));
         }
+        introduce(&inbox, &transport, &log, setup.observer.clone());
         Ok(Self {
             id,
             runtime: Arc::clone(runtime),
             inbox,
             transport,
             log,
+            rejections: opened.rejections,
             published,
             handles,
             parts: Mutex::new(Some(Parts {
@@ -129,6 +144,79 @@ impl<M: StateMachine> Node<M> {
         self.published
             .get(group.0 as usize)
             .is_some_and(|published| published.role() == Role::Leader)
+    }
+}
+
+/// Has the peers told how this node stands with founding, now and whenever that changes.
+pub(crate) fn introduce<M: StateMachine>(
+    inbox: &Arc<NodeInbox<M>>,
+    transport: &Arc<dyn Transport>,
+    log: &Arc<Log>,
+    observer: Option<TransportObserver>,
+) {
+    let membership = &inbox.membership;
+    let announcer = Announcer {
+        inbox: Arc::downgrade(inbox),
+        transport: Arc::downgrade(transport),
+        log: Arc::downgrade(log),
+        observer,
+        told: Mutex::new(None),
+    };
+    announcer.tell_observer(membership);
+    for peer in membership.peers() {
+        announcer.say_status(membership, peer);
+    }
+    membership.watch(move |change| announcer.hear(change));
+}
+
+/// Tells others what became of founding. Weak throughout: the book outlives none of these by it.
+struct Announcer<M: StateMachine> {
+    inbox: Weak<NodeInbox<M>>,
+    transport: Weak<dyn Transport>,
+    log: Weak<Log>,
+    observer: Option<TransportObserver>,
+    told: Mutex<Option<FoundingStatus>>,
+}
+
+impl<M: StateMachine> Announcer<M> {
+    fn hear(&self, change: Change) {
+        let Some(inbox) = self.inbox.upgrade() else { return };
+        let membership = &inbox.membership;
+        match change {
+            Change::Met(peer) => self.say_status(membership, peer),
+            Change::Stage => {
+                // Before the shards ask for anything, so that peers hear of it first.
+                for peer in membership.peers() {
+                    self.say_status(membership, peer);
+                }
+                if membership.is_founded() {
+                    inbox.push_to_all(|| Event::Founded);
+                }
+            }
+            Change::Refused => {}
+        }
+        self.tell_observer(membership);
+    }
+
+    fn say_status(&self, membership: &Membership, peer: NodeId) {
+        let (Some(transport), Some(log)) = (self.transport.upgrade(), self.log.upgrade()) else {
+            return;
+        };
+        let status = NodeStatus {
+            founding: membership.founding(),
+            durable_lsn: log.durable().0,
+            ..NodeStatus::default()
+        };
+        transport.send(peer, Frame::Status(status));
+    }
+
+    fn tell_observer(&self, membership: &Membership) {
+        let Some(observer) = &self.observer else { return };
+        let status = membership.status();
+        let is_news = self.told.lock().replace(status.clone()).as_ref() != Some(&status);
+        if is_news {
+            observer(&TransportEvent::Founding { status });
+        }
     }
 }
 

@@ -18,12 +18,15 @@ use super::view::{self, ReplicaView, Stand};
 use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
+use crate::membership::{FoundingStatus, NodeCard, Refused};
+use crate::runtime::introduce;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, NodeSpace, Outlet, Ports, Replica,
     shard_index,
 };
 use crate::opening;
 use crate::options::Options;
+use crate::rejected::{Rejected, Rejections};
 use crate::transport::{
     ClerkInbox, Frame, Inbox, Origin, ReplySink, Request, RequestId, Transport,
 };
@@ -99,6 +102,7 @@ pub struct SimNode<M: StateMachine> {
     transport: Arc<dyn Transport>,
     jobs: Arc<JobQueue<M>>,
     files: NodeFiles<M>,
+    rejections: Arc<Rejections>,
     _lock: DirLock,
 }
 
@@ -148,6 +152,7 @@ impl<M: StateMachine> SimNode<M> {
                 .map(|queue| Arc::clone(queue) as Arc<dyn EventSink<M>>)
                 .collect(),
             replies,
+            membership: Arc::clone(&opened.membership),
         });
         let transport: Arc<dyn Transport> = connect(Arc::clone(&inbox) as Arc<dyn Inbox>);
         let jobs = Arc::new(JobQueue::new());
@@ -168,6 +173,9 @@ impl<M: StateMachine> SimNode<M> {
                 log: Arc::clone(&opened.log),
                 transport: Arc::clone(&transport),
                 jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
+                limits: Arc::clone(&opened.limits),
+                rejections: Arc::clone(&opened.rejections),
+                membership: Arc::clone(&opened.membership),
             };
             let apart = Apart {
                 node: id,
@@ -178,15 +186,18 @@ impl<M: StateMachine> SimNode<M> {
             };
             Actor::new(events, apart)
         });
+        let actors = actors.collect();
+        introduce(&inbox, &transport, &opened.log, None);
         Ok(Self {
             id,
             groups: setup.identity.groups,
-            actors: actors.collect(),
+            actors,
             log: opened.log,
             inbox,
             transport,
             jobs,
             files,
+            rejections: opened.rejections,
             _lock: opened.lock,
         })
     }
@@ -223,6 +234,27 @@ impl<M: StateMachine> SimNode<M> {
     /// The groups of the cluster.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<M> {
         (0..u64::from(self.groups)).map(GroupId)
+    }
+
+    /// What this node shows to those it meets.
+    pub fn card(&self) -> &NodeCard {
+        self.inbox.membership.card()
+    }
+
+    /// Judges the card of a node that it meets. To be called before the first frame between the two is delivered, and both
+    /// ways: whoever is refused is not listened to.
+    pub fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        self.inbox.admit(card)
+    }
+
+    /// Tells the node that another one deals with it, or refuses it.
+    pub fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        self.inbox.judged(by, judged);
+    }
+
+    /// How far founding is: before it is done the node takes no part.
+    pub fn founding(&self) -> FoundingStatus {
+        self.inbox.membership.status()
     }
 
     /// Puts a frame on the node's queue, as its transport does.
@@ -433,6 +465,11 @@ impl<M: StateMachine> SimNode<M> {
         before: Option<&Observation>,
     ) -> Result<Observation, Violation> {
         view::check(before, self.replica(group))
+    }
+
+    /// What the node refused so far.
+    pub fn rejected(&self) -> Rejected {
+        self.rejections.read()
     }
 
     /// The node's log.

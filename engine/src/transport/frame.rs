@@ -5,6 +5,8 @@ use quorate_kv::Outcome;
 use quorate_raft::{LogIndex, Message, NodeId, SnapshotMeta, Term};
 use quorate_wal::GroupId;
 
+use super::status::NodeStatus;
+
 /// One unit that a transport moves whole or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
@@ -18,6 +20,8 @@ pub enum Frame {
     Request(Request),
     /// The answer to a request.
     Reply(Reply),
+    /// How a node is: of the node as a whole, not of a group.
+    Status(NodeStatus),
 }
 
 impl Frame {
@@ -26,7 +30,7 @@ impl Frame {
         match self {
             Self::Raft(messages) => messages.iter().any(|it| !it.message.body.wants_answer()),
             Self::SnapshotAck(_) | Self::Reply(_) => true,
-            Self::Request(_) | Self::SnapshotChunk(_) => false,
+            Self::Request(_) | Self::SnapshotChunk(_) | Self::Status(_) => false,
         }
     }
 }
@@ -191,4 +195,66 @@ pub enum Refusal {
     Lagging,
     /// Unknown: it entered the log and its leader lost its office before it saw the outcome.
     LeadershipLost,
+    /// Not entered into the log: the cluster of this node is not founded yet.
+    Unfounded {
+        /// Whom the node waits for.
+        waits_for: FewNodes,
+    },
+}
+
+/// How many ids [`FewNodes`] names.
+const FEW: usize = 4;
+
+/// Some nodes: how many, and the first few of them by id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FewNodes {
+    named: [u64; FEW],
+    count: u32,
+}
+
+impl FewNodes {
+    /// These nodes; of more than a few, only the first are named.
+    pub fn of(nodes: &[NodeId]) -> Self {
+        let mut named = [0; FEW];
+        for (place, node) in named.iter_mut().zip(nodes) {
+            *place = node.0;
+        }
+        Self {
+            named,
+            count: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// This many nodes, of which the first are named.
+    pub(crate) fn from_wire(count: u32, named: [u64; FEW]) -> Self {
+        Self { named, count }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Those that are named.
+    pub fn named(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.named.iter().take(self.count as usize).map(|&node| NodeId(node))
+    }
+
+    /// All places, zero where nobody is named.
+    pub(crate) fn places(&self) -> [u64; FEW] {
+        self.named
+    }
+}
+
+impl std::fmt::Display for FewNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named: Vec<String> = self.named().map(|node| node.0.to_string()).collect();
+        match (&named[..], self.count as usize - named.len()) {
+            ([], _) => write!(f, "other nodes"),
+            ([one], 0) => write!(f, "node {one}"),
+            ([most @ .., last], 0) => write!(f, "nodes {} and {last}", most.join(", ")),
+            (named, more) => write!(f, "nodes {} and {more} more", named.join(", ")),
+        }
+    }
 }

@@ -8,15 +8,19 @@
 pub mod codec;
 mod frame;
 pub mod memory;
+mod status;
 pub mod tcp;
 
 use std::sync::Arc;
 
 pub use frame::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
     SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 use quorate_raft::NodeId;
+
+pub use crate::membership::{NodeCard, NodeLimits, NodeRole, OlderBy, Refused, Start};
+pub use status::{Founding, LogHealth, NodeStatus};
 
 /// Moves frames between the nodes of a cluster.
 pub trait Transport: Send + Sync + 'static {
@@ -43,6 +47,19 @@ pub trait Inbox: Send + Sync + 'static {
     /// A connection to or from a node was lost: what was asked there may never be answered. Told when it is noticed, and
     /// perhaps more than once; frames may still arrive, over another connection.
     fn disconnected(&self, _node: NodeId) {}
+
+    /// What this node shows to those it meets. `None`: it has no directory, and the transport shows what it was told.
+    fn card(&self) -> Option<NodeCard> {
+        None
+    }
+
+    /// Judges the card of a node that this one meets, before the first frame between the two. May wait for the disk.
+    fn admit(&self, _card: &NodeCard) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    /// Told that another node refuses this one (`Err`), or deals with it.
+    fn judged(&self, _by: NodeId, _judged: Result<(), &Refused>) {}
 }
 
 /// Who sent a frame.

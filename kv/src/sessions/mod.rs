@@ -22,7 +22,7 @@ use crate::command::{Command, CommandError, Position};
 use crate::digest::Digest;
 use crate::machine::{Image, RestoreError, StateMachine};
 use crate::mutants;
-use crate::outcome::{Outcome, SessionId};
+use crate::outcome::{Outcome, SessionId, SessionOwner};
 
 pub use self::image::SessionsImage;
 
@@ -46,8 +46,16 @@ pub struct Sessions<M> {
 impl<M: StateMachine> Sessions<M> {
     /// The head of a command that `apply` would take: a leader asks before it enters a command into
     /// the log, so that one that is damaged, or from a newer client, stops no replica.
+    ///
+    /// The last sequence number of all counts as damage, since none can follow it. Only here: what
+    /// is in a log has to mean on every replica, of whatever build, what it meant to the first one.
     pub fn check(command: &Bytes) -> Result<Command, CommandError> {
-        Self::decode(command).map(|(command, _)| command)
+        match Self::decode(command)?.0 {
+            Command::Apply(position) | Command::Skip(position) if position.sequence == u64::MAX => {
+                Err(CommandError::Malformed)
+            }
+            command => Ok(command),
+        }
     }
 
     /// Applies the committed command at log `index`.
@@ -75,8 +83,12 @@ impl<M: StateMachine> Sessions<M> {
         self.last_index = index;
         match decoded {
             Command::Register { sessions_max } => {
-                Outcome::Registered(self.table.register(index, sessions_max))
+                Outcome::Registered(self.table.register(index, sessions_max, None))
             }
+            Command::RegisterOwned {
+                sessions_max,
+                owner,
+            } => Outcome::Registered(self.table.register(index, sessions_max, Some(owner))),
             Command::Close { session } if self.table.close(session) => {
                 Outcome::Applied(Bytes::new())
             }
@@ -130,6 +142,12 @@ impl<M: StateMachine> Sessions<M> {
     /// session.
     pub fn last_sequence(&self, session: SessionId) -> Option<u64> {
         self.table.sessions().get(&session).map(|it| it.last())
+    }
+
+    /// Whose a session is; `None` if there is no such session, or if it was registered without an
+    /// owner.
+    pub fn owner(&self, session: SessionId) -> Option<SessionOwner> {
+        self.table.sessions().get(&session)?.owner()
     }
 
     /// The index of the last command applied; zero before the first.

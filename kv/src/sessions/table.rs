@@ -23,7 +23,7 @@ use imbl::OrdMap;
 use super::window::Window;
 use crate::machine::RestoreError;
 use crate::mutants;
-use crate::outcome::SessionId;
+use crate::outcome::{SessionId, SessionOwner};
 
 /// Sessions by id.
 pub(super) type SessionMap = OrdMap<SessionId, Arc<Session>>;
@@ -33,6 +33,7 @@ pub(super) type SessionMap = OrdMap<SessionId, Arc<Session>>;
 pub(super) struct Session {
     last: u64,
     last_use: u64,
+    owner: Option<SessionOwner>,
     window: Window,
 }
 
@@ -42,14 +43,21 @@ impl Session {
         last: u64,
         last_use: u64,
         floor: u64,
+        owner: Option<SessionOwner>,
         answers: Vec<u8>,
     ) -> Option<Self> {
         let window = Window::from_encoded(answers, last.checked_sub(floor)?)?;
         Some(Self {
             last,
             last_use,
+            owner,
             window,
         })
+    }
+
+    /// Whose it is, if it was registered with an owner.
+    pub(super) fn owner(&self) -> Option<SessionOwner> {
+        self.owner
     }
 
     /// The last sequence number that was taken; zero before the first.
@@ -129,11 +137,17 @@ impl Table {
     }
 
     /// Makes a session, then lets the longest unused ones expire until `sessions_max` are left.
-    pub(super) fn register(&mut self, index: u64, sessions_max: u32) -> SessionId {
+    pub(super) fn register(
+        &mut self,
+        index: u64,
+        sessions_max: u32,
+        owner: Option<SessionOwner>,
+    ) -> SessionId {
         assert!(sessions_max > 0);
         let id = SessionId(index);
         let session = Session {
             last_use: index,
+            owner,
             ..Session::default()
         };
         let before = self.sessions.insert(id, Arc::new(session));
@@ -207,7 +221,7 @@ mod tests {
     fn closed_sessions_leave_no_growing_trace() {
         let mut table = Table::default();
         for index in 1..10_000 {
-            let id = table.register(index, 1000);
+            let id = table.register(index, 1000, None);
             assert!(table.close(id));
             assert!(!table.close(id));
             assert!(table.expiry.len() <= 66);
@@ -215,7 +229,7 @@ mod tests {
         assert!(table.sessions.is_empty());
 
         let ids: Vec<_> = (10_000..11_000)
-            .map(|index| table.register(index, 1000))
+            .map(|index| table.register(index, 1000, None))
             .collect();
         for id in ids {
             assert!(table.close(id));
@@ -226,13 +240,13 @@ mod tests {
         );
 
         for index in 11_000..12_000 {
-            table.register(index, 1000);
+            table.register(index, 1000, None);
         }
         for index in 12_000..13_000 {
-            let id = table.register(index, 2000);
+            let id = table.register(index, 2000, None);
             assert!(table.close(id));
         }
-        table.register(13_000, 1);
+        table.register(13_000, 1, None);
         assert!(
             table.expiry.len() <= 66,
             "also when those before the closed ones expire"
@@ -242,7 +256,9 @@ mod tests {
     #[test]
     fn the_longest_unused_expires_first_whatever_happened_in_between() {
         let mut table = Table::default();
-        let ids: Vec<_> = (1..=4).map(|index| table.register(index, 4)).collect();
+        let ids: Vec<_> = (1..=4)
+            .map(|index| table.register(index, 4, None))
+            .collect();
         for (index, id) in [(5, ids[0]), (6, ids[2]), (7, ids[0])] {
             assert!(table.touch(id, index).is_some());
         }
@@ -250,7 +266,7 @@ mod tests {
         // Left, by last use: ids[3] at 4, ids[2] at 6, ids[0] at 7.
         let mut order = Vec::new();
         for (index, sessions_max) in [(8, 3), (9, 3), (10, 3)] {
-            table.register(index, sessions_max);
+            table.register(index, sessions_max, None);
             let gone = ids
                 .iter()
                 .filter(|id| !table.sessions.contains_key(*id))

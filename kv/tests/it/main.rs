@@ -2,6 +2,7 @@
 
 mod common;
 mod documented;
+mod golden;
 mod hostile;
 mod map;
 mod sessions;

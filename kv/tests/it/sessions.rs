@@ -6,7 +6,7 @@ use crate::common::{Random, Replica, append, image_bytes, length};
 use bytes::Bytes;
 use quorate_kv::{
     Command, CommandBuffer, CommandError, Map, Outcome, RestoreError, SESSION_WINDOW_BYTES_MAX,
-    SESSION_WINDOW_MAX, SessionId, Sessions, VALUE_BYTES_MAX,
+    SESSION_WINDOW_MAX, SessionId, SessionOwner, Sessions, VALUE_BYTES_MAX,
 };
 
 fn empty() -> Outcome {
@@ -233,11 +233,11 @@ fn bytes_that_are_no_command_change_nothing() {
     let digest = replica.sessions.digest();
 
     let mut newer = append(b"k", b"x").seal_plain().to_vec();
-    newer[0] = 2;
+    newer[0] = 3;
     let newer = Bytes::from(newer);
     assert_eq!(replica.apply(&newer), Outcome::Unsupported);
     let error = Sessions::<Map>::check(&newer);
-    assert_eq!(error, Err(CommandError::Unsupported { version: 2 }));
+    assert_eq!(error, Err(CommandError::Unsupported { version: 3 }));
     // The envelope is known, the operation inside is newer.
     let inside = CommandBuffer::new(b"\x07 from the future").seal(SessionId(1), 1, 0);
     assert_eq!(replica.apply(&inside), Outcome::Unsupported);
@@ -325,6 +325,49 @@ fn an_idle_session_costs_at_most_64_bytes_in_the_image() {
 }
 
 #[test]
+fn a_session_remembers_its_owner_and_an_image_without_owners_is_of_version_1() {
+    let version = |image: &[u8]| u16::from_le_bytes([image[4], image[5]]);
+    let mut replica = Replica::default();
+    let plain = replica.register(8);
+    let before = replica.image();
+    assert_eq!(version(&before), 1);
+    let owner = SessionOwner::new(7).expect("not zero");
+    let Outcome::Registered(owned) = replica.apply(&Command::register_owned(8, owner)) else {
+        panic!("a session is made");
+    };
+    replica.apply(&append(b"k", b"x").seal(owned, 1, 0));
+    assert_eq!(version(&replica.image()), 2);
+    let mut restored = replica.restored();
+    assert_eq!(restored.sessions.owner(owned), Some(owner));
+    assert_eq!(restored.sessions.owner(plain), None);
+    assert_eq!(restored.sessions.digest(), replica.sessions.digest());
+    // The retry is still known, and without owners an image is one that older builds read.
+    let again = append(b"k", b"x").seal(owned, 1, 0);
+    assert_eq!(restored.apply(&again), length(1));
+    assert_eq!(restored.apply(&Command::close(owned)), empty());
+    assert_eq!(version(&restored.image()), 1);
+}
+
+#[test]
+fn an_image_of_another_version_than_its_sessions_is_refused() {
+    let mut replica = Replica::default();
+    let owner = SessionOwner::new(7).expect("not zero");
+    replica.apply(&Command::register_owned(8, owner));
+    let good = replica.image();
+    let mut bad = good.clone();
+    let owner_at = 24 + 4 * 8;
+    bad[owner_at..owner_at + 8].fill(0);
+    let restored = Sessions::<Map>::restore(&mut &bad[..]);
+    assert!(matches!(restored, Err(RestoreError::Malformed { .. })));
+    bad = good;
+    bad[4] = 3;
+    let restored = Sessions::<Map>::restore(&mut &bad[..]);
+    let Err(RestoreError::Unsupported { version: 3, .. }) = restored else {
+        panic!("a newer version is named");
+    };
+}
+
+#[test]
 fn the_digest_sees_machine_sessions_and_index() {
     let build = |token: &[u8], floor, idle: bool| {
         let mut replica = Replica::default();
@@ -385,9 +428,9 @@ fn an_image_that_breaks_a_rule_is_refused() {
         "2 commands, 1 index"
     );
 
-    let result = changed(4, 2);
+    let result = changed(4, 3);
     assert!(
-        matches!(result, Err(RestoreError::Unsupported { version: 2, .. })),
+        matches!(result, Err(RestoreError::Unsupported { version: 3, .. })),
         "{result:?}"
     );
     let mut longer = image.clone();
@@ -547,4 +590,23 @@ fn client_step(
             (command, or_expired(length(before + 1)))
         }
     }
+}
+
+/// A leader that took it counted one further, and overflowed.
+#[test]
+fn the_last_sequence_number_of_all_is_refused_before_it_enters_a_log() {
+    let session = SessionId(7);
+    for floor in [0, 5, u64::MAX - 1] {
+        for command in [
+            append(b"k", b"x").seal(session, u64::MAX, floor),
+            Command::skip(session, u64::MAX, floor),
+        ] {
+            let checked = Sessions::<Map>::check(&command);
+            assert_eq!(checked, Err(CommandError::Malformed));
+            // In a log it means what it always meant.
+            assert!(Command::decode(&command).is_ok());
+        }
+    }
+    let last = append(b"k", b"x").seal(session, u64::MAX - 1, 0);
+    assert!(Sessions::<Map>::check(&last).is_ok());
 }

@@ -39,7 +39,23 @@ impl Votes {
     }
 }
 
+/// Elections in a row that a replica leaves to others that should lead rather than it: enough that
+/// one of them wins if any can, few enough that a group is not without a leader for long if none
+/// can.
+const ABSTENTIONS_MAX: u32 = 4;
+
 impl Raft {
+    /// Lets an election pass to others that should lead, if this replica should not. The leader is
+    /// gone all the same.
+    pub(super) fn abstains(&mut self) -> bool {
+        if self.may_lead || self.abstained >= ABSTENTIONS_MAX {
+            return false;
+        }
+        self.abstained += 1;
+        self.become_follower(self.term, None);
+        true
+    }
+
     /// Becomes a follower. Who led or stood gives up; reads that a leader has not confirmed fail.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         assert!(term >= self.term, "terms never go back");
@@ -120,9 +136,12 @@ impl Raft {
         if !self.can_lead {
             return;
         }
-        let granted = term > self.term
-            && !self.hears_leader()
-            && self.log.is_covered_by(last_index, last_term);
+        let is_covered = self.log.is_covered_by(last_index, last_term);
+        if !self.may_lead && !is_covered && !self.hears_leader() {
+            // It is left the election, and lacks what it takes to win.
+            self.abstained = self.abstained.saturating_add(1);
+        }
+        let granted = term > self.term && !self.hears_leader() && is_covered;
         // A granted reply names the term asked about. A refusal names the present one, for a
         // candidate that is behind; that this term may not be durable here yet harms nobody, as no
         // vote is tied to it.
@@ -199,7 +218,7 @@ impl Raft {
     /// The leader of this term asks for an election. It has given up its lease for good, so that
     /// nothing rests on the wait that other candidacies keep.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, term: Term) {
-        if term == self.term && self.leader == Some(from) {
+        if term == self.term && self.leader == Some(from) && self.may_lead {
             self.draw_election_deadline();
             self.begin_election(true);
         }

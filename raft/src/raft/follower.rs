@@ -10,7 +10,7 @@ use super::{Install, Raft, Standing};
 use crate::ids::{LogIndex, NodeId, Round, Term};
 use crate::message::{Body, Entry, SnapshotMeta};
 use crate::mutants;
-use crate::quorum::Quorum;
+use crate::rejection::RejectionReason;
 
 /// An append, taken apart.
 struct Append {
@@ -50,7 +50,7 @@ impl Raft {
             && (matches!(self.standing, Standing::Leader(_))
                 || self.leader.is_some_and(|leader| leader != from));
         if is_second_leader {
-            self.counters.violations += 1;
+            self.note_rejected(from, RejectionReason::SecondLeader { term });
             return;
         }
         if term > self.term || !matches!(self.standing, Standing::Follower) || self.leader.is_none()
@@ -59,6 +59,7 @@ impl Raft {
         }
         self.leader_heard_until_ns = self.now_ns.saturating_add(self.options.election_timeout_ns);
         self.draw_election_deadline();
+        self.abstained = 0;
         if !self.can_lead {
             // A replica without a disk can promise nothing. Its silence also tells the leader not
             // to count on it.
@@ -110,7 +111,11 @@ impl Raft {
             return;
         }
         if !self.skip_committed(&mut append) {
-            self.counters.violations += 1;
+            let reason = RejectionReason::Contradiction {
+                term: self.term,
+                committed: self.commit,
+            };
+            self.note_rejected(from, reason);
             return;
         }
         if self.log.term_at(append.prev_index) != Some(append.prev_term) {
@@ -231,7 +236,12 @@ impl Raft {
         // The leader says no more than what it knows this log to hold, but a replica that lost
         // its disk holds less.
         if commit > self.log.last() {
-            self.counters.violations += 1;
+            let reason = RejectionReason::CommitBeyondLog {
+                term: self.term,
+                commit,
+                last: self.log.last(),
+            };
+            self.note_rejected(from, reason);
         } else if !self.is_aside() {
             self.commit_to(commit);
         }
@@ -268,7 +278,6 @@ impl Raft {
             return;
         }
         self.lost_until = LogIndex::ZERO;
-        let quorum = Quorum::new(meta.config.clone()).expect("checked when the message came");
         let matches = self.log.term_at(meta.index) == Some(meta.term);
         // What follows the snapshot may be kept on disk only if the disk has the very entries
         // that lead up to it; else it is cleared, and what memory still has is written again.
@@ -284,7 +293,6 @@ impl Raft {
         }
         self.commit = meta.index;
         self.applied = meta.index;
-        self.quorum = quorum;
         self.snapshot = meta.clone();
         self.install = Some(Install {
             meta,

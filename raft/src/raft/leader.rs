@@ -14,6 +14,7 @@ use crate::message::{Body, Entry, EntryKind};
 use crate::mutants;
 use crate::progress::Progress;
 use crate::reads::Reads;
+use crate::rejection::RejectionReason;
 use crate::rounds::RoundClock;
 
 /// A commit index that no append carries to the followers is told to them after this part of a
@@ -156,8 +157,10 @@ impl Raft {
         if !self.note_heard(from, round) {
             return;
         }
-        if match_index > self.log.last() {
-            self.counters.violations += 1;
+        let last = self.log.last();
+        if match_index > last {
+            let accepted = match_index;
+            self.note_rejected(from, RejectionReason::AcceptedBeyondLog { accepted, last });
             return;
         }
         let (anchor, now_ns) = (self.log.anchor(), self.now_ns);
@@ -186,6 +189,7 @@ impl Raft {
         if !self.note_heard(from, round) {
             return;
         }
+        let vouches_for_nothing = hint_index == LogIndex::ZERO && hint_term == Term::ZERO;
         // The last place at which this log is not beyond the follower's hint in index or term:
         // nothing behind it can agree (end of section 5.3).
         let hint_index = hint_index.min(self.log.last());
@@ -200,9 +204,12 @@ impl Raft {
         let Some(peer) = lead.peer_mut(from) else {
             return;
         };
-        if peer.rejected(prev_index, agree, anchor, &self.options, now_ns) {
-            lead.must_send = true;
-        }
+        let must_send = if vouches_for_nothing && peer.has_known(prev_index) {
+            peer.vouches_for_nothing()
+        } else {
+            peer.rejected(prev_index, agree, anchor, &self.options, now_ns)
+        };
+        lead.must_send |= must_send;
         self.note_round(round);
     }
 
@@ -230,7 +237,7 @@ impl Raft {
             return false;
         };
         if round > lead.rounds.newest() {
-            self.counters.violations += 1;
+            self.note_rejected(from, RejectionReason::UnknownRound);
             return false;
         }
         let mut round = round;

@@ -7,6 +7,7 @@
 //! - entries up to the commit index are never cut off;
 //! - there are a leader's books exactly in the leader's role.
 
+mod checks;
 mod election;
 mod follower;
 mod leader;
@@ -28,6 +29,7 @@ use crate::options::Options;
 use crate::output::{ReadReady, Role, Soft};
 use crate::progress::{PeerStatus, Progress};
 use crate::quorum::Quorum;
+use crate::rejection::{Counters, Rejection};
 use crate::rng::SplitMix64;
 
 use self::election::Votes;
@@ -52,6 +54,10 @@ pub struct Raft {
     now_ns: u64,
     /// False once the replica's log failed: it promises nothing any more.
     can_lead: bool,
+    /// False while others should lead rather than this replica.
+    may_lead: bool,
+    /// Elections that it let pass for that reason since it last heard a leader.
+    abstained: u32,
     /// The last entry that its disk has lost; zero if it has all.
     lost_until: LogIndex,
 
@@ -63,6 +69,8 @@ pub struct Raft {
     /// Until then no vote and no candidacy: a leader that was heard may hold a lease that rests on
     /// this replica.
     leader_heard_until_ns: u64,
+    /// How long each member waits before it votes for another; not known of all while `None`.
+    promise_ns: Option<u64>,
 
     log: Log,
     snapshot: SnapshotMeta,
@@ -82,6 +90,7 @@ pub struct Raft {
     /// Committed entries could not be read: wait for the next tick before trying again.
     is_apply_blocked: bool,
     counters: Counters,
+    last_rejection: Option<Rejection>,
 }
 
 /// What a replica is, with the books that the role needs.
@@ -100,26 +109,14 @@ struct Install {
     keeps_suffix_on_disk: bool,
 }
 
-/// What a replica refused, for whoever watches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages that are damaged, misdirected, or from no member.
-    pub refused: u64,
-    /// Messages that a correct peer never sends: a second leader in a term, an append that would
-    /// cut committed entries. Anything above zero is a bug or a lost disk somewhere.
-    pub violations: u64,
-    /// Appends dropped because the disk does not keep up.
-    pub backlogged: u64,
-}
-
 impl Raft {
     /// Takes in a message of a peer.
     ///
     /// Never panics, whatever the message says; what makes no sense is counted and ignored.
     pub fn step(&mut self, now_ns: u64, message: Message) {
         self.advance_clock(now_ns);
-        if !self.is_acceptable(&message) {
-            self.counters.refused += 1;
+        if let Err(reason) = self.check_message(&message) {
+            self.note_rejected(message.from, reason);
             return;
         }
         let Message {
@@ -168,7 +165,9 @@ impl Raft {
             self.tick_leader();
         } else if self.now_ns >= self.election_deadline_ns {
             self.draw_election_deadline();
-            self.begin_election(false);
+            if !self.abstains() {
+                self.begin_election(false);
+            }
         }
     }
 
@@ -264,8 +263,23 @@ impl Raft {
         if self.quorum.is_only(self.id) {
             return Some(u64::MAX);
         }
+        let lease_ns = self.options.lease_ns(self.promise_ns?);
         lead.lease_start_ns
-            .map(|start_ns| start_ns.saturating_add(self.options.lease_ns()))
+            .map(|start_ns| start_ns.saturating_add(lease_ns))
+    }
+
+    /// Says for how long every member of the group waits, at least, before it votes for another
+    /// after it heard a leader: the shortest election timeout that any of them announced. `None`:
+    /// some member announced nothing yet, so no lease is held. Unless told, the own election
+    /// timeout.
+    ///
+    /// Call it before the first message of a member that announced another timeout is taken in. A
+    /// member that restarts with a shorter timeout keeps the longer promise that it gave before: see
+    /// [`Options::restart_wait_ns`](crate::Options::restart_wait_ns).
+    pub fn set_promise_ns(&mut self, promise_ns: Option<u64>) {
+        // A longer promise of others does not outlast the own one: this replica may vote as well.
+        let own_ns = self.options.election_timeout_ns;
+        self.promise_ns = promise_ns.map(|promise_ns| promise_ns.min(own_ns));
     }
 
     /// Hands leadership to `to`, or to the most up-to-date peer that was heard from lately.
@@ -276,12 +290,12 @@ impl Raft {
         self.begin_transfer(to)
     }
 
-    /// Begins an election now instead of at the election timeout. Ignored if this replica may not
-    /// lead, or if a leader was heard within the election timeout: that leader's lease may rest on
+    /// Begins an election now instead of at the election timeout. Ignored if this replica may not or
+    /// should not lead, or if a leader was heard within the election timeout: that leader's lease may rest on
     /// this replica.
     pub fn campaign(&mut self, now_ns: u64) {
         self.advance_clock(now_ns);
-        if !self.hears_leader() {
+        if self.may_lead && !self.hears_leader() {
             self.draw_election_deadline();
             self.begin_election(false);
         }
@@ -323,7 +337,7 @@ impl Raft {
         if let Standing::Leader(lead) = &mut self.standing
             && let Some(peer) = lead.peer_mut(to)
         {
-            peer.snapshot_ended(sent, now_ns);
+            peer.snapshot_ended(sent, now_ns, &self.options);
             lead.must_send = true;
         }
     }
@@ -353,6 +367,31 @@ impl Raft {
         if !can_lead {
             self.step_down(self.now_ns);
         }
+    }
+
+    /// Whether this replica should lead. One that should not, since others are in a better
+    /// condition to, ignores a leader that hands over to it, and lets elections pass to them; not
+    /// for ever, as they may be unable to win. It votes and accepts entries as ever, and goes on
+    /// leading if it does.
+    pub fn set_may_lead(&mut self, may_lead: bool) {
+        self.may_lead = may_lead;
+        if may_lead {
+            self.abstained = 0;
+        }
+    }
+
+    /// Stops leading at once, and asks `to` to stand for election, whether it has the whole log or
+    /// not: for a leader that cannot wait. Without `to` the others wait for their timeouts.
+    pub fn resign(&mut self, now_ns: u64, to: Option<NodeId>) {
+        self.advance_clock(now_ns);
+        if let Standing::Leader(lead) = &self.standing
+            && let Some(to) = to
+            && lead.peer(to).is_some()
+        {
+            // No lease outlives this: it ends with the leadership, before the message leaves.
+            self.send(to, self.term, Body::TimeoutNow);
+        }
+        self.step_down(now_ns);
     }
 }
 
@@ -463,6 +502,12 @@ impl Raft {
         self.counters
     }
 
+    /// The last message that it refused, if any; [`counters`](Self::counters) tells whether there
+    /// was another one.
+    pub fn last_rejection(&self) -> Option<&Rejection> {
+        self.last_rejection.as_ref()
+    }
+
     /// What a leader knows of its peers, ascending by id; empty in other roles.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
         let peers = match &self.standing {
@@ -506,15 +551,6 @@ impl Raft {
             lead.rounds.release();
             lead.peers.iter_mut().for_each(Progress::release);
         }
-    }
-
-    fn is_acceptable(&self, message: &Message) -> bool {
-        message.to == self.id
-            && message.from != self.id
-            && self.quorum.contains(message.from)
-            && message.term > Term::ZERO
-            && message.term.0 <= NUMBER_MAX
-            && is_sound(message)
     }
 
     fn may_campaign(&self) -> bool {
@@ -562,59 +598,5 @@ impl Raft {
             || self.install.is_some()
             || self.term != self.hard_handed.term
             || self.vote != self.hard_handed.vote
-    }
-}
-
-/// Whether a message's own numbers fit together.
-fn is_sound(message: &Message) -> bool {
-    let in_range = |index: LogIndex| index.0 <= NUMBER_MAX;
-    match &message.body {
-        Body::PreVote {
-            last_index,
-            last_term,
-        }
-        | Body::Vote {
-            last_index,
-            last_term,
-            ..
-        } => in_range(*last_index) && *last_term < message.term,
-        Body::Append {
-            prev_index,
-            prev_term,
-            commit,
-            entries,
-            ..
-        } => {
-            let (mut index, mut term) = (*prev_index, *prev_term);
-            let is_begin = index == LogIndex::ZERO;
-            let in_order = entries.iter().all(|entry| {
-                let fits = entry.index == index.next() && entry.term >= term;
-                (index, term) = (entry.index, entry.term);
-                fits
-            });
-            is_begin == (*prev_term == Term::ZERO)
-                && in_order
-                && in_range(index)
-                && in_range(*commit)
-                && term <= message.term
-        }
-        Body::AppendAccepted { match_index, .. } => in_range(*match_index),
-        Body::AppendRejected {
-            prev_index,
-            hint_index,
-            ..
-        } => in_range(*prev_index) && hint_index < prev_index,
-        Body::Heartbeat { commit, .. } => in_range(*commit),
-        Body::SnapshotReceived { meta } => {
-            meta.index > LogIndex::ZERO
-                && in_range(meta.index)
-                && meta.term > Term::ZERO
-                && meta.term <= message.term
-                && Quorum::new(meta.config.clone()).is_some()
-        }
-        Body::PreVoteReply { .. }
-        | Body::VoteReply { .. }
-        | Body::HeartbeatReply { .. }
-        | Body::TimeoutNow => true,
     }
 }

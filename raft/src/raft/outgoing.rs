@@ -132,9 +132,15 @@ impl Raft {
         if is_pipelining && peer.next > last {
             return false;
         }
+        let snapshot_index = self.snapshot.index;
+        if peer.wants_snapshot(snapshot_index, now_ns, &self.options) {
+            peer.need_snapshot(snapshot_index);
+            output.snapshots.push(peer.id);
+            return false;
+        }
         let prev_index = peer.next.previous();
         let Some(prev_term) = self.log.term_at(prev_index) else {
-            if peer.is_active(now_ns, &self.options) && !peer.is_snapshot_asked {
+            if peer.may_be_sent_snapshot(now_ns, &self.options) {
                 peer.need_snapshot(self.snapshot.index);
                 output.snapshots.push(peer.id);
             } else {
@@ -142,7 +148,7 @@ impl Raft {
             }
             return false;
         };
-        let entries = if peer.next > last {
+        let entries = if peer.next > last || peer.takes_no_entries() {
             Ok(Vec::new())
         } else {
             self.log.read(peer.next, last, bytes_max, reader)

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Counters, NUMBER_MAX, Raft, Standing};
+use super::{NUMBER_MAX, Raft, Standing};
 use crate::durability::Durability;
 use crate::error::RestoreError;
 use crate::ids::{LogIndex, NodeId, Term};
@@ -12,6 +12,7 @@ use crate::mutants;
 use crate::options::Options;
 use crate::output::Soft;
 use crate::quorum::Quorum;
+use crate::rejection::Counters;
 use crate::rng::SplitMix64;
 use crate::terms::TermRuns;
 
@@ -40,8 +41,8 @@ impl Raft {
     /// A replica that starts from `restored`. What is committed but not in the snapshot comes out
     /// of the first outputs, to be applied again.
     ///
-    /// One that was part of a group before neither votes nor stands for the first election timeout:
-    /// it cannot know whether a lease rests on it.
+    /// One that was part of a group before neither votes nor stands for the first election timeout,
+    /// or for the longer one that it promised before: it cannot know whether a lease rests on it.
     pub fn new(options: Options, restored: Restored, now_ns: u64) -> Result<Self, RestoreError> {
         options.validate()?;
         let Restored {
@@ -65,7 +66,7 @@ impl Raft {
         let commit = hard_state.commit.max(snapshot.index);
         let is_bound = hard_state.term > Term::ZERO && !quorum.is_only(id);
         let bound_ns = if is_bound {
-            options.election_timeout_ns
+            options.election_timeout_ns.max(options.restart_wait_ns)
         } else {
             0
         };
@@ -76,6 +77,9 @@ impl Raft {
             rng: SplitMix64::new(seed),
             now_ns,
             can_lead: true,
+            promise_ns: Some(options.election_timeout_ns),
+            may_lead: true,
+            abstained: 0,
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state
@@ -106,6 +110,7 @@ impl Raft {
             },
             is_apply_blocked: false,
             counters: Counters::default(),
+            last_rejection: None,
             options,
         };
         raft.draw_election_deadline();

@@ -29,7 +29,7 @@ impl Raft {
                     .iter()
                     .map(Progress::inflight_capacity)
                     .sum::<usize>()
-                    * 16
+                    * 24
                 + lead.rounds.capacity() * size_of::<u64>();
         }
         bytes

@@ -1,7 +1,7 @@
 //! A replica whose disk lost entries stands aside: to the others it is as if it were down, until a
 //! snapshot covers what is gone.
 
-use quorate_raft::{Body, LogIndex, NodeId, Raft, Role, Round, SnapshotMeta, Term};
+use quorate_raft::{Body, Config, Entry, LogIndex, NodeId, Raft, Role, Round, SnapshotMeta, Term};
 
 use crate::cluster::Cluster;
 use crate::solo::{MS, Solo, config, options};
@@ -164,6 +164,123 @@ fn a_new_leader_sends_it_a_snapshot_as_soon_as_it_has_one() {
     cluster.run(100 * MS);
     cluster.snapshot(leader, 16);
     assert!(cluster.raft(leader).first_index() > LogIndex(1));
+    cluster.run_until("it is back", |cluster| !cluster.raft(hurt).is_aside());
+    cluster.commit("all of them", &ids);
+}
+
+/// Leader 1 of three, whose log goes back to the beginning, has entries that only 2 has.
+fn leader_of_one_that_lost_all() -> Solo {
+    let mut solo = Solo::new(3);
+    solo.lead_committed();
+    for number in 0..50 {
+        solo.propose(&format!("{number}: {}", "x".repeat(1000)));
+    }
+    solo.output();
+    solo.sync();
+    solo.accepted(2, solo.raft.last_index().0, 1);
+    while solo.output().more() {}
+    solo
+}
+
+/// Time passes; 3 answers each heartbeat, and rejects each append as one does that lost entries.
+/// Returns the bytes of entries that it was sent, and how often a snapshot was asked for.
+fn bytes_to_one_that_lost_all(solo: &mut Solo, heartbeats: u64) -> (usize, usize) {
+    let (mut bytes, mut snapshots) = (0, 0);
+    for _ in 0..heartbeats {
+        solo.wait(50 * MS);
+        let output = solo.output();
+        for to in output.snapshots {
+            snapshots += 1;
+            let has_one = solo.raft.snapshot().index > LogIndex(0);
+            solo.raft.on_snapshot_sent(solo.now_ns, to, has_one);
+        }
+        let term = solo.raft.term().0;
+        for message in output.messages {
+            match message.body {
+                Body::Heartbeat { round, .. } => {
+                    solo.hears(message.to.0, term, Body::HeartbeatReply { round });
+                }
+                Body::Append {
+                    prev_index,
+                    round,
+                    entries,
+                    ..
+                } if message.to == NodeId(3) => {
+                    bytes += entries.iter().map(Entry::weight_bytes).sum::<usize>();
+                    let rejected = Body::AppendRejected {
+                        prev_index,
+                        hint_index: LogIndex(0),
+                        hint_term: Term(0),
+                        round,
+                    };
+                    solo.hears(3, term, rejected);
+                }
+                _ => {}
+            }
+        }
+    }
+    (bytes, snapshots)
+}
+
+/// It was sent up to a mebibyte of entries five times a second, for ever: the leader took its
+/// answer for damaged.
+#[test]
+fn a_leader_with_the_whole_log_does_not_send_it_what_it_cannot_take() {
+    let mut solo = leader_of_one_that_lost_all();
+    let first = bytes_to_one_that_lost_all(&mut solo, 20);
+    assert!(first.0 < 120_000, "the log once or twice: {first:?}");
+    let (bytes, snapshots) = bytes_to_one_that_lost_all(&mut solo, 2_000);
+    assert_eq!(bytes, 0, "nothing that it cannot take");
+    assert!(
+        (1..12).contains(&snapshots),
+        "asked for rarely: {snapshots}"
+    );
+    assert_eq!(solo.raft.counters().refused, 0);
+    // As soon as there is a snapshot it is sent, and not again and again.
+    let meta = SnapshotMeta {
+        index: LogIndex(30),
+        term: solo.raft.term_at(LogIndex(30)).expect("in the log"),
+        config: Config::clone(solo.raft.config()),
+    };
+    solo.raft.on_snapshot_saved(meta, LogIndex(1));
+    let (bytes, snapshots) = bytes_to_one_that_lost_all(&mut solo, 10);
+    assert_eq!((bytes, snapshots), (0, 1));
+    let (bytes, snapshots) = bytes_to_one_that_lost_all(&mut solo, 600);
+    assert_eq!(bytes, 0);
+    assert!(snapshots < 8, "{snapshots} times in thirty seconds");
+    // Once it takes the snapshot, it is sent the rest like any other.
+    solo.accepted(3, 30, 1);
+    let sent = solo.messages();
+    let to_it = sent.iter().filter(|it| it.to == NodeId(3));
+    let entries = to_it.filter_map(|it| match &it.body {
+        Body::Append { entries, .. } => Some(entries.len()),
+        _ => None,
+    });
+    assert_eq!(entries.sum::<usize>() as u64, solo.raft.last_index().0 - 30);
+}
+
+/// It turned aside while its leader knew how far its log reached: the leader sent what follows that
+/// for ever, and got no answer that it believed.
+#[test]
+fn one_that_is_set_aside_under_a_leader_that_knows_its_log_gets_a_snapshot() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let ids = [NodeId(1), NodeId(2), NodeId(3)];
+    for number in 0..20 {
+        cluster.commit(&number.to_string(), &ids);
+    }
+    let hurt = ids.into_iter().find(|&id| id != leader).expect("three");
+    cluster.with_raft(hurt, |raft, now_ns| raft.set_aside(now_ns, LogIndex(5)));
+    let others: Vec<_> = ids.into_iter().filter(|&id| id != hurt).collect();
+    cluster.commit("one more", &others);
+    cluster.run(100 * MS);
+    assert!(cluster.raft(hurt).is_aside());
+    cluster.snapshot(leader, 100);
+    assert_eq!(
+        cluster.raft(leader).first_index(),
+        LogIndex(1),
+        "all of the log is there"
+    );
     cluster.run_until("it is back", |cluster| !cluster.raft(hurt).is_aside());
     cluster.commit("all of them", &ids);
 }

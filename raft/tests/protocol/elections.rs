@@ -367,3 +367,61 @@ fn a_single_voter_elects_itself_once_its_vote_is_durable() {
     solo.sync();
     assert_eq!(solo.raft.commit(), LogIndex(1));
 }
+
+/// How many election timeouts pass until a replica that hears nobody asks for votes.
+fn timeouts_until_it_stands(solo: &mut Solo, mut between: impl FnMut(&mut Solo)) -> usize {
+    for timeouts in 1..20 {
+        let deadline_ns = solo.raft.deadline_ns();
+        solo.wait(deadline_ns - solo.now_ns);
+        if solo.raft.role() == Role::PreCandidate {
+            return timeouts;
+        }
+        between(solo);
+    }
+    panic!("it never stands");
+}
+
+/// Others are healthier: they get their chance, and not for ever, since they may be unable to win.
+#[test]
+fn a_replica_that_should_not_lead_lets_a_few_elections_pass_and_no_more() {
+    let mut solo = Solo::with_log(options(), 3, 7, &[7]);
+    assert_eq!(timeouts_until_it_stands(&mut solo, |_| ()), 1);
+
+    let mut solo = Solo::with_log(options(), 3, 7, &[7]);
+    solo.raft.set_may_lead(false);
+    solo.raft.campaign(options().election_timeout_ns * 2);
+    assert_eq!(solo.raft.role(), Role::Follower, "not when asked either");
+    assert_eq!(timeouts_until_it_stands(&mut solo, |_| ()), 5);
+    // A leader is heard again: the others could win after all.
+    solo.hears_append(2, 8, (1, 7), &[], 0);
+    assert_eq!(timeouts_until_it_stands(&mut solo, |_| ()), 5);
+    solo.hears_append(2, 8, (1, 7), &[], 0);
+    solo.raft.set_may_lead(true);
+    assert_eq!(timeouts_until_it_stands(&mut solo, |_| ()), 1);
+}
+
+#[test]
+fn a_replica_that_should_not_lead_waits_less_for_one_that_lacks_what_it_has() {
+    let mut solo = Solo::with_log(options(), 3, 7, &[7, 7]);
+    solo.raft.set_may_lead(false);
+    let lacks_one = |solo: &mut Solo| {
+        solo.hears(2, 8, pre_vote(1, 7));
+        assert_eq!(solo.bodies(), [Body::PreVoteReply { granted: false }]);
+    };
+    assert_eq!(timeouts_until_it_stands(&mut solo, lacks_one), 3);
+}
+
+/// It may not be leader, and still makes others leader: otherwise a group of three with two sick
+/// replicas had none.
+#[test]
+fn a_replica_that_should_not_lead_votes() {
+    let mut solo = Solo::with_log(options(), 3, 7, &[7]);
+    solo.raft.set_may_lead(false);
+    solo.wait(options().election_timeout_ns * 2);
+    solo.hears(2, 8, pre_vote(1, 7));
+    assert_eq!(solo.bodies(), [Body::PreVoteReply { granted: true }]);
+    solo.hears(2, 8, vote(1, 7));
+    solo.output();
+    let votes: Vec<Body> = solo.sync().into_iter().map(|it| it.body).collect();
+    assert_eq!(votes, [Body::VoteReply { granted: true }]);
+}

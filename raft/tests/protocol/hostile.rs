@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use quorate_raft::{
-    Body, Config, Entry, EntryKind, LogIndex, Message, NodeId, PersistSeq, Round, SnapshotMeta,
-    Term, check_basic,
+    Body, Config, Entry, EntryKind, LogIndex, Message, NodeId, PersistSeq, Raft, RejectionReason,
+    Round, SnapshotMeta, Term, check_basic,
 };
 
-use crate::solo::{MS, Solo, options};
+use crate::solo::{MS, Solo, config, entry, options};
 
 /// Numbers from nowhere: small, near the present, and at the edges of the type.
 struct Dice {
@@ -45,12 +45,18 @@ impl Dice {
                 } else {
                     self.number()
                 };
-                let term = Term(1 + self.below(4));
+                let term = Term(self.below(5));
+                let kind = match self.below(16) {
+                    0 => EntryKind::Config,
+                    1 => EntryKind::Noop,
+                    _ => EntryKind::Command,
+                };
+                let bytes = if self.below(16) == 0 { 100 } else { 0 };
                 Entry {
                     index: LogIndex(index),
                     term,
-                    kind: EntryKind::Command,
-                    data: Bytes::new(),
+                    kind,
+                    data: Bytes::from(vec![0; bytes]),
                 }
             })
             .collect()
@@ -118,7 +124,11 @@ fn no_message_makes_a_replica_panic_or_breaks_its_invariants() {
         let mut dice = Dice { state: seed };
         let mut solo = match seed % 3 {
             0 => Solo::new(3),
-            1 => Solo::with_log(options(), 3, 3, &[1, 1, 2, 3]),
+            1 => {
+                let mut options = options();
+                options.entry_bytes_max = 50;
+                Solo::with_log(options, 3, 3, &[1, 1, 2, 3])
+            }
             _ => {
                 let mut solo = Solo::new(3);
                 solo.lead_committed();
@@ -200,4 +210,204 @@ fn inputs_that_make_no_sense_are_ignored() {
         LogIndex(1),
         "what is not handed out is not durable"
     );
+}
+
+/// The bodies of all messages that two nodes exchange, sound in every other respect.
+fn bodies(term: u64) -> Vec<Body> {
+    let (last_index, last_term) = (LogIndex(9), Term(term - 1));
+    let (prev_index, prev_term, round) = (LogIndex(4), Term(3), Round(0));
+    vec![
+        Body::PreVote {
+            last_index,
+            last_term,
+        },
+        Body::PreVoteReply { granted: false },
+        Body::Vote {
+            last_index,
+            last_term,
+            transfer: true,
+        },
+        Body::VoteReply { granted: false },
+        Body::Append {
+            prev_index,
+            prev_term,
+            commit: LogIndex(0),
+            round,
+            entries: vec![entry(5, term)],
+        },
+        Body::AppendAccepted {
+            match_index: prev_index,
+            round,
+        },
+        Body::AppendRejected {
+            prev_index,
+            hint_index: LogIndex(1),
+            hint_term: Term(term),
+            round,
+        },
+        Body::Heartbeat {
+            commit: LogIndex(0),
+            round,
+        },
+        Body::HeartbeatReply { round },
+        Body::SnapshotReceived {
+            meta: SnapshotMeta {
+                index: LogIndex(9),
+                term: Term(term),
+                config: config(3),
+            },
+        },
+        Body::TimeoutNow,
+    ]
+}
+
+/// One message of term `2^63 - 1` made a group leaderless for good, on all nodes and through
+/// restarts: nobody may stand beyond the last number, and the term spread and became durable.
+#[test]
+fn a_term_that_no_counting_leads_to_is_refused_in_every_kind_of_message() {
+    const JUMP: u64 = 1 << 32;
+    for term in [3 + JUMP + 1, 1 << 62, u64::MAX / 2] {
+        for body in bodies(term) {
+            for is_leader in [false, true] {
+                let mut solo = Solo::with_log(options(), 3, 3, &[1, 1, 2, 3]);
+                if is_leader {
+                    solo.lead_committed();
+                }
+                let before = (solo.raft.term(), solo.raft.last_index(), solo.raft.role());
+                let term = term + solo.raft.term().0 - 3;
+                if term > u64::MAX / 2 {
+                    continue;
+                }
+                solo.hears(2, term, body.clone());
+                let after = (solo.raft.term(), solo.raft.last_index(), solo.raft.role());
+                assert_eq!(before, after, "{body:?}");
+                assert_eq!(solo.raft.counters().term_jumps, 1, "{body:?}");
+                assert!(matches!(
+                    solo.raft.last_rejection().map(|it| (it.from, it.reason)),
+                    Some((NodeId(2), RejectionReason::TermJump { .. }))
+                ));
+                solo.sync();
+                solo.output();
+                assert_eq!(solo.disk.durable.hard_state.term, solo.raft.term());
+            }
+        }
+    }
+    // The farthest that is believed.
+    let mut solo = Solo::with_log(options(), 3, 3, &[1, 1, 2, 3]);
+    solo.hears(2, 3 + JUMP, bodies(3 + JUMP).swap_remove(7));
+    assert_eq!(solo.raft.term(), Term(3 + JUMP));
+    assert_eq!(solo.raft.counters().term_jumps, 0);
+}
+
+#[test]
+fn a_replica_that_has_never_seen_a_term_joins_a_group_of_any_age() {
+    let mut solo = Solo::new(3);
+    solo.hears(2, 1 << 40, bodies(1 << 40).swap_remove(7));
+    assert_eq!(solo.raft.term(), Term(1 << 40));
+    // Even so the numbers do not come to their end.
+    let mut solo = Solo::new(3);
+    solo.hears(2, u64::MAX / 2, bodies(u64::MAX / 2).swap_remove(7));
+    assert_eq!(solo.raft.term(), Term(0));
+    // Now it has seen one.
+    solo.hears(2, 1, bodies(1).swap_remove(7));
+    solo.hears(2, 1 << 40, bodies(1 << 40).swap_remove(7));
+    assert_eq!(solo.raft.term(), Term(1));
+    assert_eq!(solo.raft.counters().term_jumps, 2);
+    // And after a restart too, once it is durable.
+    solo.output();
+    solo.sync();
+    let restored = solo.disk.restored(NodeId(1), &config(3));
+    let mut again = Raft::new(options(), restored, 0).expect("sound");
+    let message = Message {
+        from: NodeId(2),
+        to: NodeId(1),
+        term: Term(1 << 40),
+        body: bodies(1 << 40).swap_remove(7),
+    };
+    again.step(0, message);
+    assert_eq!(again.term(), Term(1));
+}
+
+/// A forged change of configuration, once committed, halted the replica for good.
+#[test]
+fn entries_that_cannot_be_applied_or_stored_never_enter_the_log() {
+    let mut options = options();
+    options.entry_bytes_max = 1000;
+    let mut solo = Solo::with_log(options, 3, 3, &[1, 1, 2, 3]);
+    let append = |entries| Body::Append {
+        prev_index: LogIndex(4),
+        prev_term: Term(3),
+        commit: LogIndex(9),
+        round: Round(0),
+        entries,
+    };
+    let mut config_change = entry(6, 3);
+    config_change.kind = EntryKind::Config;
+    solo.hears(2, 3, append(vec![entry(5, 3), config_change]));
+    assert_eq!(
+        solo.raft.last_index(),
+        LogIndex(4),
+        "not even the entry before it"
+    );
+    assert_eq!(solo.raft.counters().entry_kinds, 1);
+    let mut large = entry(5, 3);
+    large.data = Bytes::from(vec![0; 1001]);
+    solo.hears(2, 3, append(vec![large.clone()]));
+    assert_eq!(solo.raft.last_index(), LogIndex(4));
+    assert_eq!(solo.raft.counters().entries_too_large, 1);
+    let told = solo
+        .raft
+        .last_rejection()
+        .expect("it was refused")
+        .to_string();
+    assert!(
+        told.contains("1001 bytes") && told.contains("takes 1000"),
+        "{told}"
+    );
+    large.data.truncate(1000);
+    solo.hears(2, 3, append(vec![large]));
+    assert_eq!(solo.raft.last_index(), LogIndex(5));
+}
+
+/// A forged snapshot of a group of one made its victim a cluster of its own.
+#[test]
+fn a_snapshot_with_other_members_is_refused() {
+    for voters in [vec![1], vec![1, 2], vec![1, 2, 4], vec![1, 2, 3, 4]] {
+        let mut solo = Solo::with_log(options(), 3, 3, &[1, 1, 2, 3]);
+        let meta = SnapshotMeta {
+            index: LogIndex(9),
+            term: Term(3),
+            config: Config {
+                voters: voters.into_iter().map(NodeId).collect(),
+            },
+        };
+        assert!(!solo.raft.accepts_snapshot(NodeId(2), Term(3), &meta));
+        solo.hears(2, 3, Body::SnapshotReceived { meta });
+        assert_eq!(solo.raft.config(), &config(3));
+        assert_eq!(solo.raft.commit(), LogIndex(0));
+        assert_eq!(solo.raft.counters().foreign_snapshots, 2);
+    }
+}
+
+#[test]
+fn a_replica_that_contradicts_its_leader_says_so() {
+    let mut solo = Solo::with_log(options(), 3, 3, &[1, 1, 2, 3]);
+    solo.hears_append(2, 3, (4, 3), &[3], 5);
+    assert_eq!(solo.raft.commit(), LogIndex(5));
+    solo.hears_append(3, 4, (4, 3), &[4, 4], 6);
+    assert_eq!(solo.raft.counters().violations, 1);
+    let told = solo.raft.last_rejection().expect("refused");
+    assert_eq!(told.from, NodeId(3));
+    assert!(told.reason.is_serious());
+    assert!(told.to_string().contains("contradicts"), "{told}");
+    solo.hears(
+        3,
+        4,
+        Body::Heartbeat {
+            commit: LogIndex(70),
+            round: Round(1),
+        },
+    );
+    let told = solo.raft.last_rejection().expect("refused").to_string();
+    assert!(told.contains("lost acknowledged entries"), "{told}");
 }

@@ -1,6 +1,6 @@
 //! Leases, thesis 6.4.1.
 
-use quorate_raft::{Body, LogIndex, NodeId, Role, Round};
+use quorate_raft::{Body, LogIndex, Message, NodeId, Options, Role, Round, Term};
 
 use crate::cluster::Cluster;
 use crate::solo::{MS, Solo, options};
@@ -102,6 +102,61 @@ fn beginning_a_transfer_ends_the_lease_and_a_sent_request_ends_it_for_the_term()
     }
     assert_eq!(solo.raft.role(), Role::Leader);
     solo.propose("the transfer itself is over");
+}
+
+/// A follower with a shorter election timeout votes for another earlier than the leader itself
+/// would: the lease must not outlast the shortest promise.
+#[test]
+fn a_lease_is_as_long_as_the_shortest_promise_of_all_members() {
+    let mut solo = Solo::new(3);
+    solo.lead_committed();
+    solo.wait(options().heartbeat_interval_ns);
+    let sent_ns = solo.now_ns;
+    let round = Solo::newest_round(&solo.messages());
+    solo.hears(2, 1, Body::HeartbeatReply { round });
+    assert_eq!(solo.raft.lease_until_ns(), Some(sent_ns + lease_ns()));
+    let short_ns = options().election_timeout_ns / 5;
+    solo.raft.set_promise_ns(Some(short_ns));
+    assert_eq!(
+        solo.raft.lease_until_ns(),
+        Some(sent_ns + short_ns / 10 * 9),
+        "also of what was earned before"
+    );
+    solo.raft.set_promise_ns(None);
+    assert_eq!(solo.raft.lease_until_ns(), None, "a member said nothing");
+    solo.raft
+        .set_promise_ns(Some(options().election_timeout_ns * 4));
+    assert_eq!(
+        solo.raft.lease_until_ns(),
+        Some(sent_ns + lease_ns()),
+        "the own election timeout is a promise too"
+    );
+}
+
+/// The promise that a replica gave before it was restarted with a shorter election timeout.
+#[test]
+fn a_restarted_replica_keeps_the_longer_promise_that_it_gave_before() {
+    let shorter = Options {
+        restart_wait_ns: options().election_timeout_ns * 3,
+        ..options()
+    };
+    let mut solo = Solo::with_log(shorter, 3, 1, &[1]);
+    let asks = Body::Vote {
+        last_index: LogIndex(9),
+        last_term: Term(1),
+        transfer: false,
+    };
+    solo.wait(options().election_timeout_ns * 3 - 1);
+    let granted = |solo: &mut Solo| {
+        solo.hears(2, 5, asks.clone());
+        let mut messages: Vec<Message> = solo.messages();
+        messages.extend(solo.sync());
+        let mut bodies = messages.into_iter().map(|it| it.body);
+        bodies.any(|body| matches!(body, Body::VoteReply { granted: true }))
+    };
+    assert!(!granted(&mut solo), "a lease may rest on it");
+    solo.now_ns += 1;
+    assert!(granted(&mut solo));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod proposals;
 mod random;
 mod reads;
 mod replication;
+mod resends;
 mod restoring;
 mod snapshots;
 mod solo;

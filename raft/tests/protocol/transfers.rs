@@ -147,3 +147,42 @@ fn only_the_leader_of_the_term_can_make_a_replica_stand() {
     voter.output();
     assert!(matches!(voter.sync()[..], [ref m] if m.body == Body::VoteReply { granted: true }));
 }
+
+/// A leader whose log failed cannot wait until anybody has all of it.
+#[test]
+fn a_leader_that_resigns_asks_its_successor_at_once_and_holds_no_lease() {
+    let mut solo = Solo::new(3);
+    solo.lead_committed();
+    solo.propose("nobody has this");
+    solo.raft.resign(solo.now_ns, Some(NodeId(3)));
+    assert_eq!(solo.raft.role(), Role::Follower);
+    assert_eq!(solo.raft.lease_until_ns(), None);
+    let asked: Vec<NodeId> = solo
+        .messages()
+        .iter()
+        .filter(|m| m.body == Body::TimeoutNow)
+        .map(|m| m.to)
+        .collect();
+    assert_eq!(asked, [NodeId(3)]);
+    // Nobody leads by a resignation of somebody else.
+    solo.raft.resign(solo.now_ns, Some(NodeId(2)));
+    assert_eq!(solo.messages(), []);
+}
+
+/// The leader's news of its successor may be old: only that one knows how it is.
+#[test]
+fn a_replica_that_should_not_lead_ignores_a_leader_that_hands_over() {
+    for may_lead in [true, false] {
+        let mut solo = Solo::with_log(options(), 3, 7, &[7]);
+        solo.now_ns += options().election_timeout_ns;
+        solo.hears_append(2, 7, (1, 7), &[], 0);
+        solo.raft.set_may_lead(may_lead);
+        solo.hears(2, 7, Body::TimeoutNow);
+        let expected = if may_lead {
+            Role::Candidate
+        } else {
+            Role::Follower
+        };
+        assert_eq!(solo.raft.role(), expected);
+    }
+}

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - What is in the queue fits what was submitted before it: indexes follow each other, so writing
 //!   it in order always gives a log without gaps.
-//! - The queue holds at most `queue_bytes_max` bytes.
+//! - The queue holds at most `queue_bytes_max` bytes, or one batch whose limits were lifted.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::batch::{Op, WriteBatch};
 use crate::error::{LogError, SubmitError};
 use crate::format::BLOCK_BYTES;
 use crate::ids::{GroupId, Lsn};
-use crate::options::{CHECKPOINT_BYTES_MAX, LogOptions};
+use crate::options::{BATCH_BYTES_LIMIT, CHECKPOINT_BYTES_MAX, ENTRY_BYTES_LIMIT, LogOptions};
 use crate::record::Keep;
 
 use super::thread::Stop;
@@ -251,7 +251,8 @@ impl Queue {
     /// reserve, and entries may not.
     fn check_room(&self, batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitError> {
         let bytes = self.sums.bytes + batch.bytes_alone();
-        if bytes > options.queue_bytes_max {
+        let may_be_alone = batch.is_lifted && self.sums.bytes == 0;
+        if bytes > options.queue_bytes_max && !may_be_alone {
             return Err(SubmitError::QueueFull);
         }
         if self.checkpoint_bytes + self.sums.growth + batch.growth > CHECKPOINT_BYTES_MAX {
@@ -415,10 +416,15 @@ fn check_sizes(batch: &WriteBatch, options: &LogOptions) -> Result<(), SubmitErr
     if let Some((group, reason)) = batch.invalid {
         return Err(SubmitError::Invalid { group, reason });
     }
-    let (what, bytes, bytes_max) = if batch.entry_bytes_max > options.entry_bytes_max {
-        ("an entry", batch.entry_bytes_max, options.entry_bytes_max)
+    let (entry_limit, batch_limit) = if batch.is_lifted {
+        (ENTRY_BYTES_LIMIT, BATCH_BYTES_LIMIT)
     } else {
-        ("the batch", batch.bytes_alone(), options.batch_bytes_max)
+        (options.entry_bytes_max, options.batch_bytes_max)
+    };
+    let (what, bytes, bytes_max) = if batch.entry_bytes_max > entry_limit {
+        ("an entry", batch.entry_bytes_max, entry_limit)
+    } else {
+        ("the batch", batch.bytes_alone(), batch_limit)
     };
     if bytes > bytes_max {
         return Err(SubmitError::TooLarge {

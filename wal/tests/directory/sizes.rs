@@ -107,3 +107,50 @@ fn entries_of_every_size_up_to_the_largest_are_kept() {
         assert_eq!(read, entries(2, 20_049..=20_050, 1, 1));
     }
 }
+
+/// A replica whose limits were lowered takes what its group agreed on, and reads what it has.
+#[test]
+fn a_submission_whose_limits_are_lifted_is_taken_up_to_the_limits_of_the_format() {
+    let disk = MemoryDisk::new();
+    let mut options = options();
+    options.entry_bytes_max = 4 << 10;
+    options.batch_bytes_max = 40 << 10;
+    options.queue_bytes_max = 64 << 10;
+    let open = |options: &LogOptions| {
+        Log::open(Arc::new(disk.clone()), Path::new(DIR), options.clone()).unwrap()
+    };
+    let limit = ENTRY_BYTES_LIMIT as usize;
+    let (log, _) = open(&options);
+    let sizes = [100, (4 << 10) + 1, 1 << 20, limit, 100];
+    for (index, &len) in (1..).zip(&sizes) {
+        let mut batch = appended(1, index..=index, 1, len);
+        batch.lift_limits();
+        log.submit(batch).unwrap();
+        // The larger ones are beyond the queue, but for one that is alone in it.
+        let mut second = appended(2, 1..=1, 1, 5 << 10);
+        second.lift_limits();
+        assert_eq!(
+            log.enqueue(&mut second).is_err(),
+            len > 64 << 10,
+            "beside {len} bytes"
+        );
+        settle(&log);
+    }
+    let mut batch = appended(1, 6..=6, 1, limit + 1);
+    batch.lift_limits();
+    let error = log.submit(batch).unwrap_err();
+    assert!(matches!(error, SubmitError::TooLarge { .. }), "{error}");
+    // The next one in the same buffers is like any other again.
+    let error = log
+        .submit(appended(1, 6..=6, 1, (4 << 10) + 1))
+        .unwrap_err();
+    assert!(matches!(error, SubmitError::TooLarge { .. }), "{error}");
+    log.close();
+    drop(log);
+    let (log, recovered) = open(&options);
+    assert_eq!(recovered.groups[&GroupId(1)].last_index, 5);
+    for (index, &len) in (1..).zip(&sizes) {
+        let read = log.read(GroupId(1), index, index + 1, usize::MAX).unwrap();
+        assert_eq!(read, [entry(1, index, 1, len)]);
+    }
+}

@@ -8,8 +8,9 @@ use quorate_raft::{Config, NodeId, Raft, Role};
 use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, WriteBatch};
 
 use super::*;
+use crate::membership::Membership;
 use crate::node::{
-    Job, Jobs, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
+    Job, Jobs, Limits, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
 };
 use crate::options::Options;
 use crate::transport::NoTransport;
@@ -41,8 +42,9 @@ fn shard(
     let options = ReplicaOptions {
         snapshot_log_bytes: u64::MAX / 2,
         trailing_entries: 0,
-        command_bytes_max: 1 << 20,
+        snapshot_bytes_max: u64::MAX,
         transfer_timeout_ns: 1_000_000_000,
+        read_wait_ns: 1,
     };
     let state = SnapshotState::new(None, 0);
     let replica = Replica::new(group, raft, Sessions::default(), state, options);
@@ -51,6 +53,9 @@ fn shard(
         log: Arc::clone(log),
         transport: Arc::new(NoTransport),
         jobs: Arc::new(NoJobs),
+        limits: Arc::new(Limits::new(1 << 20)),
+        rejections: Arc::default(),
+        membership: Arc::new(Membership::alone(NodeId(1))),
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
     let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, handle.log_flag());

@@ -8,9 +8,10 @@ use quorate_raft::{
 use quorate_wal::GroupId;
 use thiserror::Error;
 
+use super::status::read_status;
 use super::{kind, tag};
 use crate::transport::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
     SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 
@@ -63,11 +64,37 @@ pub enum DecodeError {
     /// The voters of a configuration are not in ascending order.
     #[error("the voters of a configuration are not in ascending order")]
     VotersUnsorted,
+    /// A number that no counting leads to.
+    #[error("the {what} is beyond any that can be reached")]
+    OutOfRange {
+        /// What it stands for.
+        what: &'static str,
+    },
     /// A chunk reaches over the end of its snapshot.
     #[error("a chunk ends behind the {total_bytes} bytes of its snapshot")]
     ChunkRange {
         /// The length of the snapshot.
         total_bytes: u64,
+    },
+    /// A tagged field that must be there is not.
+    #[error("the field with tag {tag} is missing")]
+    MissingField {
+        /// Its tag.
+        tag: u8,
+    },
+    /// A tagged field is stated twice.
+    #[error("the field with tag {tag} is stated twice")]
+    DoubledField {
+        /// Its tag.
+        tag: u8,
+    },
+    /// A tagged field has a length that it cannot have.
+    #[error("the field with tag {tag} has {bytes} bytes")]
+    FieldLength {
+        /// Its tag.
+        tag: u8,
+        /// Its length.
+        bytes: usize,
     },
 }
 
@@ -80,6 +107,7 @@ pub fn decode_body(kind: u8, body: &[u8]) -> Result<Frame, DecodeError> {
         kind::SNAPSHOT_ACK => Frame::SnapshotAck(read_ack(&mut reader)?),
         kind::REQUEST => Frame::Request(read_request(&mut reader)?),
         kind::REPLY => Frame::Reply(read_reply(&mut reader)?),
+        kind::STATUS => Frame::Status(read_status(&mut reader)?),
         kind => return Err(DecodeError::UnknownKind { kind }),
     };
     reader.end()?;
@@ -87,10 +115,10 @@ pub fn decode_body(kind: u8, body: &[u8]) -> Result<Frame, DecodeError> {
 }
 
 /// The rest of a body.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .0
             .split_at_checked(bytes)
@@ -110,8 +138,12 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    fn u8(&mut self) -> Result<u8, DecodeError> {
+    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
+        Ok(u16::from_le_bytes(self.array()?))
     }
 
     fn u32(&mut self) -> Result<u32, DecodeError> {
@@ -165,6 +197,10 @@ impl<'a> Reader<'a> {
         Ok(Bytes::copy_from_slice(self.take(bytes)?))
     }
 
+    pub(super) fn left_bytes(&self) -> usize {
+        self.0.len()
+    }
+
     fn end(&self) -> Result<(), DecodeError> {
         match self.0.len() {
             0 => Ok(()),
@@ -172,6 +208,9 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+/// The highest index that any log reaches.
+const INDEX_MAX: u64 = u64::MAX / 2;
 
 /// Group, term, tag.
 const MESSAGE_BYTES_MIN: usize = 8 + 8 + 1;
@@ -393,10 +432,19 @@ fn read_reply(reader: &mut Reader<'_>) -> Result<Reply, DecodeError> {
     let result = match reader.u8()? {
         tag::OUTCOME => Ok(ReplyBody::Outcome(read_outcome(reader)?)),
         tag::ANSWER => Ok(ReplyBody::Answer(reader.payload()?)),
-        tag::READ_INDEX_REPLY => Ok(ReplyBody::ReadIndex(reader.index()?)),
+        tag::READ_INDEX_REPLY => Ok(ReplyBody::ReadIndex(read_reached_index(reader)?)),
         tag => Err(read_refusal(tag, reader)?),
     };
     Ok(Reply { id, result })
+}
+
+/// An index that a replica is to wait for: one that no counting leads to would be waited for in vain.
+fn read_reached_index(reader: &mut Reader<'_>) -> Result<LogIndex, DecodeError> {
+    let index = reader.index()?;
+    if index.0 > INDEX_MAX {
+        return Err(DecodeError::OutOfRange { what: "index" });
+    }
+    Ok(index)
 }
 
 fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
@@ -437,6 +485,13 @@ fn read_refusal(tag: u8, reader: &mut Reader<'_>) -> Result<Refusal, DecodeError
         tag::STOPPING => Refusal::Stopping,
         tag::LEADERSHIP_LOST => Refusal::LeadershipLost,
         tag::NOT_UNDERSTOOD => Refusal::NotUnderstood,
+        tag::UNFOUNDED => {
+            let count = reader.u32()?;
+            let named = [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
+            Refusal::Unfounded {
+                waits_for: FewNodes::from_wire(count, named),
+            }
+        }
         tag => return Err(DecodeError::UnknownTag { what: "reply", tag }),
     })
 }

@@ -5,6 +5,7 @@ use quorate_kv::Outcome;
 use quorate_raft::{Body, Entry, Message};
 use thiserror::Error;
 
+use super::status::write_status;
 use super::{Batch, kind, tag};
 use crate::transport::{
     Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, SnapshotAck,
@@ -147,6 +148,7 @@ pub(super) fn kind_of(frame: &Frame) -> u8 {
         Frame::SnapshotAck(_) => kind::SNAPSHOT_ACK,
         Frame::Request(_) => kind::REQUEST,
         Frame::Reply(_) => kind::REPLY,
+        Frame::Status(_) => kind::STATUS,
     }
 }
 
@@ -157,6 +159,7 @@ pub(super) fn write_body(frame: &Frame, sink: &mut impl Sink) -> Result<(), Enco
         Frame::SnapshotAck(ack) => write_ack(ack, sink),
         Frame::Request(request) => write_request(request, sink),
         Frame::Reply(reply) => write_reply(reply, sink)?,
+        Frame::Status(status) => write_status(status, sink),
     }
     Ok(())
 }
@@ -398,5 +401,12 @@ fn write_refusal(refusal: Refusal, sink: &mut impl Sink) {
         Refusal::Stopping => sink.u8(tag::STOPPING),
         Refusal::LeadershipLost => sink.u8(tag::LEADERSHIP_LOST),
         Refusal::NotUnderstood => sink.u8(tag::NOT_UNDERSTOOD),
+        Refusal::Unfounded { waits_for } => {
+            sink.u8(tag::UNFOUNDED);
+            sink.u32(waits_for.count());
+            for node in waits_for.places() {
+                sink.u64(node);
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ mod batch;
 mod buffer;
 mod decode;
 mod encode;
+mod status;
 
 pub(crate) use batch::Batch;
 pub use buffer::{Arrived, FrameBuffer, FrameError};
@@ -33,6 +34,7 @@ pub(crate) mod kind {
     pub(crate) const REQUEST: u8 = 4;
     pub(crate) const REPLY: u8 = 5;
     pub(crate) const KEEP_ALIVE: u8 = 6;
+    pub(crate) const STATUS: u8 = 7;
 }
 
 /// Tags inside bodies, each set of its own.
@@ -68,6 +70,7 @@ pub(crate) mod tag {
     pub(crate) const STOPPING: u8 = 22;
     pub(crate) const LEADERSHIP_LOST: u8 = 23;
     pub(crate) const NOT_UNDERSTOOD: u8 = 24;
+    pub(crate) const UNFOUNDED: u8 = 25;
 
     pub(crate) const APPLIED: u8 = 1;
     pub(crate) const REGISTERED: u8 = 2;

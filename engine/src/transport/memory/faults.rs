@@ -140,6 +140,19 @@ impl Faults {
         self.any.store(false, Ordering::Release);
     }
 
+    /// Whether everything is lost between two nodes, in one direction at least.
+    pub(super) fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
+        if self.none() {
+            return false;
+        }
+        let state = self.state.lock();
+        let link = |from, to| state.links.get(&(Endpoint::Node(from), Endpoint::Node(to)));
+        let ways = [link(one, other), link(other, one)];
+        state.isolated.contains(&one)
+            || state.isolated.contains(&other)
+            || ways.into_iter().flatten().any(|link| link.faults.cut)
+    }
+
     /// What arrives, in order, when this frame is sent.
     pub(super) fn pass(&self, from: Endpoint, to: Endpoint, parcel: Parcel) -> Vec<Parcel> {
         let mut state = self.state.lock();

@@ -6,7 +6,9 @@
 //!   attach that replaces) has returned, no delivery to that inbox runs or will run.
 //! - No lock of the network but the shared side of gates is held during a delivery, and gates may
 //!   be entered recursively, so an inbox that sends from within `deliver` does not block on itself.
-//! - While no fault is set, a send takes no lock that another sender takes exclusively.
+//! - While no fault is set, a send between two that have met takes no lock that another sender takes exclusively.
+//! - Two nodes show each other their cards before the first frame between them, once for each time that one of them is
+//!   attached. If one refuses the other, no frame is moved between them.
 
 mod faults;
 mod gate;
@@ -23,7 +25,7 @@ use parking_lot::{Mutex, RwLock};
 use quorate_raft::NodeId;
 
 use crate::transport::{
-    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Reply, ReplySink, Request, Transport,
+    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Refused, Reply, ReplySink, Request, Transport,
 };
 
 /// The wires between the nodes and clerks of one process, and the faults put on them.
@@ -33,6 +35,9 @@ pub struct MemoryNetwork {
     clerks: Mutex<Vec<Weak<ClerkPort>>>,
     clerk_numbers: AtomicU64,
     groups: AtomicU32,
+    port_numbers: AtomicU64,
+    /// Held while two nodes judge each other, so that each pair does so once.
+    introducing: Mutex<()>,
     faults: Faults,
 }
 
@@ -51,13 +56,23 @@ impl MemoryNetwork {
     /// its process died; what was sent to it and not delivered is lost.
     pub fn attach(self: &Arc<Self>, node: NodeId, inbox: Arc<dyn Inbox>) -> Arc<MemoryTransport> {
         let port = Arc::new(NodePort {
+            node,
+            number: self.port_numbers.fetch_add(1, Ordering::Relaxed),
             inbox,
             gate: Gate::new(),
+            met: RwLock::default(),
         });
         let replaced = self.nodes.write().insert(node, Arc::clone(&port));
         if let Some(old) = replaced {
             old.gate.close();
             self.tell_disconnected(node);
+        }
+        // Whoever may write a file when it meets somebody does so here, and not in the middle of a pass.
+        if self.faults.none() {
+            let others: Vec<_> = self.nodes.read().values().cloned().collect();
+            for other in others {
+                self.have_met(&port, &other);
+            }
         }
         Arc::new(MemoryTransport {
             network: Arc::clone(self),
@@ -149,11 +164,59 @@ impl MemoryNetwork {
         next
     }
 
-    /// Carries a frame from one end to a node, through the faults of the link.
-    fn carry(&self, from: Endpoint, origin: &Origin, to: NodeId, frame: Frame) -> bool {
+    /// Whether two nodes deal with each other; they judge each other's cards if they did not yet.
+    fn have_met(&self, one: &Arc<NodePort>, other: &Arc<NodePort>) -> bool {
+        if one.number == other.number {
+            return true;
+        }
+        if let Some(&outcome) = one.met.read().get(&other.number) {
+            return outcome;
+        }
+        let mut judged = None;
+        // A node that is stopped writes no book any more: its directory may be somebody else's.
+        one.gate.while_open(|| {
+            other.gate.while_open(|| {
+                let _one_after_the_other = self.introducing.lock();
+                if one.met.read().contains_key(&other.number) {
+                    return;
+                }
+                let (by_other, by_one) = (other.judge(one), one.judge(other));
+                let outcome = by_other.is_ok() && by_one.is_ok();
+                one.met.write().insert(other.number, outcome);
+                other.met.write().insert(one.number, outcome);
+                judged = Some((by_other, by_one));
+            });
+        });
+        // Told without the lock, for what is told may be answered over this network.
+        if let Some((by_other, by_one)) = judged {
+            one.gate.while_open(|| one.inbox.judged(other.node, by_other.as_ref().copied()));
+            other.gate.while_open(|| other.inbox.judged(one.node, by_one.as_ref().copied()));
+        }
+        one.met.read().get(&other.number).copied().unwrap_or(false)
+    }
+
+    /// Carries a frame from one end to a node, through the faults of the link. `sender`: the node that sends, if it is one.
+    fn carry(
+        &self,
+        from: Endpoint,
+        sender: Option<&Arc<NodePort>>,
+        origin: &Origin,
+        to: NodeId,
+        frame: Frame,
+    ) -> bool {
         let Some(port) = self.nodes.read().get(&to).cloned() else {
             return false;
         };
+        if let Some(sender) = sender {
+            let outcome = sender.met.read().get(&port.number).copied();
+            // Cards travel both ways.
+            if outcome.is_none() && self.faults.is_cut(sender.node, to) {
+                return true;
+            }
+            if !outcome.unwrap_or_else(|| self.have_met(sender, &port)) {
+                return false;
+            }
+        }
         if self.faults.none() {
             return port.deliver(origin.clone(), frame);
         }
@@ -204,6 +267,7 @@ impl Transport for MemoryTransport {
         self.port.gate.is_open()
             && self.network.carry(
                 Endpoint::Node(self.node),
+                Some(&self.port),
                 &Origin::Node(self.node),
                 to,
                 frame,
@@ -250,7 +314,7 @@ impl ClerkLink for MemoryClerkLink {
         };
         let origin = Origin::Clerk(Arc::new(sink));
         self.network
-            .carry(Endpoint::Clerks, &origin, to, Frame::Request(request))
+            .carry(Endpoint::Clerks, None, &origin, to, Frame::Request(request))
     }
 
     /// Those attached now. Each clerk begins with another one, so that clerks spread.
@@ -284,13 +348,23 @@ impl Drop for MemoryClerkLink {
 
 /// A node as the network sees it.
 struct NodePort {
+    node: NodeId,
+    /// No other port has it, also not an earlier or later one of the same node.
+    number: u64,
     inbox: Arc<dyn Inbox>,
     gate: Gate,
+    /// Ports with which cards were shown, and whether the two deal with each other.
+    met: RwLock<BTreeMap<u64, bool>>,
 }
 
 impl NodePort {
     fn deliver(&self, origin: Origin, frame: Frame) -> bool {
         self.gate.while_open(|| self.inbox.deliver(origin, frame))
+    }
+
+    /// Judges what another node shows. Who has no card has nothing to be told apart by.
+    fn judge(&self, other: &Self) -> Result<(), Refused> {
+        other.inbox.card().map_or(Ok(()), |card| self.inbox.admit(&card))
     }
 }
 

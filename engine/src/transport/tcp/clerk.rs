@@ -253,7 +253,18 @@ impl Shared {
                 theirs: accept.cluster_id,
             });
         }
-        self.groups.store(accept.groups, Ordering::Release);
+        // Keys go to groups by their number, which never changes: a node that says otherwise is misled, or misleads.
+        let known =
+            self.groups
+                .compare_exchange(0, accept.groups, Ordering::AcqRel, Ordering::Acquire);
+        if let Err(ours) = known
+            && ours != accept.groups
+        {
+            return Err(CloseReason::WrongGroups {
+                ours,
+                theirs: accept.groups,
+            });
+        }
         for (node, address) in &accept.nodes {
             self.know(*node, address);
         }

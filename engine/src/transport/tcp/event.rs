@@ -10,6 +10,7 @@ use quorate_raft::NodeId;
 use thiserror::Error;
 
 use super::options::Observer;
+use crate::membership::{FoundingStatus, Refused};
 use crate::transport::codec::FrameError;
 
 /// Connections between two nodes, told apart so that short frames do not wait behind snapshots.
@@ -99,6 +100,9 @@ pub enum CloseReason {
         /// Who listens.
         found: NodeId,
     },
+    /// One of the two refuses the other for what it shows: another directory, an older copy, a second node of one id.
+    #[error(transparent)]
+    Identity(#[from] Refused),
     /// The dialling node is not in the list of the listening one.
     #[error("node {node} is not in the peer list of the node it calls")]
     UnknownNode {
@@ -148,6 +152,7 @@ impl CloseReason {
             Self::BadHandshake => "bad_handshake",
             Self::WrongCluster { .. } => "wrong_cluster",
             Self::WrongNode { .. } => "wrong_node",
+            Self::Identity(refused) => refused.name(),
             Self::UnknownNode { .. } => "unknown_node",
             Self::WrongGroups { .. } => "wrong_groups",
             Self::TooMany => "too_many",
@@ -221,6 +226,11 @@ pub enum TransportEvent {
         address: SocketAddr,
         /// Why.
         reason: CloseReason,
+    },
+    /// What keeps the cluster from being founded has changed, or it is founded, or a peer refuses this node.
+    Founding {
+        /// How it stands.
+        status: FoundingStatus,
     },
     /// The listening socket could not give a connection. It is tried again.
     AcceptFailed {

@@ -13,6 +13,7 @@ use quorate_raft::NodeId;
 
 use super::event::{CloseReason, Lane};
 use super::options::{ADDRESS_BYTES_MAX, NODES_MAX};
+use crate::partition::GROUPS_MAX;
 
 /// The version of the protocol spoken here.
 pub(super) const VERSION: u16 = 1;
@@ -256,7 +257,14 @@ fn decode_accept(body: &[u8]) -> Option<Accept> {
         nodes,
     };
     let named = accept.node != NodeId::ZERO && accept.nodes.iter().all(|n| n.0 != NodeId::ZERO);
-    (rest.is_empty() && named).then_some(accept)
+    let is_sound = named && is_cluster(accept.cluster_id, accept.groups);
+    (rest.is_empty() && is_sound).then_some(accept)
+}
+
+/// Whether these can be a cluster's id and number of groups. A client makes something for each group: what it is
+/// told must be checked before it is believed.
+pub(super) fn is_cluster(cluster_id: u64, groups: u32) -> bool {
+    cluster_id != 0 && (1..=GROUPS_MAX).contains(&groups)
 }
 
 fn check_prefix(bytes: &[u8]) -> Result<(), CloseReason> {
@@ -349,6 +357,9 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
     )
 }
+
+#[cfg(test)]
+mod golden;
 
 #[cfg(test)]
 mod tests {

@@ -199,7 +199,11 @@ impl Drop for TcpTransport {
 fn lane_of(frame: &Frame) -> Lane {
     match frame {
         Frame::SnapshotChunk(_) => Lane::Snapshot,
-        Frame::Raft(_) | Frame::SnapshotAck(_) | Frame::Request(_) | Frame::Reply(_) => Lane::Main,
+        Frame::Raft(_)
+        | Frame::SnapshotAck(_)
+        | Frame::Request(_)
+        | Frame::Reply(_)
+        | Frame::Status(_) => Lane::Main,
     }
 }
 

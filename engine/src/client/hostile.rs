@@ -1,0 +1,355 @@
+//! A window whose nodes answer what they like, as late, as often and as wrongly as they like.
+//!
+//! Random numbers come from a seed that is printed when a run fails; `QUORATE_SEED=7` runs one seed alone.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quorate_kv::{CommandBuffer, Map, Outcome, SessionId, Sessions, StateMachine};
+use quorate_raft::{LogIndex, NodeId};
+use quorate_wal::GroupId;
+
+use super::window::{REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
+use crate::error::Error;
+use crate::pending::{Answer, Pending};
+use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
+
+const MS: u64 = 1_000_000;
+const GROUP: GroupId = GroupId(3);
+const TIMEOUT_MS: u64 = 2_000;
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn number(&mut self) -> u64 {
+        let edges = [
+            0,
+            1 << 31,
+            1 << 32,
+            1 << 62,
+            u64::MAX / 2,
+            u64::MAX / 2 + 1,
+            u64::MAX,
+        ];
+        match self.below(3) {
+            0 => edges[self.below(7) as usize],
+            _ => self.below(20),
+        }
+    }
+
+    fn node(&mut self) -> NodeId {
+        NodeId(self.below(5))
+    }
+
+    fn result(&mut self) -> Result<ReplyBody, Refusal> {
+        let number = self.number();
+        Ok(match self.below(20) {
+            0 => ReplyBody::Outcome(Outcome::Applied(Bytes::from_static(b"forged"))),
+            1 => ReplyBody::Outcome(Outcome::Registered(SessionId(number))),
+            2 => ReplyBody::Outcome(Outcome::SessionExpired),
+            3 => ReplyBody::Outcome(Outcome::OutOfOrder { expected: number }),
+            4 => ReplyBody::Outcome(Outcome::AlreadyAcknowledged),
+            5 => ReplyBody::Outcome(Outcome::WindowFull),
+            6 => ReplyBody::Outcome(Outcome::Malformed),
+            7 => ReplyBody::Outcome(Outcome::Unsupported),
+            8 => ReplyBody::Answer(Bytes::from_static(b"forged")),
+            9 => ReplyBody::ReadIndex(LogIndex(number)),
+            10 => return Err(Refusal::NotLeader { leader: None }),
+            11 => {
+                let leader = Some(self.node());
+                return Err(Refusal::NotLeader { leader });
+            }
+            12 => return Err(Refusal::Busy),
+            13 => return Err(Refusal::DiskFull),
+            14 => return Err(Refusal::LogFailed),
+            15 => {
+                return Err(Refusal::TooLarge {
+                    limit_bytes: number,
+                });
+            }
+            16 => return Err(Refusal::NotUnderstood),
+            17 => return Err(Refusal::NoSuchGroup),
+            18 => return Err(Refusal::Stopping),
+            _ => return Err(Refusal::LeadershipLost),
+        })
+    }
+
+    /// An id: one that was sent, or any.
+    fn id(&mut self, sent: &[(NodeId, Request)]) -> RequestId {
+        let any = match self.below(4) {
+            0 => self.number(),
+            1 => (GROUP.0 << REQUEST_COUNT_BITS) | self.number(),
+            _ if !sent.is_empty() => {
+                let place = self.below(sent.len() as u64) as usize;
+                sent[place].1.id.0
+            }
+            _ => GROUP.0 << REQUEST_COUNT_BITS,
+        };
+        RequestId(any)
+    }
+}
+
+struct Calls {
+    window: Window,
+    now_ns: u64,
+    pending: Vec<(u64, u64, Pending<Bytes>)>,
+    ended: Vec<(u64, Result<Bytes, Error>)>,
+    sent: Vec<(NodeId, Request)>,
+    issued: u64,
+}
+
+impl Calls {
+    fn new() -> Self {
+        let options = WindowOptions {
+            retry_after_ns: 100 * MS,
+            call_timeout_ns: TIMEOUT_MS * MS,
+            outstanding_max: 16,
+            sessions_max: 4,
+        };
+        let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
+        Self {
+            window: Window::new(GROUP, nodes, options),
+            now_ns: 0,
+            pending: Vec::new(),
+            ended: Vec::new(),
+            sent: Vec::new(),
+            issued: 0,
+        }
+    }
+
+    /// Appends the number of the call to one key, so that what took effect, how often, and in which order can be seen.
+    fn append(&mut self) {
+        self.issued += 1;
+        let (pending, completer) = Pending::new(|answer: Answer| answer);
+        let text = format!("{}.", self.issued);
+        let command = CommandBuffer::append(b"key", text.as_bytes()).expect("small");
+        self.pending.push((self.issued, self.now_ns, pending));
+        self.window.write(self.now_ns, command, completer);
+        self.act();
+    }
+
+    fn read(&mut self) {
+        let (pending, completer) = Pending::new(|answer: Answer| answer);
+        let query = Bytes::from_static(b"any");
+        let wants = ReadWants::Answer(Consistency::Linearizable, query);
+        self.pending.push((0, self.now_ns, pending));
+        self.window.read(self.now_ns, wants, completer);
+        self.act();
+    }
+
+    fn reply(&mut self, from: NodeId, id: RequestId, result: Result<ReplyBody, Refusal>) {
+        self.window.reply(self.now_ns, from, Reply { id, result });
+        self.act();
+    }
+
+    fn pass(&mut self, ns: u64) {
+        self.now_ns += ns;
+        self.window.tick(self.now_ns);
+        self.act();
+        let late_ns = self.now_ns.saturating_sub((TIMEOUT_MS + 100) * MS);
+        assert!(
+            self.pending.iter().all(|call| call.1 >= late_ns),
+            "a call outlives its deadline"
+        );
+    }
+
+    fn act(&mut self) {
+        for (completer, answer) in self.window.take_completions() {
+            completer.complete(answer);
+        }
+        for send in self.window.take_sends() {
+            match send {
+                Send::Request(node, request) if node.0 == 0 || node.0 > 3 => {
+                    self.window.not_sent(self.now_ns, node, request.id);
+                }
+                Send::Request(node, request) => self.sent.push((node, request)),
+                Send::WaitApplied(..) => panic!("nobody asked for a local replica"),
+            }
+        }
+        let pending = std::mem::take(&mut self.pending);
+        for (number, since_ns, call) in pending {
+            if call.is_ready() {
+                self.ended.push((number, call.wait()));
+            } else {
+                self.pending.push((number, since_ns, call));
+            }
+        }
+    }
+}
+
+fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("QUORATE_SEED") {
+        Ok(seed) => vec![seed.parse().expect("a number")],
+        Err(_) => (0..count).collect(),
+    }
+}
+
+/// Names the seed if the run panics.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {}: run it alone with QUORATE_SEED={}", self.0, self.0);
+        }
+    }
+}
+
+/// `Registered(0)` panicked the thread that read it, and then the timer: every call of that client had lost its
+/// deadline. An answer to a request that was never sent settled a write that never left.
+#[test]
+fn whatever_nodes_answer_nothing_panics_and_every_call_ends() {
+    for seed in seeds(400) {
+        let _named = Named(seed);
+        let mut dice = Dice(seed);
+        let mut calls = Calls::new();
+        for _ in 0..300 {
+            match dice.below(8) {
+                0 | 1 => calls.append(),
+                2 => calls.read(),
+                3 => calls.pass(dice.below(60) * MS),
+                4 if dice.below(8) == 0 => {
+                    let node = dice.node();
+                    calls.window.disconnected(calls.now_ns, node);
+                    calls.act();
+                }
+                _ => {
+                    let id = dice.id(&calls.sent);
+                    let (from, result) = (dice.node(), dice.result());
+                    calls.reply(from, id, result);
+                }
+            }
+            assert!(calls.sent.len() < 100_000, "it sends without end");
+        }
+        for _ in 0..300 {
+            calls.pass(10 * MS);
+        }
+        assert!(
+            calls.pending.is_empty(),
+            "{} calls never end",
+            calls.pending.len()
+        );
+    }
+}
+
+/// Beside honest nodes, whose network loses, doubles and delays, somebody answers for nodes that were not asked,
+/// and to what was never asked. Nobody notices: each write that was acknowledged is there once and in order, and
+/// what failed without effect is not there at all.
+#[test]
+fn answers_of_strangers_do_not_touch_what_honest_nodes_answer() {
+    let (mut acknowledged, mut runs) = (0, 0);
+    for seed in seeds(400) {
+        let _named = Named(seed);
+        let mut dice = Dice(seed);
+        let mut calls = Calls::new();
+        let mut group = Sessions::<Map>::default();
+        let mut index = 0;
+        let mut taken = 0;
+        let mut replies: VecDeque<(NodeId, Reply)> = VecDeque::new();
+        for round in 0..600 {
+            let is_last = round >= 400;
+            match dice.below(8) {
+                0 | 1 if !is_last => calls.append(),
+                2 => calls.pass(dice.below(40) * MS),
+                3 | 4 => {
+                    // Whoever is asked leads, in turn: all of them apply to the same log.
+                    while taken < calls.sent.len() {
+                        let (node, request) = calls.sent[taken].clone();
+                        taken += 1;
+                        if !is_last && dice.below(10) == 0 {
+                            continue;
+                        }
+                        let RequestBody::Propose { command } = request.body else {
+                            continue;
+                        };
+                        let copies = 1 + u64::from(dice.below(10) == 0);
+                        for _ in 0..copies {
+                            index += 1;
+                            let outcome = group.apply(index, &command);
+                            let result = Ok(ReplyBody::Outcome(outcome));
+                            let id = request.id;
+                            replies.push_back((node, Reply { id, result }));
+                        }
+                    }
+                }
+                5 | 6 => {
+                    for _ in 0..dice.below(6) {
+                        let Some((from, reply)) = replies.pop_front() else {
+                            break;
+                        };
+                        match dice.below(10) {
+                            0 if !is_last => {}
+                            1 => replies.push_back((from, reply)),
+                            2 => {
+                                replies.push_back((from, reply.clone()));
+                                calls.reply(from, reply.id, reply.result);
+                            }
+                            _ => calls.reply(from, reply.id, reply.result),
+                        }
+                    }
+                }
+                _ => {
+                    // A stranger: any id, but not for whoever was asked with it.
+                    let id = dice.id(&calls.sent);
+                    let (from, result) = (dice.node(), dice.result());
+                    let is_asked = |sent: &(NodeId, Request)| sent.0 == from && sent.1.id == id;
+                    if !calls.sent.iter().any(is_asked) {
+                        calls.reply(from, id, result);
+                    }
+                }
+            }
+        }
+        for _ in 0..300 {
+            calls.pass(10 * MS);
+        }
+        assert!(calls.pending.is_empty());
+        acknowledged += check(&calls.ended, &group);
+        assert!(calls.window.rejected() > 0, "strangers are counted");
+        runs += 1;
+    }
+    assert!(acknowledged >= 5 * runs, "{acknowledged} in {runs} runs");
+}
+
+/// Whether what callers were told is what happened. Returns how many calls were acknowledged.
+fn check(ended: &[(u64, Result<Bytes, Error>)], group: &Sessions<Map>) -> usize {
+    let state = Map::query(&group.view(), &quorate_kv::Query::get(b"key"));
+    let value = match quorate_kv::Answer::decode(&state) {
+        Ok(quorate_kv::Answer::Value(Some(value))) => value,
+        _ => Bytes::new(),
+    };
+    let text = String::from_utf8(value.to_vec()).expect("digits");
+    let applied: Vec<u64> = text
+        .split_terminator('.')
+        .map(|number| number.parse().expect("a number"))
+        .collect();
+    assert!(
+        applied.windows(2).all(|pair| pair[0] < pair[1]),
+        "each once, and in order: {applied:?}"
+    );
+    for (number, answer) in ended {
+        let is_there = applied.contains(number);
+        match answer {
+            Ok(answer) => {
+                assert!(is_there, "{number} is acknowledged and gone");
+                assert_ne!(answer, &Bytes::from_static(b"forged"), "{number}");
+            }
+            Err(error) if error.is_retryable() => {
+                assert!(
+                    !is_there,
+                    "{number} failed without effect ({error}) and is there"
+                );
+            }
+            Err(Error::Timeout { .. } | Error::SessionExpired) => {}
+            Err(error) => panic!("{number}: an honest node never causes {error}"),
+        }
+    }
+    ended.iter().filter(|(_, answer)| answer.is_ok()).count()
+}

@@ -1,0 +1,405 @@
+//! What a node durably knows of its peers, and what follows from it: whom it deals with, and when the cluster is founded.
+//!
+//! Pure: nothing is written here. Whoever changes a book writes it before anybody else hears of the change.
+//!
+//! For each node id one incarnation's promises count, and none is forgotten. Nobody promises anything before the cluster is
+//! founded, which happens in three stages, so that all founders count the same incarnations:
+//! 1. *Complete*: this node has met every founder. The book may still change: nothing was promised.
+//! 2. *Closed*: every founder is complete with the same digest. From here on the incarnations in the book stand for good.
+//! 3. *Founded*: every founder is closed with the same digest, or one founded peer says so.
+//!
+//! Without the middle stage a statement could be out of date when it is counted, and two founders could count different
+//! directories of a third one.
+
+use std::collections::BTreeMap;
+
+use quorate_raft::NodeId;
+use serde::{Deserialize, Serialize};
+
+use super::card::{HISTORY_MAX, NodeCard, NodeLimits, Start};
+use super::refused::{OlderBy, Refused};
+use crate::mutants;
+use crate::transport::Founding;
+
+/// What a node durably knows of itself and its peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Book {
+    pub(super) own: Own,
+    /// The other founders, by id.
+    peers: BTreeMap<u64, Standing>,
+    is_closed: bool,
+    is_founded: bool,
+    /// What peers said last of their own books. Forgotten with the process: they say it again.
+    #[serde(skip)]
+    said: BTreeMap<u64, Founding>,
+}
+
+/// What a node knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Own {
+    pub(super) node: u64,
+    pub(super) cluster_id: u64,
+    pub(super) groups: u32,
+    pub(super) incarnation: u64,
+    pub(super) start: Start,
+    /// The starts before, oldest first.
+    pub(super) history: Vec<Start>,
+    /// What it announced last, zero before the first time.
+    pub(super) election_timeout_ms: u64,
+}
+
+/// What is known of a founder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Standing {
+    /// It was never met.
+    Expected,
+    Met(Known),
+    /// The operator said that it will not come.
+    Retired,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    incarnation: u64,
+    start: Start,
+    limits: NodeLimits,
+    /// How far its log was durable. Grows in memory, and is written along with the rest.
+    lsn: u64,
+}
+
+/// How far a node is with founding, and what keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FoundingStatus {
+    /// Whether the cluster is founded, as far as this node knows: only then does it take part.
+    pub is_founded: bool,
+    /// Founders that this node never met.
+    pub missing: Vec<NodeId>,
+    /// Founders that were met, and have not yet said that they met the same founders.
+    pub undecided: Vec<NodeId>,
+    /// Nodes that refuse this one, and why.
+    pub refused_by: Vec<(NodeId, Refused)>,
+}
+
+impl Book {
+    /// Of a directory that is being made, or that comes from a version without books.
+    pub(crate) fn new(
+        node: u64,
+        cluster_id: u64,
+        groups: u32,
+        incarnation: u64,
+        members: &[u64],
+    ) -> Self {
+        let others = members.iter().filter(|&&member| member != node);
+        let mut book = Self {
+            own: Own {
+                node,
+                cluster_id,
+                groups,
+                incarnation,
+                start: Start::default(),
+                history: Vec::new(),
+                election_timeout_ms: 0,
+            },
+            peers: others.map(|&other| (other, Standing::Expected)).collect(),
+            is_closed: false,
+            is_founded: false,
+            said: BTreeMap::new(),
+        };
+        book.settle();
+        book
+    }
+
+    /// All founders, ascending.
+    pub(crate) fn members(&self) -> Vec<u64> {
+        let mut members: Vec<u64> = self.peers.keys().copied().collect();
+        members.push(self.own.node);
+        members.sort_unstable();
+        members
+    }
+
+    /// Begins another start of this node.
+    pub(crate) fn begin(&mut self, nonce: u64, election_timeout_ms: u64) {
+        let own = &mut self.own;
+        if own.start.life > 0 {
+            own.history.push(own.start);
+            let surplus = own.history.len().saturating_sub(HISTORY_MAX);
+            own.history.drain(..surplus);
+        }
+        own.start = Start {
+            life: own.start.life + 1,
+            nonce,
+        };
+        own.election_timeout_ms = election_timeout_ms;
+    }
+
+    /// Takes the operator's word that a founder will not come. `false`: it is no other founder, or has taken part.
+    pub(crate) fn retire(&mut self, node: u64) -> bool {
+        match self.peers.get_mut(&node) {
+            Some(Standing::Retired) => true,
+            Some(standing) if !self.is_founded => {
+                *standing = Standing::Retired;
+                self.said.remove(&node);
+                self.settle();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_retired(&self, node: u64) -> bool {
+        matches!(self.peers.get(&node), Some(Standing::Retired))
+    }
+
+    /// Founders that are not retired, this node included.
+    pub(crate) fn active(&self) -> usize {
+        1 + self.peers.values().filter(|it| **it != Standing::Retired).count()
+    }
+
+    pub(crate) fn is_founded(&self) -> bool {
+        self.is_founded
+    }
+
+    /// Whether to deal with the node that shows this card: if so, whether the card has news, which must be
+    /// [recorded](Self::record) and written first.
+    pub(crate) fn judge(&self, card: &NodeCard) -> Result<bool, Refused> {
+        let (node, own) = (card.node, &self.own);
+        if card.cluster_id != own.cluster_id {
+            return Err(Refused::WrongCluster {
+                ours: own.cluster_id,
+                theirs: card.cluster_id,
+            });
+        }
+        if card.groups != own.groups {
+            return Err(Refused::WrongGroups {
+                ours: own.groups,
+                theirs: card.groups,
+            });
+        }
+        let standing = self.peers.get(&node.0).ok_or(Refused::Unknown { node })?;
+        let known = match standing {
+            Standing::Met(known) => Some(known),
+            Standing::Retired if mutants::ACCEPTS_RETIRED => None,
+            Standing::Retired => return Err(Refused::Retired { node }),
+            Standing::Expected => None,
+        };
+        if card.incarnation == 0 {
+            return Err(Refused::OtherDirectory {
+                node,
+                known: known.map_or(0, |known| known.incarnation),
+                shown: 0,
+            });
+        }
+        let Some(known) = known else { return Ok(true) };
+        // Before the book is closed nobody has promised anything, whatever became of this founder.
+        if self.is_closed {
+            judge_known(card, known)?;
+        }
+        Ok(known.incarnation != card.incarnation
+            || known.start != card.start
+            || known.limits != card.limits)
+    }
+
+    /// Takes in a card that was judged well.
+    pub(crate) fn record(&mut self, card: &NodeCard) {
+        let lsn = match self.peers.get(&card.node.0) {
+            Some(Standing::Met(known)) if known.incarnation == card.incarnation => known.lsn,
+            _ => {
+                self.said.remove(&card.node.0);
+                0
+            }
+        };
+        // A log that does not sync may be shorter than it was, and then counts from there.
+        let lsn = if card.syncs { lsn.max(card.durable_lsn) } else { card.durable_lsn };
+        let known = Known {
+            incarnation: card.incarnation,
+            start: card.start,
+            limits: card.limits,
+            lsn,
+        };
+        if let Some(standing) = self.peers.get_mut(&card.node.0) {
+            *standing = Standing::Met(known);
+        }
+        self.settle();
+    }
+
+    /// Takes in what a peer says of its book and its log. Returns whether this book goes on to another stage by it, and has
+    /// changed so.
+    pub(crate) fn note(&mut self, node: u64, said: Founding, lsn: u64) -> bool {
+        let Some(Standing::Met(known)) = self.peers.get_mut(&node) else {
+            return false;
+        };
+        known.lsn = known.lsn.max(lsn);
+        if self.is_founded {
+            return false;
+        }
+        self.said.insert(node, said);
+        self.settle()
+    }
+
+    /// What this node says of its book.
+    pub(crate) fn founding(&self) -> Founding {
+        let digest = self.digest();
+        Founding {
+            is_complete: digest.is_some(),
+            is_closed: self.is_closed,
+            digest: digest.unwrap_or(0),
+            is_founded: self.is_founded,
+        }
+    }
+
+    pub(crate) fn status(&self) -> FoundingStatus {
+        let mut status = FoundingStatus {
+            is_founded: self.is_founded,
+            ..FoundingStatus::default()
+        };
+        if self.is_founded {
+            return status;
+        }
+        let digest = self.digest();
+        for (&node, standing) in &self.peers {
+            match standing {
+                Standing::Expected => status.missing.push(NodeId(node)),
+                Standing::Met(_) if !self.agrees(node, digest, |said| said.is_closed) => {
+                    status.undecided.push(NodeId(node));
+                }
+                Standing::Met(_) | Standing::Retired => {}
+            }
+        }
+        status
+    }
+
+    /// Goes through the stages as far as it gets. Returns whether it got anywhere.
+    fn settle(&mut self) -> bool {
+        let before = (self.is_closed, self.is_founded);
+        if mutants::FOUNDS_BY_MAJORITY {
+            let met = self.peers.values().filter(|it| matches!(it, Standing::Met(_)));
+            self.is_founded |= met.count() + 1 > self.peers.len().div_ceil(2);
+            self.is_closed |= self.is_founded;
+        }
+        if let (digest @ Some(_), false) = (self.digest(), self.is_founded) {
+            let is_told = self.active_peers().any(|node| {
+                self.agrees(node, digest, |said| said.is_founded)
+            });
+            let all = |stage: fn(&Founding) -> bool| {
+                self.active_peers().all(|node| self.agrees(node, digest, stage))
+            };
+            let is_closed = self.is_closed || is_told || all(|said| said.is_complete);
+            let is_founded = is_closed && (is_told || all(|said| said.is_closed));
+            (self.is_closed, self.is_founded) = (is_closed, is_founded);
+        }
+        before != (self.is_closed, self.is_founded)
+    }
+
+    pub(super) fn active_peers(&self) -> impl Iterator<Item = u64> + '_ {
+        let active = self.peers.iter().filter(|(_, it)| **it != Standing::Retired);
+        active.map(|(node, _)| *node)
+    }
+
+    fn agrees(&self, node: u64, digest: Option<u64>, stage: impl Fn(&Founding) -> bool) -> bool {
+        let said = self.said.get(&node);
+        said.is_some_and(|said| Some(said.digest) == digest && stage(said))
+    }
+
+    /// Over the founders and their incarnations; `None` before all were met.
+    fn digest(&self) -> Option<u64> {
+        let own = (self.own.node, Some(self.own.incarnation));
+        let mut founders = vec![own];
+        for (&node, standing) in &self.peers {
+            founders.push(match standing {
+                Standing::Expected => return None,
+                Standing::Met(known) => (node, Some(known.incarnation)),
+                Standing::Retired => (node, None),
+            });
+        }
+        founders.sort_unstable();
+        let digest = founders.iter().fold(self.own.cluster_id, |digest, (node, incarnation)| {
+            mix(mix(digest ^ node).wrapping_add(incarnation.unwrap_or(0)))
+        });
+        // Zero says that there is none.
+        Some(digest.max(1))
+    }
+}
+
+/// Judges a card against what is known, when promises may have been made.
+fn judge_known(card: &NodeCard, known: &Known) -> Result<(), Refused> {
+    let node = card.node;
+    if card.incarnation != known.incarnation && !mutants::IGNORES_INCARNATION {
+        return Err(Refused::OtherDirectory {
+            node,
+            known: known.incarnation,
+            shown: card.incarnation,
+        });
+    }
+    let older = |cause| Err(Refused::OlderCopy { node, cause });
+    let life = known.start.life;
+    if !mutants::IGNORES_LIFE {
+        if card.start.life < life {
+            return older(OlderBy::Life {
+                known: life,
+                shown: card.start.life,
+            });
+        }
+        if card.start.life == life && card.start != known.start {
+            return Err(Refused::SecondCopy { node, life });
+        }
+        let reaches_back = card.history.first().is_some_and(|first| first.life <= life);
+        if card.start.life > life && reaches_back && !card.history.contains(&known.start) {
+            return older(OlderBy::History { life });
+        }
+    }
+    if card.syncs && card.durable_lsn < known.lsn && !mutants::IGNORES_DURABLE_LSN {
+        return older(OlderBy::Log {
+            known: known.lsn,
+            shown: card.durable_lsn,
+        });
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for FoundingStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        if !self.missing.is_empty() {
+            parts.push(format!(
+                "waits for {}, which it never met: start each node once, or name those that will never come as left out \
+                 (without_founders)",
+                nodes(&self.missing)
+            ));
+        } else if !self.undecided.is_empty() {
+            parts.push(format!(
+                "waits for {} to meet the same nodes: let all nodes reach each other, and leave out the same ones everywhere",
+                nodes(&self.undecided)
+            ));
+        } else if self.is_founded {
+            parts.push("founded".to_owned());
+        }
+        for (node, refused) in &self.refused_by {
+            parts.push(format!("node {} refuses this node: {refused}", node.0));
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+/// "node 2", "nodes 2 and 3".
+fn nodes(ids: &[NodeId]) -> String {
+    match ids {
+        [] => "nobody".to_owned(),
+        [one] => format!("node {}", one.0),
+        [most @ .., last] => {
+            let most: Vec<String> = most.iter().map(|id| id.0.to_string()).collect();
+            format!("nodes {} and {}", most.join(", "), last.0)
+        }
+    }
+}
+
+/// `SplitMix64`'s finaliser.
+const fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The handshake of every version, as files that are never changed: `engine/tests/golden/v1/handshake.hex`, one hello or
+//! answer a line.
+
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn path_of(version: u16) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    PathBuf::from(format!("{folder}/v{version}/handshake.hex"))
+}
+
+/// The lines of a version's golden file: names and bytes.
+fn golden(version: u16) -> Vec<(String, Vec<u8>)> {
+    let text = fs::read_to_string(path_of(version)).expect("it is kept");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, digits) = line.split_once(": ").expect("name and bytes");
+            (name.to_owned(), unhex(digits))
+        })
+        .collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal");
+    (0..digits.len()).step_by(2).map(digit).collect()
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it listens");
+    let dialled = TcpStream::connect(address).expect("it listens");
+    (dialled, listener.accept().expect("it was dialled").0)
+}
+
+/// What `write` sends.
+fn sent(write: impl FnOnce(&TcpStream)) -> Vec<u8> {
+    let (mut dialled, accepted) = pair();
+    write(&accepted);
+    drop(accepted);
+    let mut bytes = Vec::new();
+    dialled.read_to_end(&mut bytes).expect("it was closed");
+    bytes
+}
+
+fn hellos() -> Vec<(&'static str, Hello)> {
+    let node = Hello {
+        cluster_id: Some(0x0102_0304_0506_0708),
+        from: Some(NodeId(1)),
+        to: Some(NodeId(2)),
+        lane: Lane::Main,
+    };
+    let snapshots = Hello {
+        lane: Lane::Snapshot,
+        ..node
+    };
+    let clerk = Hello { from: None, ..node };
+    let stranger = Hello {
+        cluster_id: None,
+        to: None,
+        ..clerk
+    };
+    vec![
+        ("hello_node_main", node),
+        ("hello_node_snapshot", snapshots),
+        ("hello_clerk", clerk),
+        ("hello_clerk_of_any", stranger),
+    ]
+}
+
+fn accept() -> Accept {
+    Accept {
+        cluster_id: 0x0102_0304_0506_0708,
+        node: NodeId(2),
+        groups: 16,
+        nodes: vec![
+            (NodeId(1), "10.0.0.1:7400".to_owned()),
+            (NodeId(2), "[::1]:7400".to_owned()),
+            (NodeId(3), "host.example:7400".to_owned()),
+        ],
+    }
+}
+
+/// What the listening side says, and what the dialling side that sent [`hellos`]' first makes of it.
+fn rejects() -> Vec<(&'static str, CloseReason, CloseReason)> {
+    let ours = 0x0102_0304_0506_0708;
+    let version = |ours, theirs| CloseReason::Version { ours, theirs };
+    let cluster = |ours, theirs| CloseReason::WrongCluster { ours, theirs };
+    let node = CloseReason::WrongNode {
+        expected: NodeId(2),
+        found: NodeId(3),
+    };
+    let unknown = CloseReason::UnknownNode { node: NodeId(1) };
+    vec![
+        ("reject_version", version(1, 9), version(VERSION, 1)),
+        ("reject_cluster", cluster(8, ours), cluster(ours, 8)),
+        ("reject_node", node.clone(), node),
+        ("reject_unknown_node", unknown.clone(), unknown),
+        (
+            "reject_too_many",
+            CloseReason::TooMany,
+            CloseReason::TooMany,
+        ),
+        (
+            "reject_bad_handshake",
+            CloseReason::BadHandshake,
+            CloseReason::BadHandshake,
+        ),
+    ]
+}
+
+#[test]
+fn the_handshake_of_version_1_is_understood() {
+    let golden = golden(1);
+    let bytes_of = |name: &str| {
+        let found = golden.iter().find(|(known, _)| known == name);
+        &found.unwrap_or_else(|| panic!("{name} is kept")).1
+    };
+    for (name, hello) in hellos() {
+        let (dialled, accepted) = pair();
+        (&dialled).write_all(bytes_of(name)).expect("it is read");
+        assert_eq!(read_hello(&accepted, TIMEOUT), Ok(hello), "{name}");
+    }
+    let answer = |name: &str| {
+        let (dialled, accepted) = pair();
+        (&accepted).write_all(bytes_of(name)).expect("it is read");
+        introduce(&dialled, &hellos()[0].1, TIMEOUT)
+    };
+    assert_eq!(answer("accept"), Ok(accept()));
+    for (name, _, understood) in rejects() {
+        assert_eq!(answer(name), Err(understood), "{name}");
+    }
+    assert_eq!(golden.len(), hellos().len() + rejects().len() + 1);
+}
+
+#[test]
+fn the_handshake_of_version_1_is_the_one_sent() {
+    for (name, bytes) in golden(1) {
+        assert_eq!(encode(&name), bytes, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "writes the golden file of a new version"]
+fn write_handshake() {
+    let path = path_of(VERSION);
+    if path.exists() {
+        return;
+    }
+    let hellos = hellos().into_iter().map(|(name, _)| name);
+    let rejects = rejects().into_iter().map(|(name, _, _)| name);
+    let mut lines =
+        vec!["# One hello or answer a line: its name, and its bytes in hexadecimal.\n".to_owned()];
+    lines.extend(hellos.chain(["accept"]).chain(rejects).map(|name| {
+        let digits: Vec<String> = encode(name)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("{name}: {}\n", digits.concat())
+    }));
+    fs::create_dir_all(path.parent().expect("it has a folder")).expect("writable");
+    let mut file = fs::File::create_new(path).expect("it did not exist");
+    file.write_all(lines.concat().as_bytes()).expect("writable");
+}
+
+fn encode(name: &str) -> Vec<u8> {
+    if let Some((_, hello)) = hellos().into_iter().find(|(known, _)| *known == name) {
+        return encode_hello(&hello);
+    }
+    if let Some((_, reason, _)) = rejects().into_iter().find(|(known, _, _)| *known == name) {
+        return sent(|stream| write_reject(stream, &reason).expect("it is read"));
+    }
+    assert_eq!(name, "accept");
+    sent(|stream| write_accept(stream, &accept()).expect("it is read"))
+}

@@ -1,0 +1,38 @@
+//! What earlier versions wrote, kept as files: directories of nodes in `v1/*.files`, frames in `v1/frames.hex`.
+//!
+//! A file of a version is never changed. Every build opens and decodes all of them. The handshake and the identity are
+//! private to the crate, so their golden files, `v1/handshake.hex` and `v1/identity.hex`, are compared by tests inside it.
+//!
+//! A new version gets a folder of its own. `cargo test -p quorate --test golden -- --ignored` writes the files that are
+//! missing in [`VERSION`]'s folder and leaves those that exist as they are.
+
+mod container;
+mod directories;
+mod frames;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// The version that this build writes, and the last that it reads.
+const VERSION: u32 = 1;
+
+fn path_of(version: u32, name: &str) -> PathBuf {
+    let folder = format!("tests/golden/v{version}");
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(folder)
+        .join(name)
+}
+
+/// Writes a golden file that does not exist yet. An existing one stays as it is.
+fn write_new(name: &str, make: impl FnOnce() -> Vec<u8>) {
+    let path = path_of(VERSION, name);
+    if path.exists() {
+        println!("{} exists and stays as it is", path.display());
+        return;
+    }
+    let bytes = make();
+    fs::create_dir_all(path.parent().expect("it has a folder")).expect("writable");
+    let mut file = fs::File::create_new(&path).expect("it did not exist");
+    file.write_all(&bytes).expect("writable");
+}

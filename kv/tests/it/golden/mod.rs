@@ -1,0 +1,300 @@
+//! What version 1 wrote, kept as a file that is never changed: commands, queries, answers and images, in
+//! `tests/it/golden/v1.hex`, one a line. Every build reads them all.
+//!
+//! `cargo test -p quorate-kv --test it -- --ignored` writes the file of a new version; it leaves one
+//! that exists as it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use quorate_kv::{
+    Answer, Batch, Command, CommandBuffer, Map, Outcome, Position, Query, Scan, SessionId, Sessions,
+};
+
+use crate::common::image_bytes;
+
+/// The version that this build writes, and the last that it reads.
+const VERSION: u32 = 1;
+
+const SESSION: SessionId = SessionId(258);
+const POSITION: Position = Position {
+    session: SESSION,
+    sequence: 772,
+    floor: 5,
+};
+
+#[test]
+fn the_commands_of_version_1_are_read_and_written() {
+    let golden = read(1);
+    for (name, command, bytes) in commands() {
+        let kept = &golden[name];
+        assert_eq!(Command::decode(kept), Ok(command), "{name}");
+        assert_eq!(Sessions::<Map>::check(kept), Ok(command), "{name}");
+        assert_eq!(&bytes, kept, "{name}");
+    }
+}
+
+#[test]
+fn the_operations_of_version_1_do_what_they_did() {
+    let golden = read(1);
+    let mut replica = Sessions::<Map>::default();
+    for (index, (name, answer)) in (1..).zip(effects()) {
+        let outcome = replica.apply(index, &golden[name]);
+        assert_eq!(outcome, Outcome::Applied(answer.encode()), "{name}");
+    }
+}
+
+#[test]
+fn the_queries_of_version_1_are_read_and_written() {
+    let golden = read(1);
+    for (name, query, bytes) in queries() {
+        assert_eq!(Query::decode(&golden[name]), Some(query), "{name}");
+        assert_eq!(bytes, golden[name], "{name}");
+    }
+}
+
+#[test]
+fn the_answers_of_version_1_are_read_and_written() {
+    let golden = read(1);
+    for (name, answer) in answers() {
+        assert_eq!(Answer::decode(&golden[name]), Ok(answer.clone()), "{name}");
+        assert_eq!(answer.encode(), golden[name], "{name}");
+    }
+}
+
+#[test]
+fn the_images_of_version_1_are_restored_and_written() {
+    let golden = read(1);
+    for (name, sessions) in images() {
+        let kept = &golden[name];
+        let restored = Sessions::<Map>::restore(&mut &kept[..]).expect("an older version is read");
+        assert_eq!(restored.digest(), sessions.digest(), "{name}");
+        assert_eq!(image_bytes(&restored.image()), kept[..], "{name}");
+        assert_eq!(image_bytes(&sessions.image()), kept[..], "{name}");
+    }
+    let mut restored = Sessions::<Map>::restore(&mut &golden["image_sessions"][..])
+        .expect("an older version is read");
+    let again = append().seal(SessionId(1), 3, 1);
+    let kept_answer = Outcome::Applied(Answer::Length(12).encode());
+    assert_eq!(restored.apply(100, &again), kept_answer, "a retry is known");
+    let motto = restored.view().get(b"motto");
+    assert_eq!(motto.as_deref(), Some(&b"quorate!suff"[..]));
+}
+
+#[test]
+fn every_golden_line_is_compared() {
+    let known = all().len();
+    assert_eq!(read(1).len(), known);
+}
+
+#[test]
+#[ignore = "writes the golden file of a new version"]
+fn write_golden() {
+    let path = path_of(VERSION);
+    if path.exists() {
+        return;
+    }
+    let mut lines =
+        vec!["# One thing a line: its name, and its bytes in hexadecimal.\n".to_owned()];
+    lines.extend(
+        all()
+            .iter()
+            .map(|(name, bytes)| format!("{name}: {bytes:02x}\n")),
+    );
+    let mut file = fs::File::create_new(path).expect("it did not exist");
+    file.write_all(lines.concat().as_bytes()).expect("writable");
+}
+
+fn path_of(version: u32) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/golden");
+    PathBuf::from(format!("{folder}/v{version}.hex"))
+}
+
+fn read(version: u32) -> BTreeMap<String, Bytes> {
+    let text = fs::read_to_string(path_of(version)).expect("it is kept");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, digits) = line.split_once(':').expect("name and bytes");
+            let digits = digits.trim();
+            let digit =
+                |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal");
+            let bytes = (0..digits.len()).step_by(2).map(digit).collect();
+            (name.to_owned(), bytes)
+        })
+        .collect()
+}
+
+fn all() -> Vec<(&'static str, Bytes)> {
+    let mut all: Vec<_> = commands().into_iter().map(|it| (it.0, it.2)).collect();
+    all.extend(queries().into_iter().map(|it| (it.0, it.2)));
+    all.extend(answers().into_iter().map(|it| (it.0, it.1.encode())));
+    let images = images().into_iter();
+    all.extend(images.map(|it| (it.0, Bytes::from(image_bytes(&it.1.image())))));
+    all
+}
+
+fn append() -> CommandBuffer {
+    CommandBuffer::append(b"motto", b"suff").expect("within limits")
+}
+
+fn commands() -> Vec<(&'static str, Command, Bytes)> {
+    let apply = Command::Apply(POSITION);
+    let plain = |buffer: Result<CommandBuffer, quorate_kv::TooLarge>| {
+        buffer.expect("within limits").seal_plain()
+    };
+    let put = CommandBuffer::put(b"key", b"value").expect("within limits");
+    let swap = |expected, new| CommandBuffer::compare_and_swap(b"swap", expected, new);
+    let batch = Batch::new()
+        .expect(b"key", Some(b"value"))
+        .expect(b"nowhere", None)
+        .put(b"new", b"entry")
+        .append(b"motto", b"!")
+        .delete(b"key");
+    vec![
+        (
+            "command_register",
+            Command::Register { sessions_max: 64 },
+            Command::register(64),
+        ),
+        (
+            "command_close",
+            Command::Close { session: SESSION },
+            Command::close(SESSION),
+        ),
+        (
+            "command_acknowledge",
+            Command::Acknowledge {
+                session: SESSION,
+                floor: 9,
+            },
+            Command::acknowledge(SESSION, 9),
+        ),
+        (
+            "command_skip",
+            Command::Skip(POSITION),
+            Command::skip(SESSION, 772, 5),
+        ),
+        ("command_apply", apply, put.seal(SESSION, 772, 5)),
+        (
+            "operation_put",
+            Command::Plain,
+            plain(CommandBuffer::put(b"key", b"value")),
+        ),
+        ("operation_append", Command::Plain, plain(Ok(append()))),
+        (
+            "operation_swap_absent",
+            Command::Plain,
+            plain(swap(None, b"one")),
+        ),
+        (
+            "operation_swap",
+            Command::Plain,
+            plain(swap(Some(b"one"), b"two")),
+        ),
+        (
+            "operation_batch",
+            Command::Plain,
+            plain(CommandBuffer::batch(batch)),
+        ),
+        (
+            "operation_delete",
+            Command::Plain,
+            plain(CommandBuffer::delete(b"swap")),
+        ),
+    ]
+}
+
+/// The operations, one after the other, and what each answers.
+fn effects() -> Vec<(&'static str, Answer)> {
+    vec![
+        ("operation_put", Answer::Done),
+        ("operation_append", Answer::Length(4)),
+        ("operation_swap_absent", Answer::Done),
+        ("operation_swap", Answer::Done),
+        ("operation_batch", Answer::Done),
+        ("operation_delete", Answer::Existed(true)),
+    ]
+}
+
+fn queries() -> Vec<(&'static str, Query, Bytes)> {
+    let range = Scan::range(b"a".as_slice()..b"m".as_slice()).limit(7);
+    let back = Scan::prefix(b"pre").reverse();
+    let get = Query::Get {
+        key: Bytes::from_static(b"key"),
+    };
+    vec![
+        ("query_get", get, Query::get(b"key")),
+        (
+            "query_scan",
+            Query::Scan(range.clone()),
+            Query::scan(&range),
+        ),
+        (
+            "query_scan_reverse",
+            Query::Scan(back.clone()),
+            Query::scan(&back),
+        ),
+        ("query_count", Query::Count, Query::count()),
+    ]
+}
+
+fn answers() -> Vec<(&'static str, Answer)> {
+    let bytes = Bytes::from_static;
+    vec![
+        ("answer_done", Answer::Done),
+        ("answer_length", Answer::Length(12)),
+        ("answer_existed", Answer::Existed(true)),
+        (
+            "answer_conflict",
+            Answer::Conflict {
+                step: 3,
+                current: Some(bytes(b"now")),
+            },
+        ),
+        (
+            "answer_conflict_absent",
+            Answer::Conflict {
+                step: 0,
+                current: None,
+            },
+        ),
+        ("answer_too_large", Answer::TooLarge { len_bytes: 1 << 24 }),
+        ("answer_malformed", Answer::Malformed),
+        ("answer_value", Answer::Value(Some(bytes(b"value")))),
+        ("answer_value_absent", Answer::Value(None)),
+        (
+            "answer_entries",
+            Answer::Entries {
+                entries: vec![(bytes(b"a"), bytes(b"1")), (bytes(b"b"), bytes(b""))],
+                more: true,
+            },
+        ),
+        ("answer_count", Answer::Count(42)),
+    ]
+}
+
+/// States, and with them their images: an empty one, and one with two sessions and kept answers.
+fn images() -> Vec<(&'static str, Sessions<Map>)> {
+    let mut sessions = Sessions::<Map>::default();
+    let quorate = CommandBuffer::put(b"motto", b"quorate!").expect("within limits");
+    let other = CommandBuffer::put(b"other", b"").expect("within limits");
+    let script = [
+        Command::register(64),
+        quorate.seal(SessionId(1), 1, 0),
+        Command::register(64),
+        Command::skip(SessionId(1), 2, 0),
+        append().seal(SessionId(1), 3, 1),
+        other.seal(SessionId(3), 1, 0),
+    ];
+    for (index, command) in (1..).zip(&script) {
+        sessions.apply(index, command);
+    }
+    vec![
+        ("image_empty", Sessions::default()),
+        ("image_sessions", sessions),
+    ]
+}
