@@ -6,8 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use quorate::transport::tcp::{Lane, TransportEvent};
-use quorate::{Db, GroupStatus, NodeId, Role};
-use quorate_wal::LogStatus;
+use quorate::{Db, GroupStatus, LogHealth, NodeId, Role, Stats};
 
 use crate::Failure;
 use crate::arguments::NodeArguments;
@@ -66,7 +65,7 @@ pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
 fn watch(db: &Db, inbox: &Receiver<Notice>) {
     let mut peers = BTreeMap::new();
     let mut groups: Vec<Option<String>> = vec![None; db.groups() as usize];
-    let mut log = LogStatus::Healthy;
+    let mut log = LogHealth::Healthy;
     let mut log_looked_at = Instant::now();
     loop {
         match inbox.recv_timeout(LOOK_EVERY) {
@@ -83,10 +82,10 @@ fn watch(db: &Db, inbox: &Receiver<Notice>) {
         }
         if log_looked_at.elapsed() >= LOOK_AT_LOG_EVERY {
             log_looked_at = Instant::now();
-            let now = db.stats().log_status;
-            if now != log {
-                say_log(&now);
-                log = now;
+            let stats = db.stats();
+            if stats.health != log {
+                say_log(&stats);
+                log = stats.health;
             }
         }
     }
@@ -132,13 +131,23 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
     }
 }
 
-fn say_log(status: &LogStatus) {
-    match status {
-        LogStatus::Healthy => say("log: takes writes again"),
-        LogStatus::Full => {
+fn say_log(stats: &Stats) {
+    match stats.health {
+        LogHealth::Healthy => say("log: takes writes again"),
+        LogHealth::Stalled => say(&format!(
+            "log: stalled; the oldest write has waited for {} ms, and others lead as far as they can",
+            stats.oldest_unsynced.as_millis()
+        )),
+        LogHealth::Full => {
             say("log: the disk is full; writes are refused until there is space, reads go on");
         }
-        LogStatus::Failed { reason } => say(&format!("log: failed, restart this node: {reason}")),
+        LogHealth::OutOfHandles => {
+            say("log: no file handles are left; writes are refused until there are, reads go on");
+        }
+        LogHealth::Failed => {
+            let reason = stats.log_failure.as_deref().unwrap_or("a bug");
+            say(&format!("log: failed, restart this node: {reason}"));
+        }
         other => say(&format!("log: {other:?}")),
     }
 }

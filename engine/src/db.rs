@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
@@ -22,8 +23,8 @@ use crate::rejected::Rejected;
 use crate::runtime::{Node, Runtime};
 use crate::transport::tcp::{TcpError, TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
-    ClerkInbox, Consistency, Frame, Inbox, NoTransport, Origin, ReplySink, Request, RequestId,
-    Transport,
+    ClerkInbox, Consistency, Frame, Inbox, LogHealth, NoTransport, NodeStatus, Origin, ReplySink,
+    Request, RequestId, Transport,
 };
 
 /// A node of a replicated store, in this process.
@@ -85,10 +86,16 @@ pub struct Digest {
 pub struct Stats {
     /// The counters and sizes of its log.
     pub log: LogStats,
-    /// Whether its log takes writes.
-    pub log_status: LogStatus,
-    /// What it refused, by reason.
+    /// What the node refused, by reason.
     pub rejected: Rejected,
+    /// Whether the log takes writes, and syncs them in time. What was worse within the last election timeout still counts.
+    pub health: LogHealth,
+    /// How long the oldest write that is not durable has waited; zero if all are.
+    pub oldest_unsynced: Duration,
+    /// Why the log failed, if it did.
+    pub log_failure: Option<String>,
+    /// What each other node said of itself; `None` of one that said nothing for two election timeouts.
+    pub peers: Vec<(NodeId, Option<NodeStatus>)>,
 }
 
 impl Db {
@@ -133,10 +140,19 @@ impl Db {
     pub fn stats(&self) -> Stats {
         let mut rejected = self.inner.node.rejections.read();
         rejected.replies += self.inner.client.rejected_replies();
+        let node = &self.inner.node;
+        let now_ns = node.runtime.clock.now_ns();
+        let oldest_ns = node.board.oldest_age_ns(now_ns, node.log.durable());
         Stats {
-            log: self.inner.node.log.stats(),
-            log_status: self.inner.node.log.status(),
+            log: node.log.stats(),
             rejected,
+            health: node.board.health(now_ns, &node.log),
+            oldest_unsynced: Duration::from_nanos(oldest_ns),
+            peers: node.board.heard(now_ns),
+            log_failure: match node.log.status() {
+                LogStatus::Failed { reason } => Some(reason),
+                _ => None,
+            },
         }
     }
 
@@ -439,7 +455,17 @@ impl Builder {
 
     /// Opens the node: takes its address, locks the directory, checks whose it is, recovers the log, starts.
     pub fn open(self) -> Result<Db, OpenError> {
-        let setup = self.setup(Arc::new(RealDisk), random_seed())?;
+        self.open_disk(Arc::new(RealDisk))
+    }
+
+    /// The same on a disk of the caller's, which may misbehave.
+    #[cfg(feature = "simulation")]
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        self.open_disk(disk)
+    }
+
+    fn open_disk(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        let setup = self.setup(disk, random_seed())?;
         // First, so that a wrong address leaves no directory behind.
         let socket = match self.members.is_empty() {
             true => None,

@@ -61,7 +61,7 @@ pub use quorate_kv::{KEY_BYTES_MAX, MapView, VALUE_BYTES_MAX};
 pub use quorate_raft::{LogIndex, NodeId, Role, Term};
 pub use quorate_wal::{GroupId, LogOptions};
 pub use rejected::Rejected;
-pub use transport::Consistency;
+pub use transport::{Consistency, Founding, LogHealth, NodeStatus};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

@@ -16,7 +16,9 @@ use crate::error::OpenError;
 use crate::identity::{Claim, Identity, LOG_DIR, SNAPSHOT_DIR, Wanted};
 use crate::membership::{self, Book, Membership, NodeCard, NodeLimits, Opening};
 use crate::mutants;
-use crate::node::{Limits, Replica, ReplicaOptions, SnapshotState, lost_behind, restore, restored};
+use crate::node::{
+    Limits, Replica, ReplicaOptions, SnapshotState, StatusBoard, lost_behind, restore, restored,
+};
 use crate::options::{Options, nanos};
 use crate::rejected::Rejections;
 
@@ -35,6 +37,15 @@ pub(crate) struct NodeSetup {
     pub(crate) options: Options,
     /// Distinguishes the random choices of one node from another's.
     pub(crate) seed: u64,
+}
+
+impl NodeSetup {
+    /// Where the shards of the node, so many, note how it and its peers are.
+    pub(crate) fn status_board(&self, shards: usize) -> StatusBoard {
+        let (own, members) = (self.identity.node, self.identity.members.iter().copied());
+        let peers = members.filter(|&member| member != own).map(NodeId);
+        StatusBoard::new(peers, shards, nanos(self.options.election_timeout))
+    }
 }
 
 /// What the files of a node gave.
@@ -181,7 +192,8 @@ fn reopen_book(
     if !book.belongs_to(found.node, found.cluster_id, found.incarnation) {
         return Err(OpenError::Damaged {
             path: setup.dir.join(membership::FILE_NAME),
-            what: "the book of peers is of another directory than the identity beside it".to_owned(),
+            what: "the book of peers is of another directory than the identity beside it"
+                .to_owned(),
         });
     }
     wanted.compare_shape(&setup.dir, found.groups, &book.members())?;
@@ -197,6 +209,9 @@ fn open_log(
     let path = setup.dir.join(LOG_DIR);
     let mut options = setup.options.log.clone();
     options.identity = cluster_id ^ mix(setup.identity.node);
+    // Whoever sends heartbeats must not wait for a disk: one that stands still would take the groups of the node with it
+    // that others could lead.
+    options.inline_writes &= setup.identity.members.len() == 1;
     if is_fresh || mutants::TAKES_LOST_LOG_FOR_NEW {
         return Ok(Log::open(disk, &path, options)?);
     }

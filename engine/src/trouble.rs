@@ -1,14 +1,17 @@
 //! A disk for tests that gets into trouble on demand.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 use quorate_wal::{DirLock, Disk, DiskFile, MemoryDisk};
 
-/// A memory disk whose syncs fail, or that is full, on demand.
+/// A memory disk whose syncs fail, or that is full or stands still, on demand.
 #[derive(Debug, Default)]
 pub(crate) struct TroubledDisk {
     pub(crate) disk: MemoryDisk,
@@ -19,7 +22,15 @@ pub(crate) struct TroubledDisk {
 pub(crate) struct Trouble {
     pub(crate) syncs_fail: AtomicBool,
     pub(crate) is_full: AtomicBool,
+    /// Nothing that changes the disk comes back while this is set.
+    is_stuck: Mutex<bool>,
+    moved: Condvar,
+    /// Whoever wrote or synced, by the names of their threads.
+    pub(crate) writers: Mutex<BTreeSet<String>>,
 }
+
+/// No test means to stay stuck for so long: one that failed meanwhile must still end.
+const STUCK_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 struct TroubledFile {
@@ -32,7 +43,27 @@ impl Trouble {
         flag.store(value, Ordering::SeqCst);
     }
 
+    /// Has the disk stand still, or go on.
+    pub(crate) fn stick(&self, is_stuck: bool) {
+        *self.is_stuck.lock() = is_stuck;
+        self.moved.notify_all();
+    }
+
+    /// Before anything is changed.
+    fn pass(&self) {
+        if let Some(name) = std::thread::current().name() {
+            let mut writers = self.writers.lock();
+            if !writers.contains(name) {
+                writers.insert(name.to_owned());
+            }
+        }
+        let until = Instant::now() + STUCK_MAX;
+        let mut is_stuck = self.is_stuck.lock();
+        while *is_stuck && !self.moved.wait_until(&mut is_stuck, until).timed_out() {}
+    }
+
     fn sync(&self) -> io::Result<()> {
+        self.pass();
         if self.syncs_fail.load(Ordering::SeqCst) {
             return Err(io::Error::other("the device is gone"));
         }
@@ -97,10 +128,12 @@ impl DiskFile for TroubledFile {
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        self.trouble.pass();
         self.file.write_at(offset, slices)
     }
 
     fn zero_fill(&self, bytes: u64) -> io::Result<()> {
+        self.trouble.pass();
         if self.trouble.is_full.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::StorageFull.into());
         }

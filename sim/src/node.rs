@@ -1,6 +1,6 @@
 //! One node of the world: its disk and clock, which outlive it, and the process, which comes and goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,6 +50,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub harm: Harm,
     /// The places of those whose frames are on the queue of each worker.
     pub(crate) unheard: [BTreeSet<usize>; WORKERS_MAX],
+    /// Processes with which this one showed cards, by place and life, and whether the two deal with each other.
+    pub(crate) met: BTreeMap<(usize, u32), bool>,
     /// What comes back for the client in it.
     pub(crate) desk: Arc<LocalDesk>,
     /// It stands still for so long in the middle of its next step; zero if it does not.
@@ -188,6 +190,7 @@ impl<M: StateMachine> NodeSlot<M> {
             paused_until_ns: 0,
             is_abandoned: false,
             unheard: Default::default(),
+            met: BTreeMap::new(),
             desk: Arc::default(),
             harm: Harm::None,
             is_to_pause_ns: 0,
@@ -223,6 +226,7 @@ impl<M: StateMachine> NodeSlot<M> {
         };
         self.options = options;
         self.life += 1;
+        self.met.clear();
         self.timers = Timers::default();
         self.outbox = Arc::default();
         let outbox = Arc::clone(&self.outbox);

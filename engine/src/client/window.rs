@@ -1,32 +1,22 @@
 //! One client's calls to one group, as a state machine: what was sent, what is unanswered, what to send again and where.
 //!
-//! Writes form a window like that of a byte stream: they carry ascending sequence numbers of one session, are sent in
-//! that order, and when one is refused or lost everything from the first unanswered one is sent again. The replicated session
-//! makes repetitions harmless and gaps impossible (`quorate_kv::Sessions`), so a client's writes take effect in the
-//! order in which they were issued, each once.
-//!
 //! A leader that is silent or busy may have more to do than it can, and what is sent again only adds to it. It must be sent
 //! again nevertheless: whatever lies between may have lost it, and nobody would ever know. So the waits grow twofold as long as
 //! nothing is answered, up to a bound, and are short again with the first answer.
-//!
-//! Invariants:
-//! - `writes` has consecutive sequence numbers; the first is the oldest whose fate is not known.
-//! - `writes[..sent]` were sent in the present burst, with ascending request ids from `burst` on; a refusal from before the
-//!   present burst moves nothing.
-//! - A write fails with an error that denies [`Error::maybe_applied`] only if every copy of it that was sent was refused,
-//!   and no copy will be sent any more. Each way to fail one goes through [`Write::fail`], which looks at `doubtful`.
 
 mod reads;
+mod writes;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quorate_kv::{Command, CommandBuffer, Outcome, SessionId};
+use quorate_kv::{Command, Outcome, SessionId};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
 use self::reads::Reads;
 pub(crate) use self::reads::{READ_HERE, ReadWants};
+use self::writes::Write;
 
 use crate::error::{Error, Obstacle};
 use crate::mutants;
@@ -138,59 +128,6 @@ struct SentCopy {
     asked: NodeId,
 }
 
-struct Write {
-    sequence: u64,
-    body: Body,
-    /// The latest copy sent.
-    request: RequestId,
-    /// Whom it was sent to; meaningless while nothing was.
-    asked: NodeId,
-    /// Copies sent before, the oldest first, [`EARLIER_MAX`] at most.
-    earlier: VecDeque<SentCopy>,
-    /// Whether that copy was refused.
-    is_refused: bool,
-    /// Copies sent whose fate is not known.
-    doubtful: u32,
-    deadline_ns: u64,
-    /// Gone once the caller has an answer.
-    completer: Option<Completer>,
-    is_settled: bool,
-}
-
-enum Body {
-    Unsealed(CommandBuffer),
-    Sealed(Bytes),
-    /// In place of a write that its caller was told had no effect.
-    Skip,
-}
-
-impl Write {
-    /// Ends the call. If no copy may be in a log, none will ever be: a skip takes its place. If one may be, the caller is
-    /// told so, and `keeps` says whether the write is carried through nevertheless.
-    fn fail(&mut self, error: Error, keeps: bool) -> Option<(Completer, Answer)> {
-        let is_doubtful = self.doubtful > 0;
-        if !(is_doubtful && keeps) {
-            self.body = Body::Skip;
-        }
-        let error = match error {
-            Error::Timeout {
-                after_ms,
-                cause,
-                leader,
-                ..
-            } => Error::Timeout {
-                after_ms,
-                maybe_applied: is_doubtful,
-                cause,
-                leader,
-            },
-            error if is_doubtful => error.in_doubt(),
-            error => error,
-        };
-        Some((self.completer.take()?, Err(error)))
-    }
-}
-
 impl Window {
     pub(crate) fn new(group: GroupId, nodes: Vec<NodeId>, options: WindowOptions) -> Self {
         let target = nodes.first().copied().unwrap_or_default();
@@ -248,32 +185,6 @@ impl Window {
         !self.effects.sends.is_empty() || !self.effects.completions.is_empty()
     }
 
-    /// Issues a write. Over the bound it fails at once, without effect.
-    pub(crate) fn write(&mut self, now_ns: u64, command: CommandBuffer, completer: Completer) {
-        if self.writes.len() >= self.options.outstanding_max {
-            let busy = Error::Busy {
-                outstanding: self.writes.len(),
-            };
-            self.effects.completions.push((completer, Err(busy)));
-            return;
-        }
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.writes.push_back(Write {
-            sequence,
-            body: Body::Unsealed(command),
-            request: UNSENT,
-            asked: NodeId::ZERO,
-            earlier: VecDeque::new(),
-            is_refused: false,
-            doubtful: 0,
-            deadline_ns: now_ns.saturating_add(self.options.call_timeout_ns),
-            completer: Some(completer),
-            is_settled: false,
-        });
-        self.pump(now_ns);
-    }
-
     /// Takes a node's answer.
     pub(crate) fn reply(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
         if from == self.target {
@@ -290,7 +201,7 @@ impl Window {
         } else if self.reads.expects(reply.id) {
             self.read_answered(now_ns, from, reply);
         } else if let Some(place) = self.place_of(reply.id) {
-            if self.writes[place].asked == from {
+            if self.was_asked(place, from) {
                 self.write_answered(now_ns, from, place, reply);
             } else {
                 self.rejected += 1;
@@ -409,50 +320,6 @@ impl Window {
         }
     }
 
-    fn send_writes(&mut self, session: SessionId) {
-        // Everything before the first unsettled write has been answered to its caller.
-        let Some(first) = self.writes.front() else {
-            return;
-        };
-        let floor = first.sequence - 1;
-        if std::mem::take(&mut self.must_acknowledge) {
-            // The floors in sealed commands are old; this one lets the replicas drop the answers that have come since.
-            let id = self.request_id();
-            self.send(id, Command::acknowledge(session, floor));
-        }
-        while self.sent < self.writes.len() {
-            let id = self.request_id();
-            if self.sent == 0 {
-                self.burst = id;
-            }
-            let write = &mut self.writes[self.sent];
-            if matches!(write.body, Body::Unsealed(_))
-                && let Body::Unsealed(command) = std::mem::replace(&mut write.body, Body::Skip)
-            {
-                write.body = Body::Sealed(command.seal(session, write.sequence, floor));
-            }
-            let command = match &write.body {
-                Body::Sealed(command) => command.clone(),
-                Body::Unsealed(_) | Body::Skip => Command::skip(session, write.sequence, floor),
-            };
-            if write.request != UNSENT {
-                if write.earlier.len() >= EARLIER_MAX {
-                    write.earlier.pop_front();
-                }
-                write.earlier.push_back(SentCopy {
-                    request: write.request,
-                    asked: write.asked,
-                });
-            }
-            write.request = id;
-            write.asked = self.target;
-            write.is_refused = false;
-            write.doubtful += 1;
-            self.sent += 1;
-            self.send(id, command);
-        }
-    }
-
     fn send(&mut self, id: RequestId, command: Bytes) {
         let request = Request {
             id,
@@ -489,23 +356,6 @@ impl Window {
         self.rejected
     }
 
-    /// The write whose latest copy carries `id`, unless that copy was refused already or another one was answered.
-    fn place_of(&self, id: RequestId) -> Option<usize> {
-        // Each time, everything from some write on is sent, so the ids of the latest copies ascend; the unsent ones are last.
-        let is_before = |write: &Write| write.request != UNSENT && write.request < id;
-        let place = self.writes.partition_point(is_before);
-        let write = self.writes.get(place)?;
-        let is_it = id != UNSENT && write.request == id && !write.is_refused && !write.is_settled;
-        is_it.then_some(place)
-    }
-
-    /// The write of which this is an earlier copy.
-    fn place_of_earlier(&self, copy: SentCopy) -> Option<usize> {
-        self.writes
-            .iter()
-            .position(|write| !write.is_settled && write.earlier.contains(&copy))
-    }
-
     fn registered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
         let latest = self.registrations.back();
         let is_latest = latest.is_some_and(|latest| latest.request == reply.id);
@@ -524,128 +374,6 @@ impl Window {
             Err(refusal) if is_latest => self.refused(now_ns, from, refusal, None),
             Err(_) => {}
         }
-    }
-
-    fn write_answered(&mut self, now_ns: u64, from: NodeId, place: usize, reply: Reply) {
-        let is_present = reply.id >= self.burst;
-        match reply.result {
-            Ok(ReplyBody::Outcome(Outcome::Applied(answer))) => {
-                self.leader = Some(from);
-                self.settle(place, Ok(answer));
-            }
-            Ok(ReplyBody::Outcome(Outcome::OutOfOrder { expected })) => {
-                self.copy_refused(place);
-                let is_behind = self.is_answered(expected);
-                if is_present && is_behind {
-                    self.refused(now_ns, from, Refusal::Busy, Some(place));
-                } else if is_present {
-                    self.rewind();
-                }
-            }
-            Ok(ReplyBody::Outcome(Outcome::WindowFull)) => {
-                self.copy_refused(place);
-                if is_present {
-                    self.must_acknowledge = true;
-                    self.refused(now_ns, from, Refusal::Busy, Some(place));
-                }
-            }
-            Ok(ReplyBody::Outcome(Outcome::SessionExpired)) => {
-                self.copy_refused(place);
-                self.session_expired();
-            }
-            Ok(ReplyBody::Outcome(Outcome::Malformed)) => {
-                self.rejected += 1;
-                self.copy_refused(place);
-                self.give_up(place, Error::Incompatible);
-                self.retry_at_ns = now_ns.saturating_add(ROTATE_BACKOFF_NS);
-            }
-            // An answer of another kind says nothing about the command.
-            Ok(_) => {
-                self.rejected += 1;
-                self.give_up(place, Error::Incompatible);
-                self.retry_at_ns = now_ns.saturating_add(ROTATE_BACKOFF_NS);
-            }
-            Err(refusal) => {
-                if !matches!(refusal, Refusal::LeadershipLost) || mutants::UNKNOWN_IS_REFUSED {
-                    self.copy_refused(place);
-                }
-                if let Refusal::TooLarge { limit_bytes } = refusal {
-                    let len = self.command_bytes(place);
-                    let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
-                    let error = quorate_kv::TooLarge {
-                        what: "command bytes",
-                        len,
-                        limit,
-                    };
-                    self.give_up(place, Error::TooLarge(error));
-                } else if is_present {
-                    self.refused(now_ns, from, refusal, Some(place));
-                }
-            }
-        }
-    }
-
-    /// The latest copy of a write certainly has no effect.
-    fn copy_refused(&mut self, place: usize) {
-        let write = &mut self.writes[place];
-        debug_assert!(
-            write.doubtful > 0,
-            "a refused copy was sent and not refused before"
-        );
-        write.doubtful = write.doubtful.saturating_sub(1);
-        write.is_refused = true;
-    }
-
-    /// Whether the write with this sequence number was answered, and all before it. A leader that nevertheless waits for it did
-    /// not apply yet what was taken before it led, and will: to send it all again would change nothing until then.
-    fn is_answered(&self, sequence: u64) -> bool {
-        let first = self.writes.front();
-        first.is_some_and(|first| sequence < first.sequence)
-    }
-
-    fn command_bytes(&self, place: usize) -> usize {
-        match &self.writes[place].body {
-            Body::Unsealed(command) => command.len_bytes(),
-            Body::Sealed(command) => command.len(),
-            Body::Skip => 0,
-        }
-    }
-
-    /// Gives a write its answer and lets the window move on.
-    fn settle(&mut self, place: usize, answer: Answer) {
-        self.note_progress();
-        let write = &mut self.writes[place];
-        write.is_settled = true;
-        write.doubtful = 0;
-        if let Some(completer) = write.completer.take() {
-            self.effects.completions.push((completer, answer));
-        }
-        while self.writes.front().is_some_and(|write| write.is_settled) {
-            self.writes.pop_front();
-            self.sent = self.sent.saturating_sub(1);
-        }
-    }
-
-    /// Fails a write that would be refused each time; its place in the session is taken by a skip, or by a copy of it that is
-    /// in a log already, or the ones behind it could never follow.
-    fn give_up(&mut self, place: usize, error: Error) {
-        let failed = self.writes[place].fail(error, false);
-        self.effects.completions.extend(failed);
-        self.rewind();
-    }
-
-    /// Sends everything unsettled again, from the first.
-    fn rewind(&mut self) {
-        self.sent = 0;
-    }
-
-    /// Sends again from a write on that its leader refused for now. Those before it were taken: sent again, they would only
-    /// fill the log of a leader that has too much to do already.
-    fn rewind_to(&mut self, place: Option<usize>) {
-        if mutants::RESENDS_WHOLE_WINDOW {
-            self.rewind();
-        }
-        self.sent = self.sent.min(place.unwrap_or(self.sent));
     }
 
     /// What to do about a refusal, of the write at `place` if it was one.
@@ -718,37 +446,6 @@ impl Window {
         }
     }
 
-    /// The session is gone: what may have taken effect fails, the rest moves to a new session.
-    fn session_expired(&mut self) {
-        if !matches!(self.session, Session::Open(_)) {
-            return;
-        }
-        self.session = Session::Absent;
-        self.rewind();
-        self.next_sequence = 1;
-        for mut write in std::mem::take(&mut self.writes) {
-            if write.is_settled || write.completer.is_none() {
-                continue;
-            }
-            if write.doubtful > 0 {
-                if let Some(completer) = write.completer.take() {
-                    self.effects
-                        .completions
-                        .push((completer, Err(Error::SessionExpired)));
-                }
-                continue;
-            }
-            if let Body::Sealed(command) = &write.body {
-                write.body = Body::Unsealed(CommandBuffer::new(&Command::operation(command)));
-            }
-            write.sequence = self.next_sequence;
-            write.request = UNSENT;
-            write.earlier.clear();
-            self.next_sequence += 1;
-            self.writes.push_back(write);
-        }
-    }
-
     /// A node answers what no node of this version does. What is asked next waits a moment: it may go on doing so.
     fn not_understood(&mut self, now_ns: u64) {
         self.rejected += 1;
@@ -757,49 +454,17 @@ impl Window {
     }
 
     fn fail_all(&mut self, error: &Error) {
-        for write in &mut self.writes {
-            let failed = write.fail(error.clone(), false);
-            self.effects.completions.extend(failed);
-        }
+        self.fail_writes(error);
         for completer in self.reads.take_all() {
             self.effects
                 .completions
                 .push((completer, Err(error.clone())));
         }
-        self.rewind();
     }
 
-    /// Fails what is over its deadline. Deadlines ascend, as all calls have the same timeout.
+    /// Fails what is over its deadline.
     fn expire(&mut self, now_ns: u64) {
-        let after_ms = self.options.call_timeout_ns / 1_000_000;
-        let (cause, leader) = (self.obstacle, self.leader);
-        for write in &mut self.writes {
-            if write.deadline_ns > now_ns {
-                break;
-            }
-            if write.completer.is_some() {
-                let error = Error::Timeout {
-                    after_ms,
-                    maybe_applied: false,
-                    cause,
-                    leader,
-                };
-                self.effects.completions.extend(write.fail(error, true));
-            }
-        }
-        if matches!(self.session, Session::Absent | Session::Registering) {
-            // Without a session nothing was ever sent: what was given up need not keep its place.
-            self.drop_given_up();
-        }
+        self.expire_writes(now_ns);
         self.expire_reads(now_ns);
-    }
-
-    fn drop_given_up(&mut self) {
-        self.writes.retain(|write| write.completer.is_some());
-        self.next_sequence = 1;
-        for write in &mut self.writes {
-            write.sequence = self.next_sequence;
-            self.next_sequence += 1;
-        }
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_wal::LogStatus;
 
 use super::*;
 use crate::Consistency;
 use crate::identity::SNAPSHOT_DIR;
+use crate::transport::LogHealth;
 use crate::trouble::{Trouble, TroubledDisk};
 
 fn options() -> Options {
@@ -49,11 +49,9 @@ fn a_leader_whose_sync_fails_acknowledges_nothing_on_it_and_another_leads() {
     let next = cluster.leader().expect("another leads");
     assert_ne!(next, failed);
     let db = cluster.db(failed).expect("it runs, but leads no more");
-    assert!(
-        matches!(db.stats().log_status, LogStatus::Failed { .. }),
-        "{:?}",
-        db.stats()
-    );
+    let stats = db.stats();
+    assert_eq!(stats.health, LogHealth::Failed, "{stats:?}");
+    assert!(stats.log_failure.is_some(), "{stats:?}");
     assert_eq!(db.status()[0].role, quorate_raft::Role::Follower);
 
     // The disk is replaced, the node reopened: it catches up, and nothing is missing.
@@ -136,6 +134,107 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     );
 }
 
+/// A leader that is in trouble, and what heals it when the test ends, however it ends.
+struct Struck {
+    node: NodeId,
+    trouble: Arc<Trouble>,
+}
+
+impl Struck {
+    fn leader(cluster: &Cluster, troubles: &[Arc<Trouble>]) -> Self {
+        let node = cluster.leader().expect("one leads");
+        let trouble = Arc::clone(&troubles[node.0 as usize - 1]);
+        Self { node, trouble }
+    }
+}
+
+impl Drop for Struck {
+    fn drop(&mut self) {
+        self.trouble.stick(false);
+        Trouble::set(&self.trouble.is_full, false);
+    }
+}
+
+/// Puts until another node than this one leads; each put succeeds.
+fn put_until_another_leads(cluster: &Cluster, clerk: &Clerk, old: NodeId, value_bytes: usize) {
+    let began = Instant::now();
+    let mut number = 0;
+    while cluster.leader().is_ok_and(|leader| leader == old) {
+        number += 1;
+        let put = clerk.put(format!("key/{}", number % 50), vec![7; value_bytes]);
+        put.expect("two of three disks are well");
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "{old} leads for ever"
+        );
+    }
+    clerk.put("after", "2").expect("another leads");
+}
+
+/// The row "a leader's disk is full" of the guarantees, on threads.
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_and_writes_go_on() {
+    let (cluster, troubles) = troubled(3, options());
+    let clerk = cluster.clerk();
+    clerk.put("before", "1").expect("all is well");
+    let struck = Struck::leader(&cluster, &troubles);
+    Trouble::set(&struck.trouble.is_full, true);
+    put_until_another_leads(&cluster, &clerk, struck.node, 8 << 10);
+    let db = cluster.db(struck.node).expect("it runs");
+    assert_eq!(db.stats().health, LogHealth::Full, "{:?}", db.stats());
+    assert_eq!(
+        clerk.get("before").expect("readable").as_deref(),
+        Some(&b"1"[..])
+    );
+}
+
+/// The row "a leader's disk stands still" of the guarantees, on threads. The status of such a log was `Healthy`.
+#[test]
+fn a_leader_whose_disk_stands_still_hands_over_and_says_that_it_is_stalled() {
+    let (cluster, troubles) = troubled(3, options());
+    let clerk = cluster.clerk();
+    clerk.put("before", "1").expect("all is well");
+    let struck = Struck::leader(&cluster, &troubles);
+    struck.trouble.stick(true);
+    put_until_another_leads(&cluster, &clerk, struck.node, 8);
+    let stats = cluster.db(struck.node).expect("it runs").stats();
+    assert_eq!(stats.health, LogHealth::Stalled, "{stats:?}");
+    assert!(
+        stats.oldest_unsynced > options().election_timeout,
+        "{stats:?}"
+    );
+    let peer = cluster.leader().expect("another leads");
+    let told = || {
+        let peers = cluster.db(peer).expect("it runs").stats().peers;
+        let of_struck = peers.into_iter().find(|(node, _)| *node == struck.node);
+        of_struck.and_then(|(_, status)| status).map(|it| it.health)
+    };
+    let began = Instant::now();
+    while told() != Some(LogHealth::Stalled) {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", told());
+        std::thread::yield_now();
+    }
+}
+
+/// A worker that waits for a disk sends no heartbeats, for any of the groups of its node.
+#[test]
+fn no_worker_of_a_node_with_peers_touches_the_disk() {
+    for nodes in [1, 3] {
+        let (cluster, troubles) = troubled(nodes, options());
+        let clerk = cluster.clerk();
+        for number in 0..50 {
+            clerk.put(format!("{number}"), "v").expect("all is well");
+        }
+        for trouble in troubles {
+            let writers = trouble.writers.lock().clone();
+            let works = |name: &String| name.starts_with("quorate-work");
+            // A node without peers has nobody to keep waiting, and its disk here takes no time.
+            assert_eq!(writers.iter().any(works), nodes == 1, "{writers:?}");
+            assert!(!writers.is_empty());
+        }
+    }
+}
+
 /// Such reads failed after their whole time, and blamed a leader that was well: "the group has no leader".
 #[test]
 fn a_follower_whose_disk_is_full_serves_linearizable_reads_through_its_leader() {
@@ -155,7 +254,7 @@ fn a_follower_whose_disk_is_full_serves_linearizable_reads_through_its_leader() 
         let value = vec![7; 8 << 10];
         let key = format!("key/{}", number % 100);
         clerk.put(key, value).expect("the others are a majority");
-        db.stats().log_status == LogStatus::Full && applied(full) < applied(leader)
+        db.stats().health == LogHealth::Full && applied(full) < applied(leader)
     });
     assert!(has_fallen_behind, "its space does not last for 32 MB");
 
@@ -209,7 +308,7 @@ fn a_view_at_a_follower_whose_disk_is_full_fails_as_lagging() {
         let key = format!("key/{}", number % 100);
         let value = vec![7; 8 << 10];
         clerk.put(key, value).expect("the others are a majority");
-        let is_full = db.stats().log_status == LogStatus::Full;
+        let is_full = db.stats().health == LogHealth::Full;
         is_full.then(|| db.view(GroupId(0), Consistency::Linearizable).err())?
     });
     let error = error.expect("its space does not last for 32 MB");

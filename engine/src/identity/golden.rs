@@ -10,12 +10,21 @@ fn path_of(version: u16) -> PathBuf {
     PathBuf::from(format!("{folder}/v{version}/identity.hex"))
 }
 
+fn identity_v1() -> IdentityV1 {
+    IdentityV1 {
+        cluster_id: 0x0102_0304_0506_0708,
+        node: 2,
+        groups: 300,
+        members: vec![1, 2, 300],
+    }
+}
+
 fn identity() -> Identity {
     Identity {
         cluster_id: 0x0102_0304_0506_0708,
         node: 2,
         groups: 300,
-        members: vec![1, 2, 300],
+        incarnation: 0x1112_1314_1516_1718,
     }
 }
 
@@ -29,12 +38,14 @@ fn golden(version: u16) -> Vec<u8> {
 #[test]
 fn the_identity_of_version_1_is_understood() {
     let found = decode(Path::new("IDENTITY"), &golden(1)).expect("an older version is read");
-    assert_eq!(found, identity());
+    assert_eq!(found, Found::Old(identity_v1()));
 }
 
 #[test]
-fn the_identity_of_version_1_is_the_one_written() {
-    assert_eq!(identity().encode(), golden(1));
+fn the_identity_of_version_2_is_the_one_written() {
+    let found = decode(Path::new("IDENTITY"), &golden(2)).expect("the present version is read");
+    assert_eq!(found, Found::Present(identity()));
+    assert_eq!(identity().encode(), golden(2));
 }
 
 #[test]

@@ -107,10 +107,6 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
         }
     }
 
-    fn disconnected(&self, node: NodeId) {
-        self.replies.disconnected(node);
-    }
-
     fn card(&self) -> Option<NodeCard> {
         Some(self.membership.card().clone())
     }
@@ -121,6 +117,10 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
 
     fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
         self.membership.note_judged(by, judged);
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        self.replies.disconnected(node);
     }
 }
 

@@ -5,6 +5,7 @@
 //! blocks, so a worker thread, a simulator or a test may drive it.
 
 mod event;
+mod health;
 mod inbox;
 mod install;
 mod limits;
@@ -15,6 +16,7 @@ mod reads;
 mod replica;
 mod shard;
 mod space;
+mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
 pub(crate) use shard::Shard;
 pub(crate) use space::{LogSpace, NodeSpace};
+pub(crate) use status::{ShardStatus, StatusBoard};
 #[cfg(feature = "simulation")]
 pub(crate) use storage::GroupLog;
 pub(crate) use storage::{lost_behind, restored};

@@ -8,8 +8,9 @@ use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
 use super::limits::Limits;
-use crate::rejected::Rejections;
+use super::status::ShardStatus;
 use crate::membership::Membership;
+use crate::rejected::Rejections;
 use crate::transport::{Frame, SnapshotChunk, SnapshotTransfer, Transport};
 
 /// A shard's way out.
@@ -20,6 +21,8 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) limits: Arc<Limits>,
     pub(crate) rejections: Arc<Rejections>,
     pub(crate) membership: Arc<Membership>,
+    /// What the node's shards know of its health, and of its peers'.
+    pub(crate) status: ShardStatus,
 }
 
 impl<M: StateMachine> SendFrame for Ports<M> {

@@ -14,6 +14,7 @@ use quorate_raft::{
 use quorate_wal::{GroupId, Log};
 
 use super::event::Outlet;
+use super::health::HandOver;
 use super::install::SnapshotState;
 use super::ports::Ports;
 use super::proposals::{Proposals, Standing};
@@ -58,6 +59,7 @@ pub(crate) struct Replica<M: StateMachine> {
     /// When the shard's live timer for this replica fires.
     pub(super) timer_at_ns: u64,
     pub(super) reads: Reads,
+    pub(super) hand_over: HandOver,
     proposals: Proposals,
     /// A commit index that may be written along with the next entries, and need not be.
     lazy_state: Option<HardState>,
@@ -126,6 +128,7 @@ impl<M: StateMachine> Replica<M> {
             log_entries: 0,
             is_ready: false,
             timer_at_ns: u64::MAX,
+            hand_over: HandOver::default(),
             proposals: Proposals::default(),
             reads: Reads::default(),
             lazy_state: None,
@@ -505,11 +508,11 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// The log as a whole failed: give the office away, promise nothing more.
-    pub(super) fn log_failed(&mut self, now_ns: u64, reason: &str) {
+    /// The log as a whole failed: give leadership away, to `successor` if there is one, and promise nothing more.
+    pub(super) fn log_failed(&mut self, now_ns: u64, reason: &str, successor: Option<NodeId>) {
         self.fault = Some(format!("the log failed: {reason}"));
+        self.raft.resign(now_ns, successor);
         self.raft.set_can_lead(false);
-        self.raft.step_down(now_ns);
     }
 
     /// An entry cannot be read. The core tries again at its next tick; until then another replica should lead.

@@ -17,6 +17,7 @@ use quorate_raft::{Message, NodeId};
 use quorate_wal::{GroupId, LogStatus, Lsn, SubmitError};
 
 use super::event::{Event, JobDone, Outlet};
+use super::health::Care;
 use super::ports::{Job, Ports};
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
@@ -41,14 +42,16 @@ const LET_GO_COUNTS_NS: u64 = 2 * LET_GO_GAP_NS;
 pub(crate) struct Shard<M: StateMachine> {
     node: NodeId,
     /// Ascending by group.
-    replicas: Vec<Replica<M>>,
-    ports: Ports<M>,
+    pub(super) replicas: Vec<Replica<M>>,
+    pub(super) ports: Ports<M>,
     health: Health,
     ready: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, usize)>>,
     writes: Writes,
-    unacked: VecDeque<(Lsn, Vec<After>)>,
-    stalled: VecDeque<Closed>,
+    unacked: VecDeque<Unacked>,
+    /// Each with when it was to be written first.
+    stalled: VecDeque<(u64, Closed)>,
+    pub(super) care: Care,
     outbox: Outbox,
     space: LogSpace,
     space_check_at_ns: u64,
@@ -57,6 +60,14 @@ pub(crate) struct Shard<M: StateMachine> {
     campaigns: Vec<GroupId>,
     /// Set while an [`Event::LogMoved`] is on its way.
     log_moved: Arc<AtomicBool>,
+}
+
+/// A batch that the log took and that is not durable yet.
+struct Unacked {
+    lsn: Lsn,
+    /// When it was to be written first.
+    since_ns: u64,
+    after: Vec<After>,
 }
 
 /// Messages of a pass, by receiver. A cluster has few nodes: a short list beats a map.
@@ -87,6 +98,7 @@ impl<M: StateMachine> Shard<M> {
         log_moved: Arc<AtomicBool>,
     ) -> Self {
         replicas.sort_by_key(|replica| replica.group);
+        let care = Care::new(now_ns, ports.status.board.election_timeout_ns());
         let mut shard = Self {
             node,
             ready: Vec::with_capacity(replicas.len()),
@@ -97,6 +109,7 @@ impl<M: StateMachine> Shard<M> {
             health: Health::Good,
             unacked: VecDeque::new(),
             stalled: VecDeque::new(),
+            care,
             outbox: Outbox::default(),
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
@@ -168,8 +181,7 @@ impl<M: StateMachine> Shard<M> {
             }
             Event::Transfer { group, to } => {
                 if let Some(slot) = self.slot(group) {
-                    let _not_leading = self.replicas[slot].raft.transfer(now_ns, to);
-                    self.mark_ready(slot);
+                    self.transfer(now_ns, slot, to);
                 }
             }
             Event::Snapshot { group } => {
@@ -229,8 +241,11 @@ impl<M: StateMachine> Shard<M> {
                     self.mark_ready(slot);
                 }
             }
+            (Origin::Node(from), Frame::Status(status)) => {
+                self.ports.status.board.note_status(now_ns, from, status);
+            }
             // A clerk speaks in requests only, and replies go to the node's clients.
-            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_) | Frame::Status(_)) => {}
+            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_)) => {}
         }
     }
 
@@ -286,7 +301,7 @@ impl<M: StateMachine> Shard<M> {
             .timers
             .peek()
             .map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
-        timer.min(self.space_check_at_ns)
+        timer.min(self.space_check_at_ns).min(self.tend_at_ns())
     }
 
     /// Fires what is due.
@@ -309,6 +324,9 @@ impl<M: StateMachine> Shard<M> {
             if !self.stalled.is_empty() {
                 self.log_moved(now_ns);
             }
+        }
+        if now_ns >= self.tend_at_ns() {
+            self.tend(now_ns);
         }
     }
 
@@ -358,7 +376,7 @@ impl<M: StateMachine> Shard<M> {
             .ok()
     }
 
-    fn mark_ready(&mut self, slot: usize) {
+    pub(super) fn mark_ready(&mut self, slot: usize) {
         let replica = &mut self.replicas[slot];
         if !replica.is_ready {
             replica.is_ready = true;
@@ -393,22 +411,27 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn submit(&mut self, now_ns: u64) {
-        self.stalled.extend(self.writes.take());
+        let closed = self.writes.take().map(|closed| (now_ns, closed));
+        self.stalled.extend(closed);
         let mut has_submitted = false;
-        while let Some((mut batch, after)) = self.stalled.pop_front() {
+        while let Some((since_ns, (mut batch, after))) = self.stalled.pop_front() {
             // What is in it was agreed on, or was taken from whoever was agreed with: this node's own limits
             // count where commands are proposed, and no message may bring the log to refuse a batch.
             batch.lift_limits();
             match self.ports.log.enqueue(&mut batch) {
                 Ok(lsn) => {
-                    self.unacked.push_back((lsn, after));
+                    self.unacked.push_back(Unacked {
+                        lsn,
+                        since_ns,
+                        after,
+                    });
                     self.writes.give_back(batch);
                     has_submitted = true;
                 }
                 Err(error) => {
-                    self.stalled.push_front((batch, after));
+                    self.stalled.push_front((since_ns, (batch, after)));
                     match error {
-                        SubmitError::Full => self.health = Health::DiskFull,
+                        SubmitError::Full => self.note_full(),
                         SubmitError::QueueFull => self.health = Health::Behind,
                         // The rest are refusals of what this node promised to write: it cannot go on.
                         error => self.log_failed(now_ns, &error.to_string()),
@@ -423,32 +446,57 @@ impl<M: StateMachine> Shard<M> {
         if mutants::ACKNOWLEDGES_UNSYNCED {
             self.release(now_ns, Lsn(u64::MAX));
         }
+        self.note_oldest();
+    }
+
+    /// The log takes no writes for now: others should lead, at once.
+    fn note_full(&mut self) {
+        if self.health != Health::DiskFull {
+            self.health = Health::DiskFull;
+            self.care.due_ns = 0;
+        }
+    }
+
+    /// Since when the oldest write waits that is not durable, and where it is in the log.
+    pub(super) fn oldest(&self) -> Option<(u64, Lsn)> {
+        let unacked = self
+            .unacked
+            .front()
+            .map(|front| (front.since_ns, front.lsn));
+        let stalled = || {
+            self.stalled
+                .front()
+                .map(|(since_ns, _)| (*since_ns, Lsn(u64::MAX)))
+        };
+        unacked.or_else(stalled)
+    }
+
+    fn note_oldest(&self) {
+        let status = &self.ports.status;
+        status.board.note_oldest(status.shard, self.oldest());
     }
 
     fn log_moved(&mut self, now_ns: u64) {
-        self.health = match self.ports.log.status() {
-            LogStatus::Healthy => Health::Good,
-            LogStatus::Full => Health::DiskFull,
+        match self.ports.log.status() {
+            LogStatus::Healthy => self.health = Health::Good,
             LogStatus::Failed { reason } => {
                 self.log_failed(now_ns, &reason);
                 return;
             }
-            unknown => {
-                self.log_failed(now_ns, &format!("the log is {unknown:?}"));
-                return;
-            }
-        };
+            // Full, or something else that passes.
+            _ => self.note_full(),
+        }
         self.release(now_ns, self.ports.log.durable());
         self.submit(now_ns);
     }
 
     /// Does what waited for everything up to an lsn to be durable.
-    fn release(&mut self, now_ns: u64, durable: Lsn) {
-        while self.unacked.front().is_some_and(|(lsn, _)| *lsn <= durable) {
-            let Some((_, after)) = self.unacked.pop_front() else {
+    pub(super) fn release(&mut self, now_ns: u64, durable: Lsn) {
+        while self.unacked.front().is_some_and(|it| it.lsn <= durable) {
+            let Some(durable) = self.unacked.pop_front() else {
                 break;
             };
-            for action in after {
+            for action in durable.after {
                 match action {
                     After::Persisted { slot, seq } => {
                         self.replicas[slot].raft.on_persisted(now_ns, seq);
@@ -460,6 +508,7 @@ impl<M: StateMachine> Shard<M> {
                 }
             }
         }
+        self.note_oldest();
     }
 
     fn log_failed(&mut self, now_ns: u64, reason: &str) {
@@ -469,8 +518,11 @@ impl<M: StateMachine> Shard<M> {
         self.health = Health::LogFailed;
         self.stalled.clear();
         self.unacked.clear();
+        self.note_oldest();
+        self.care.due_ns = 0;
         for slot in 0..self.replicas.len() {
-            self.replicas[slot].log_failed(now_ns, reason);
+            let successor = self.successor(now_ns, slot);
+            self.replicas[slot].log_failed(now_ns, reason, successor);
             self.mark_ready(slot);
         }
     }

@@ -83,6 +83,7 @@ impl Bench {
         let (log, _) = Log::open(Arc::clone(&disk), Path::new("/wal"), LogOptions::default())
             .expect("a fresh log opens");
         let snapshots = Snapshots::open(disk, Path::new("/snap")).expect("memory");
+        let peers = voters.clone().into_iter().filter(|it| *it != NodeId(1));
         let config = Config { voters };
         let start = restored(NodeId(1), &config, None).expect("nothing is restored");
         let options = Options::default();
@@ -104,6 +105,10 @@ impl Bench {
             limits: Arc::new(Limits::new(1 << 20)),
             rejections: Arc::default(),
             membership: Arc::new(Membership::alone(NodeId(1))),
+            status: ShardStatus {
+                board: Arc::new(StatusBoard::new(peers, 1, 500_000_000)),
+                shard: 0,
+            },
         };
         let space = LogSpace::new(base_bytes, Arc::default());
         let told = Arc::new(AtomicBool::new(false));

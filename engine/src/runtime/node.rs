@@ -12,7 +12,8 @@ use crate::db::TransportObserver;
 use crate::error::OpenError;
 use crate::membership::{Change, FoundingStatus, Membership};
 use crate::node::{
-    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard, shard_index,
+    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard,
+    ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
 use crate::rejected::Rejections;
@@ -29,6 +30,8 @@ pub(crate) struct Node<M: StateMachine> {
     pub(crate) rejections: Arc<Rejections>,
     /// By group.
     pub(crate) published: Vec<Arc<Published<M::View>>>,
+    /// How this node and its peers are.
+    pub(crate) board: Arc<StatusBoard>,
     handles: Vec<ShardHandle<M>>,
     parts: Mutex<Option<Parts>>,
 }
@@ -76,7 +79,8 @@ impl<M: StateMachine> Node<M> {
         let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
             .map_err(OpenError::Thread)?;
         let space = Arc::new(NodeSpace::default());
-        for (handle, replicas) in handles.iter().zip(by_worker) {
+        let board = Arc::new(setup.status_board(handles.len()));
+        for (shard, (handle, replicas)) in handles.iter().zip(by_worker).enumerate() {
             let jobs: NodeJobs<M> = runtime.jobs.for_node(
                 Arc::clone(&snapshots),
                 Arc::clone(&transport),
@@ -89,6 +93,10 @@ impl<M: StateMachine> Node<M> {
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
                 membership: Arc::clone(&membership),
+                status: ShardStatus {
+                    board: Arc::clone(&board),
+                    shard,
+                },
             };
             log.add_observer(Arc::new(handle.clone()));
             handle.attach(Shard::new(
@@ -109,6 +117,7 @@ impl<M: StateMachine> Node<M> {
             log,
             rejections: opened.rejections,
             published,
+            board,
             handles,
             parts: Mutex::new(Some(Parts {
                 log_thread,
@@ -180,7 +189,9 @@ struct Announcer<M: StateMachine> {
 
 impl<M: StateMachine> Announcer<M> {
     fn hear(&self, change: Change) {
-        let Some(inbox) = self.inbox.upgrade() else { return };
+        let Some(inbox) = self.inbox.upgrade() else {
+            return;
+        };
         let membership = &inbox.membership;
         match change {
             Change::Met(peer) => self.say_status(membership, peer),
@@ -211,7 +222,9 @@ impl<M: StateMachine> Announcer<M> {
     }
 
     fn tell_observer(&self, membership: &Membership) {
-        let Some(observer) = &self.observer else { return };
+        let Some(observer) = &self.observer else {
+            return;
+        };
         let status = membership.status();
         let is_news = self.told.lock().replace(status.clone()).as_ref() != Some(&status);
         if is_news {

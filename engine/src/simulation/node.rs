@@ -19,16 +19,16 @@ use crate::db::Db;
 use crate::error::OpenError;
 use crate::files::NodeFiles;
 use crate::membership::{FoundingStatus, NodeCard, Refused};
-use crate::runtime::introduce;
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, NodeSpace, Outlet, Ports, Replica,
-    shard_index,
+    ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening;
 use crate::options::Options;
 use crate::rejected::{Rejected, Rejections};
+use crate::runtime::introduce;
 use crate::transport::{
-    ClerkInbox, Frame, Inbox, Origin, ReplySink, Request, RequestId, Transport,
+    ClerkInbox, Frame, Inbox, LogHealth, Origin, ReplySink, Request, RequestId, Transport,
 };
 
 /// What a [`SimNode`] is opened with.
@@ -103,6 +103,7 @@ pub struct SimNode<M: StateMachine> {
     jobs: Arc<JobQueue<M>>,
     files: NodeFiles<M>,
     rejections: Arc<Rejections>,
+    board: Arc<StatusBoard>,
     _lock: DirLock,
 }
 
@@ -168,7 +169,9 @@ impl<M: StateMachine> SimNode<M> {
             shares[shard_index(group, workers)].push(replica);
         }
         let space = Arc::<NodeSpace>::default();
-        let actors = queues.into_iter().zip(shares).map(|(events, replicas)| {
+        let board = Arc::new(setup.status_board(workers));
+        let queues = queues.into_iter().zip(shares).enumerate();
+        let actors = queues.map(|(shard, (events, replicas))| {
             let ports = Ports {
                 log: Arc::clone(&opened.log),
                 transport: Arc::clone(&transport),
@@ -176,6 +179,10 @@ impl<M: StateMachine> SimNode<M> {
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
                 membership: Arc::clone(&opened.membership),
+                status: ShardStatus {
+                    board: Arc::clone(&board),
+                    shard,
+                },
             };
             let apart = Apart {
                 node: id,
@@ -198,6 +205,7 @@ impl<M: StateMachine> SimNode<M> {
             jobs,
             files,
             rejections: opened.rejections,
+            board,
             _lock: opened.lock,
         })
     }
@@ -470,6 +478,11 @@ impl<M: StateMachine> SimNode<M> {
     /// What the node refused so far.
     pub fn rejected(&self) -> Rejected {
         self.rejections.read()
+    }
+
+    /// How the node's log is at this time: what it tells its peers.
+    pub fn health(&self, now_ns: u64) -> LogHealth {
+        self.board.health(now_ns, &self.log)
     }
 
     /// The node's log.

@@ -44,10 +44,6 @@ pub trait Inbox: Send + Sync + 'static {
     /// refused through their origin.
     fn deliver(&self, from: Origin, frame: Frame);
 
-    /// A connection to or from a node was lost: what was asked there may never be answered. Told when it is noticed, and
-    /// perhaps more than once; frames may still arrive, over another connection.
-    fn disconnected(&self, _node: NodeId) {}
-
     /// What this node shows to those it meets. `None`: it has no directory, and the transport shows what it was told.
     fn card(&self) -> Option<NodeCard> {
         None
@@ -60,6 +56,10 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Told that another node refuses this one (`Err`), or deals with it.
     fn judged(&self, _by: NodeId, _judged: Result<(), &Refused>) {}
+
+    /// A connection to or from a node was lost: what was asked there may never be answered. Told when it is noticed, and
+    /// perhaps more than once; frames may still arrive, over another connection.
+    fn disconnected(&self, _node: NodeId) {}
 }
 
 /// Who sent a frame.

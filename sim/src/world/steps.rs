@@ -150,6 +150,9 @@ impl<W: Workload> World<W> {
             self.mark(Mark::FrameBroken);
             return;
         };
+        if !self.have_met(from, to) {
+            return;
+        }
         let origin = Origin::Node(self.nodes[from].id);
         let slot = &mut self.nodes[to];
         let Some(process) = &slot.process else {
@@ -161,6 +164,26 @@ impl<W: Workload> World<W> {
         }
         self.take_local_replies(to);
         self.wake(to);
+    }
+
+    /// Whether two processes deal with each other. Before the first frame between them each judges the other's card, as
+    /// transports have it; a process that is gone can show none.
+    fn have_met(&mut self, from: usize, to: usize) -> bool {
+        let (here, there) = (&self.nodes[to], &self.nodes[from]);
+        let lives = (here.life, there.life);
+        if let Some(&outcome) = here.met.get(&(from, lives.1)) {
+            return outcome;
+        }
+        let (Some(one), Some(other)) = (&here.process, &there.process) else {
+            return false;
+        };
+        let (by_one, by_other) = (one.admit(other.card()), other.admit(one.card()));
+        let outcome = by_one.is_ok() && by_other.is_ok();
+        one.judged(there.id, by_other.as_ref().copied());
+        other.judged(here.id, by_one.as_ref().copied());
+        self.nodes[to].met.insert((from, lives.1), outcome);
+        self.nodes[from].met.insert((to, lives.0), outcome);
+        outcome
     }
 
     pub(super) fn pass(&mut self, node: usize, worker: usize) -> Result<(), String> {

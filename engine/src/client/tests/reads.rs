@@ -359,6 +359,28 @@ fn a_read_costs_the_same_however_many_are_outstanding() {
     assert!(many <= few, "{many} looks for each of 4,000, {few} of 16");
 }
 
+/// One read is never answered while others come and go.
+#[test]
+fn reads_that_are_gone_leave_nothing_behind_a_read_that_stays() {
+    let mut script = Script::new();
+    let stays = script.get();
+    let _unanswered = script.sent();
+    for _ in 0..10_000 {
+        let read = script.get();
+        let sent = only(&script.sent());
+        script.index(&sent, 5);
+        let wait = only(&script.waits());
+        script.applied(wait);
+        assert_eq!(read.wait(), Ok(READ_HERE));
+        let entries = script.window.entries_of_reads();
+        assert!(entries <= 80, "{entries} entries for one read");
+    }
+    script.pass(10_000 * MS);
+    assert!(stays.wait().is_err(), "nobody answered");
+    assert!(script.window.entries_of_reads() <= 80);
+    assert!(!script.window.is_busy());
+}
+
 /// The truth of a script: what was acknowledged, how far each replica has come, and what is on its way.
 struct World {
     script: Script,

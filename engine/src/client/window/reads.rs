@@ -11,11 +11,13 @@
 //!
 //! Invariants:
 //! - `by_request` holds the ids whose answers may still be used, each with the one read in whose present stage it may be.
-//! - `calls` is in the order of issue. All calls have the same timeout, so their deadlines ascend.
-//! - `sent` counts the reads in [`Stage::Sent`] by node. Nothing that is done for each read or each answer looks at more
-//!   than that read.
+//! - `deadlines` has every read of `calls`, in the order of issue. All calls have the same timeout, so they ascend. Of reads
+//!   that are gone it has as many at most as of others, and a few.
+//! - `sent` counts the reads in [`Stage::Sent`] by node. What is done for each read or each answer looks at that read alone,
+//!   in a time that does not depend on how many there are.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
 use quorate_raft::{LogIndex, NodeId};
@@ -43,11 +45,38 @@ pub(crate) enum ReadWants {
     LocalOr(Bytes),
 }
 
+/// A map by numbers that this client counts up itself.
+type Numbered<K, V> = HashMap<K, V, BuildHasherDefault<Spread>>;
+
+/// Spreads numbers that follow each other. Nobody else chooses them, so it need not keep secrets, and runs repeat.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// Entries of reads that are gone are kept up to so many, however few others there are.
+const GONE_MIN: usize = 64;
+
 /// All reads that are outstanding.
 #[derive(Default)]
 pub(super) struct Reads {
-    calls: BTreeMap<u64, Read>,
-    by_request: BTreeMap<RequestId, u64>,
+    calls: Numbered<u64, Read>,
+    by_request: Numbered<RequestId, u64>,
+    deadlines: VecDeque<(u64, u64)>,
     unsent: VecDeque<u64>,
     /// Reads in [`Stage::Rests`], by when each is asked again.
     resting: VecDeque<(u64, u64)>,
@@ -62,7 +91,6 @@ pub(super) struct Reads {
 /// A read that is on its way.
 struct Read {
     wants: ReadWants,
-    deadline_ns: u64,
     completer: Completer,
     stage: Stage,
     /// Copies sent before the one of [`Stage::Sent`], the oldest first, [`EARLIER_MAX`] at most.
@@ -131,19 +159,26 @@ impl Reads {
 
     /// Takes all reads out.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Completer> + use<> {
-        let calls = std::mem::take(&mut self.calls);
+        let mut calls = std::mem::take(&mut self.calls);
+        let numbers = std::mem::take(&mut self.deadlines).into_iter();
         self.by_request.clear();
         self.unsent.clear();
         self.resting.clear();
         self.sent.clear();
-        calls.into_values().map(|read| read.completer)
+        numbers.filter_map(move |(_, number)| Some(calls.remove(&number)?.completer))
+    }
+
+    /// How many entries of any kind there are, of reads that are gone too.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        let queued = self.deadlines.len() + self.unsent.len() + self.resting.len();
+        queued + self.by_request.len() + self.calls.len()
     }
 
     fn insert(&mut self, wants: ReadWants, deadline_ns: u64, completer: Completer) {
         self.issued += 1;
         let read = Read {
             wants,
-            deadline_ns,
             completer,
             stage: Stage::Unsent,
             earlier: VecDeque::new(),
@@ -151,6 +186,27 @@ impl Reads {
         };
         self.calls.insert(self.issued, read);
         self.unsent.push_back(self.issued);
+        // Before it grows, room is made by those that are gone.
+        if self.deadlines.len() >= 2 * self.calls.len() + GONE_MIN {
+            let calls = &self.calls;
+            self.deadlines
+                .retain(|(_, number)| calls.contains_key(number));
+        }
+        self.deadlines.push_back((deadline_ns, self.issued));
+    }
+
+    /// The oldest read, if it is over its deadline.
+    fn pop_expired(&mut self, now_ns: u64) -> Option<u64> {
+        while let Some(&(deadline_ns, number)) = self.deadlines.front() {
+            if deadline_ns > now_ns {
+                return None;
+            }
+            self.deadlines.pop_front();
+            if self.calls.contains_key(&number) {
+                return Some(number);
+            }
+        }
+        None
     }
 
     fn look(&mut self, number: u64) -> Option<&mut Read> {
@@ -303,6 +359,12 @@ impl Read {
 }
 
 impl Window {
+    /// How many entries the reads take.
+    #[cfg(test)]
+    pub(crate) fn entries_of_reads(&self) -> usize {
+        self.reads.entries()
+    }
+
     /// How often a read was looked at so far.
     #[cfg(test)]
     pub(crate) fn looks_at_reads(&self) -> u64 {
@@ -480,10 +542,12 @@ impl Window {
         }
         let is_there = |read: &Read| matches!(read.stage, Stage::Sent { to, .. } if to == node);
         let calls = self.reads.calls.iter();
-        let there: Vec<u64> = calls
+        let mut there: Vec<u64> = calls
             .filter(|(_, read)| is_there(read))
             .map(|(&number, _)| number)
             .collect();
+        // In the order of issue, so that the oldest is asked first.
+        there.sort_unstable();
         for number in there {
             self.reads.send_again(number);
         }
@@ -499,14 +563,12 @@ impl Window {
 
     /// Fails the reads that are over their deadline.
     pub(super) fn expire_reads(&mut self, now_ns: u64) {
-        while let Some((&number, read)) = self.reads.calls.first_key_value() {
-            if read.deadline_ns > now_ns {
-                break;
-            }
+        while let Some(number) = self.reads.pop_expired(now_ns) {
+            let behind = self.reads.look(number).and_then(|read| read.obstacle());
             let error = Error::Timeout {
                 after_ms: self.options.call_timeout_ns / 1_000_000,
                 maybe_applied: false,
-                cause: read.obstacle().unwrap_or(self.obstacle),
+                cause: behind.unwrap_or(self.obstacle),
                 leader: self.leader,
             };
             self.complete_read(number, Err(error));

@@ -10,7 +10,8 @@ use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, W
 use super::*;
 use crate::membership::Membership;
 use crate::node::{
-    Job, Jobs, Limits, LogSpace, Ports, Published, Replica, ReplicaOptions, SnapshotState, restored,
+    Job, Jobs, Limits, LogSpace, Ports, Published, Replica, ReplicaOptions, ShardStatus,
+    SnapshotState, StatusBoard, restored,
 };
 use crate::options::Options;
 use crate::transport::NoTransport;
@@ -56,6 +57,10 @@ fn shard(
         limits: Arc::new(Limits::new(1 << 20)),
         rejections: Arc::default(),
         membership: Arc::new(Membership::alone(NodeId(1))),
+        status: ShardStatus {
+            board: Arc::new(StatusBoard::new(std::iter::empty(), 1, 500_000_000)),
+            shard: 0,
+        },
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
     let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, handle.log_flag());

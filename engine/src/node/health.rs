@@ -1,0 +1,224 @@
+//! What a shard does about the health of logs: tells the peers how this node is, hands leadership
+//! over when its log is sick, and leaves elections to healthier nodes.
+//!
+//! Only decides; the core knows nothing of health, and is told whom to hand over to and whether it
+//! should lead. Nothing here needs this node's disk.
+
+use quorate_kv::StateMachine;
+use quorate_raft::{NodeId, PeerState, PeerStatus, Role};
+
+use super::replica::Replica;
+use super::shard::Shard;
+use crate::transport::{Frame, LogHealth, NodeStatus};
+
+/// Looks at the health, and frames to each peer, in an election timeout.
+const LOOKS_PER_TIMEOUT: u64 = 2;
+
+/// The same while this node is sick and may have to hand over.
+const LOOKS_PER_TIMEOUT_SICK: u64 = 8;
+
+/// A hand-over that failed is tried again after two election timeouts, twice as long each time, up to
+/// so many doublings.
+const DOUBLINGS_MAX: u32 = 4;
+
+/// What a shard remembers of its looks at the health.
+#[derive(Debug)]
+pub(super) struct Care {
+    /// When to look next.
+    pub(super) due_ns: u64,
+    /// What the peers were told last, and when to tell them again.
+    told: Option<NodeStatus>,
+    tell_at_ns: u64,
+    /// Replicas were told not to lead.
+    is_held_back: bool,
+    was_sick: bool,
+}
+
+impl Care {
+    pub(super) fn new(now_ns: u64, timeout_ns: u64) -> Self {
+        Self {
+            due_ns: now_ns.saturating_add(timeout_ns / LOOKS_PER_TIMEOUT),
+            told: None,
+            tell_at_ns: 0,
+            is_held_back: false,
+            was_sick: false,
+        }
+    }
+}
+
+/// How a leader's attempts to hand over went.
+#[derive(Debug, Default)]
+pub(super) struct HandOver {
+    /// The peer of the last attempt.
+    tried: Option<NodeId>,
+    failures: u32,
+    next_ns: u64,
+}
+
+impl<M: StateMachine> Shard<M> {
+    /// When [`tend`](Self::tend) wants to be called; a node without peers has nobody to tell.
+    pub(super) fn tend_at_ns(&self) -> u64 {
+        if self.ports.status.board.peers().is_empty() {
+            return u64::MAX;
+        }
+        self.care.due_ns
+    }
+
+    /// Looks at this node's health and does what follows from it.
+    pub(super) fn tend(&mut self, now_ns: u64) {
+        let board = self.ports.status.board.clone();
+        let timeout_ns = board.election_timeout_ns();
+        // The log may be further than this shard was told.
+        self.release(now_ns, self.ports.log.durable());
+        let health = board.health(now_ns, &self.ports.log);
+        self.tell_peers(now_ns, health);
+        self.hold_back(!board.healthier(now_ns, health).is_empty());
+        if health.is_sick() {
+            self.hand_over(now_ns, health);
+        } else if self.care.was_sick {
+            for replica in &mut self.replicas {
+                replica.hand_over = HandOver::default();
+            }
+        }
+        self.care.was_sick = health.is_sick();
+
+        let looks = if health.is_sick() {
+            LOOKS_PER_TIMEOUT_SICK
+        } else {
+            LOOKS_PER_TIMEOUT
+        };
+        let mut due_ns = now_ns.saturating_add((timeout_ns / looks).max(1));
+        if let (Some((since_ns, _)), false) = (self.oldest(), health.is_sick()) {
+            due_ns = due_ns.min(since_ns.saturating_add(timeout_ns + 1));
+        }
+        self.care.due_ns = due_ns;
+    }
+
+    /// One shard speaks for the node: when something changes, and every now and then.
+    fn tell_peers(&mut self, now_ns: u64, health: LogHealth) {
+        let status = &self.ports.status;
+        if status.shard != 0 {
+            return;
+        }
+        let founding = self.ports.membership.founding();
+        let durable = self.ports.log.durable();
+        let own = status.board.own(now_ns, health, durable, founding);
+        let is_news = self
+            .care
+            .told
+            .is_none_or(|told| (told.health, told.founding) != (own.health, own.founding));
+        if !is_news && now_ns < self.care.tell_at_ns {
+            return;
+        }
+        let timeout_ns = status.board.election_timeout_ns();
+        self.care.told = Some(own);
+        self.care.tell_at_ns = now_ns.saturating_add(timeout_ns / LOOKS_PER_TIMEOUT);
+        for &peer in status.board.peers() {
+            // One that is lost is told again.
+            self.ports.transport.send(peer, Frame::Status(own));
+        }
+    }
+
+    /// While others are healthier, they should lead.
+    fn hold_back(&mut self, is_held_back: bool) {
+        if is_held_back == self.care.is_held_back {
+            return;
+        }
+        self.care.is_held_back = is_held_back;
+        for replica in &mut self.replicas {
+            replica.raft.set_may_lead(!is_held_back);
+        }
+    }
+
+    /// Hands the groups that this node leads to healthier peers, if so many are healthier that they
+    /// need no other disk; else the leader stays, as no other one could do more.
+    fn hand_over(&mut self, now_ns: u64, health: LogHealth) {
+        let board = self.ports.status.board.clone();
+        let healthier = board.healthier(now_ns, health);
+        if healthier.len() < board.majority() {
+            return;
+        }
+        let wait_ns = board.election_timeout_ns().saturating_mul(2);
+        for slot in 0..self.replicas.len() {
+            if self.replicas[slot].hand_over(now_ns, wait_ns, &healthier) {
+                self.mark_ready(slot);
+            }
+        }
+    }
+
+    /// Hands a group over because somebody asked for it: to the peer named, or to the best one.
+    pub(super) fn transfer(&mut self, now_ns: u64, slot: usize, to: Option<NodeId>) {
+        let to = to.or_else(|| self.successor(now_ns, slot));
+        let own = self.own_health(now_ns).severity();
+        let board = &self.ports.status.board;
+        let is_fit = |&to: &NodeId| board.severity_of(now_ns, to).is_none_or(|it| it <= own);
+        if let Some(to) = to.filter(is_fit) {
+            let _not_leading = self.replicas[slot].raft.transfer(now_ns, Some(to));
+            self.mark_ready(slot);
+        }
+    }
+
+    /// Whom to hand a group over to: the healthiest peer that follows, of these the one with most of
+    /// the log.
+    pub(super) fn successor(&self, now_ns: u64, slot: usize) -> Option<NodeId> {
+        let board = &self.ports.status.board;
+        let raft = &self.replicas[slot].raft;
+        let active = raft.peers().filter(|peer| peer.is_active);
+        active
+            .max_by_key(|peer| {
+                let severity = board.severity_of(now_ns, peer.id).unwrap_or(0);
+                let is_following = peer.state == PeerState::Replicate;
+                (is_following, std::cmp::Reverse(severity), peer.match_index)
+            })
+            .map(|peer| peer.id)
+    }
+
+    fn own_health(&self, now_ns: u64) -> LogHealth {
+        self.ports.status.board.health(now_ns, &self.ports.log)
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Tries to hand over to one of these, if it leads and the last attempt is long enough ago.
+    /// Returns whether something was begun.
+    fn hand_over(&mut self, now_ns: u64, wait_ns: u64, healthier: &[NodeId]) -> bool {
+        if self.raft.role() != Role::Leader {
+            self.hand_over = HandOver::default();
+            return false;
+        }
+        if now_ns < self.hand_over.next_ns {
+            return false;
+        }
+        let Some(to) = self.best_of(healthier) else {
+            return false;
+        };
+        if self.raft.transfer(now_ns, Some(to)).is_err() {
+            return false;
+        }
+        let HandOver {
+            tried,
+            failures,
+            next_ns,
+        } = &mut self.hand_over;
+        *next_ns = now_ns.saturating_add(wait_ns << (*failures).min(DOUBLINGS_MAX));
+        *failures = failures.saturating_add(1);
+        *tried = Some(to);
+        true
+    }
+
+    /// The peer that is closest to having the whole log. One that was tried in vain comes last.
+    fn best_of(&self, healthier: &[NodeId]) -> Option<NodeId> {
+        let commit = self.raft.commit();
+        let can_lead = |peer: &PeerStatus| {
+            peer.is_active
+                && peer.state == PeerState::Replicate
+                && peer.match_index >= commit
+                && healthier.contains(&peer.id)
+        };
+        let tried = self.hand_over.tried;
+        let candidates = self.raft.peers().filter(can_lead);
+        candidates
+            .max_by_key(|peer| (Some(peer.id) != tried, peer.match_index))
+            .map(|peer| peer.id)
+    }
+}
