@@ -20,8 +20,15 @@ const MESSAGES_A_PEER: u64 = 2;
 /// A heartbeat or its answer alone in a frame, with all around it: 61 bytes were measured.
 const BYTES_A_MESSAGE: u64 = 80;
 
-/// A worker looks at the size of its log once a second; half of the intervals may be cut at either end.
+/// A worker looks at the size of its log once a second.
 const OTHER_PASSES: u64 = 2;
+
+/// Each worker looks at the health of its node, and one tells the peers of it, so often an election timeout. Each worker of a
+/// peer may take the status in a pass of its own.
+const LOOKS_PER_TIMEOUT: u64 = 2;
+
+/// The status of a node in a frame.
+const BYTES_A_STATUS: u64 = 160;
 
 impl Budget {
     /// What a cluster may do that is whole and at rest, in so long a time.
@@ -29,20 +36,27 @@ impl Budget {
         let nodes = 0..config.nodes;
         // Where nodes differ, and clocks run fast, as the fastest of them.
         let options = nodes.flat_map(|node| (0..LIVES).map(move |life| (node, life)));
-        let intervals =
-            options.map(|(node, life)| config.options_of(node, life).heartbeat_interval);
+        let intervals = options
+            .clone()
+            .map(|(node, life)| config.options_of(node, life).heartbeat_interval);
         let interval: Duration = intervals.min().unwrap_or(config.options.heartbeat_interval);
         let (_, fastest_permille) = config.rates_permille;
         let shown_ns = during_ns * fastest_permille / 1_000;
         let beats = shown_ns / (interval.as_nanos() as u64).max(1) + 2;
+        let timeouts = options.map(|(node, life)| config.options_of(node, life).election_timeout);
+        let timeout: Duration = timeouts.min().unwrap_or(config.options.election_timeout);
+        let looks = shown_ns * LOOKS_PER_TIMEOUT / (timeout.as_nanos() as u64).max(1) + 2;
         let (groups, peers) = (u64::from(config.groups), config.nodes as u64 - 1);
         let messages = groups * beats * peers * MESSAGES_A_PEER;
-        let others = config.nodes as u64 * config.options.workers as u64 * OTHER_PASSES;
+        let nodes = config.nodes as u64;
+        let statuses = nodes * peers * looks;
+        let workers = config.options.workers as u64;
+        let others = (nodes * (OTHER_PASSES + looks) + statuses) * workers;
         Self {
             // Half as much again: timers of followers fire, find that their leader was heard, and are set anew.
             passes: (groups * beats + messages) * 3 / 2 + others,
             messages,
-            bytes: messages * BYTES_A_MESSAGE,
+            bytes: messages * BYTES_A_MESSAGE + statuses * BYTES_A_STATUS,
         }
     }
 
