@@ -25,7 +25,8 @@ in_ci='^(ACKNOWLEDGES_UNSYNCED|BELIEVES_FLIPPED_BITS|READS_BEFORE_OWN_COMMIT|RET
 
 # What chance finds too rarely, a scripted test finds: the package, its tests, and which of them.
 declare -A scripted=(
-    [BELIEVES_ROTTEN_SNAPSHOT]="quorate-sim disks a_node_whose_snapshot_rotted_is_refused"
+    [BELIEVES_ROTTEN_SNAPSHOT]="quorate-sim disks a_replica_whose_snapshot_rotted_is_quarantined"
+    [CUT_WRITE_LOSES_TERM]="quorate simulation what_is_promised_behind_a_cut_write_is_durable"
     [COMMITS_BEYOND_MATCH]="quorate-raft protocol replication::a_follower_commits_only_what_this_message_verified"
     [CONFIRMS_READS_ALONE]="quorate-raft protocol reads::no_read_is_answered_before_a_quorum_confirmed_it"
     [FIRST_BATCH_COMMITS_ALL]="quorate simulation a_batch_says_nothing_is_committed_that_only_the_next_one_holds"
@@ -33,6 +34,7 @@ declare -A scripted=(
     [LEASE_NEVER_ENDS]="quorate simulation a_leader_that_stood_still_does_not_answer_from_a_lease_that_is_over"
     [LOGS_EVERY_COPY]="quorate simulation what_is_behind_a_refused_command_does_not_take_its_room"
     [OLD_ANSWERS_CONFIRM_READS]="quorate-raft protocol reads::an_old_reply_never_confirms_a_new_read"
+    [PUBLISHED_LEASE_STAYS]="quorate lib node::tests::a_transfer_ends_the_published_lease_before_the_message_leaves_that_ends_it"
     [READS_BEFORE_APPLIED]="quorate-raft protocol reads::a_read_comes_out_only_with_the_entries_that_it_has_to_see"
     [REFUSES_SNAPSHOT_SILENTLY]="quorate simulation a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent"
     [RESENDS_WHOLE_WINDOW]="quorate lib client::tests::a_busy_leader_is_sent_again_only_what_it_refused"

@@ -118,6 +118,9 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
         TransportEvent::AcceptFailed { error } => {
             return say(&format!("cannot accept connections: {error}"));
         }
+        TransportEvent::NodeFailed { reason } => {
+            return say(&format!("stopped by itself: {reason}; start it again"));
+        }
         // Clerks come and go, and what a peer's own connection does is said from this side.
         _ => return,
     };

@@ -20,7 +20,7 @@ use crate::node::Published;
 use crate::options::Options;
 use crate::partition::{Partitioner, hash};
 use crate::pending::{Answer, Pending};
-use crate::runtime::{Clock, Timer};
+use crate::runtime::{Clock, Timer, threads};
 use crate::transport::tcp::{TcpClerkLink, TcpClerkOptions};
 use crate::transport::{ClerkInbox, ClerkLink, Consistency};
 
@@ -298,6 +298,12 @@ impl Clerk {
         self.inner.client.partitioner().group(key.as_ref())
     }
 
+    /// Answers of nodes that made no sense, so far: to nothing that was asked, from another node than was asked, or of
+    /// another kind. Anything above zero is a node of another version, or somebody in between.
+    pub fn rejected_replies(&self) -> u64 {
+        self.inner.client.rejected_replies()
+    }
+
     /// Fails what is outstanding with [`Error::Closed`], and every later call. Also happens when the last clone is dropped.
     pub fn close(&self) {
         self.inner.client.close();
@@ -320,6 +326,7 @@ impl Clerk {
     ) -> Pending<T> {
         match command {
             Err(error) => Pending::ready(Err(Error::TooLarge(error))),
+            Ok(_) if self.is_out(group) => Pending::ready(Err(Error::Quarantined { group })),
             Ok(command) => {
                 let (pending, completer) = Pending::new(finish);
                 self.inner.client.write(group, command, completer);
@@ -328,11 +335,20 @@ impl Clerk {
         }
     }
 
+    /// Whether the only replica of a group is here, and quarantined.
+    fn is_out(&self, group: GroupId) -> bool {
+        let local = self.inner.local.as_ref();
+        local.is_some_and(|local| local[group.0 as usize].is_out())
+    }
+
     /// The view that may answer at once, if there is one here.
     fn view_now(&self, group: GroupId, consistency: Consistency) -> Option<MapView> {
         let published = &self.inner.local.as_ref()?[group.0 as usize];
+        if let Some(Error::Failed { .. }) = self.inner.client.closed() {
+            return None;
+        }
         match consistency {
-            Consistency::Stale => Some(published.load().view),
+            Consistency::Stale => published.load(),
             Consistency::Lease => published.load_leased(|| self.inner.client.clock().now_ns()),
             Consistency::Linearizable => None,
         }
@@ -371,6 +387,9 @@ impl Clerk {
         read: impl FnOnce(&MapView) -> T + Send + 'static,
         finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Pending<T> {
+        if let Some(failed @ Error::Failed { .. }) = self.inner.client.closed() {
+            return Pending::ready(Err(failed.clone()));
+        }
         if let Some(view) = self.view_now(group, consistency) {
             return Pending::ready(Ok(read(&view)));
         }
@@ -378,8 +397,14 @@ impl Clerk {
             return Pending::ready(Err(Error::Closed));
         };
         let published = Arc::clone(&local[group.0 as usize]);
+        if published.is_out() {
+            return Pending::ready(Err(Error::Quarantined { group }));
+        }
         let (pending, completer) = Pending::new(move |answer| match answer {
-            Ok(here) if here == READ_HERE => Ok(read(&published.load().view)),
+            Ok(here) if here == READ_HERE => {
+                let view = published.load().ok_or(Error::Quarantined { group })?;
+                Ok(read(&view))
+            }
             answer => finish(answer),
         });
         self.inner.client.read(group, wants, completer);
@@ -482,7 +507,14 @@ fn page_query(scan: &Scan, limit: usize) -> Bytes {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.client.close();
+        if self.local.is_some() {
+            // Its node is stopped by the `Db`.
+            self.client.close();
+            return;
+        }
+        let client = Arc::clone(&self.client);
+        // Dropped by a waker, on a thread of the link, this would wait for that very thread.
+        threads::apart(move || client.close());
     }
 }
 

@@ -191,7 +191,7 @@ impl Cluster {
             .builder
             .setup(Arc::clone(&member.disk), random_seed())?;
         let members = self.nodes();
-        Db::start(&setup, &members, &self.runtime, |inbox| match &self.net {
+        Db::start(&setup, &members, &self.runtime, None, |inbox| match &self.net {
             Net::Memory(network) => Ok(network.attach(member.id, inbox) as Arc<dyn Transport>),
             Net::Tcp(_) => {
                 let options = member.builder.tcp_options(inbox.card().map(|card| card.cluster_id));
@@ -294,7 +294,7 @@ impl ClusterBuilder {
     }
 
     /// Starts all nodes, each on the disk that it is given.
-    fn start_on(self, disk_of: impl Fn(NodeId) -> Arc<dyn Disk>) -> Result<Cluster, OpenError> {
+    fn start_on(mut self, disk_of: impl Fn(NodeId) -> Arc<dyn Disk>) -> Result<Cluster, OpenError> {
         if self.nodes == 0 || self.nodes > NODES_MAX {
             let reason = format!(
                 "{} nodes asked for; choose from 1 to {NODES_MAX}",
@@ -303,6 +303,13 @@ impl ClusterBuilder {
             return Err(OpenError::Options { reason });
         }
         self.options.validate()?;
+        // Once, also for nodes that are restarted later.
+        if let Some(dir) = &mut self.dir {
+            *dir = std::path::absolute(&*dir).map_err(|source| OpenError::Io {
+                path: dir.clone(),
+                source,
+            })?;
+        }
         let sockets = self.sockets()?;
         let addresses: Vec<(u64, String)> = sockets
             .iter()

@@ -20,7 +20,7 @@ use crate::opening::NodeSetup;
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
 use crate::rejected::Rejected;
-use crate::runtime::{Node, Runtime};
+use crate::runtime::{Node, Runtime, threads};
 use crate::transport::tcp::{TcpError, TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
     ClerkInbox, Consistency, Frame, Inbox, LogHealth, NoTransport, NodeStatus, Origin, ReplySink,
@@ -94,6 +94,8 @@ pub struct Stats {
     pub oldest_unsynced: Duration,
     /// Why the log failed, if it did.
     pub log_failure: Option<String>,
+    /// Why the node stopped by itself, if it did: one of its threads failed.
+    pub failure: Option<String>,
     /// What each other node said of itself; `None` of one that said nothing for two election timeouts.
     pub peers: Vec<(NodeId, Option<NodeStatus>)>,
 }
@@ -153,6 +155,7 @@ impl Db {
                 LogStatus::Failed { reason } => Some(reason),
                 _ => None,
             },
+            failure: node.fate.reason().map(|it| it.to_string()),
         }
     }
 
@@ -171,27 +174,36 @@ impl Db {
     }
 
     /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
-    /// be written), `None` if nothing did.
+    /// be written), `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
     pub fn trouble(&self, group: GroupId) -> Result<Option<String>, Error> {
+        if let Some(reason) = self.inner.node.fate.reason() {
+            return Ok(Some(reason.to_string()));
+        }
         self.inspect(group, |replica| replica.fault().map(str::to_owned))
     }
 
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
     pub fn digest(&self, group: GroupId) -> Result<Digest, Error> {
-        self.inspect(group, |replica| Digest {
-            applied: replica.applied(),
-            digest: replica.sessions().digest(),
-        })
+        let digest = self.inspect(group, |replica| {
+            replica.published().has_state().then(|| Digest {
+                applied: replica.applied(),
+                digest: replica.sessions().digest(),
+            })
+        })?;
+        digest.ok_or(Error::Quarantined { group })
     }
 
     /// Looks at a replica on the thread that owns it.
-    fn inspect<T: Send + 'static>(
+    pub(crate) fn inspect<T: Send + 'static>(
         &self,
         group: GroupId,
         look: impl FnOnce(&Replica<Map>) -> T + Send + 'static,
     ) -> Result<T, Error> {
         if group.0 >= u64::from(self.groups()) {
             return Err(Error::NoSuchGroup { group });
+        }
+        if !threads::may_wait() {
+            return Err(Error::OwnThread);
         }
         let (give, take) = crossbeam::channel::bounded(1);
         let with = Box::new(move |replica: &Replica<Map>| {
@@ -202,7 +214,7 @@ impl Db {
             .inbox
             .push(group, Event::Inspect { group, with });
         // A stopped node drops the question, and with it the sender.
-        take.recv().map_err(|_| Error::Closed)
+        take.recv().map_err(|_| self.inner.cause())
     }
 
     /// Asks a group's leader, if it is this node, to hand its office to another node, or to the one that is furthest.
@@ -220,7 +232,9 @@ impl Db {
         self.inner.node.inbox.push(group, Event::Snapshot { group });
     }
 
-    /// Stops the node in order. Calls that are outstanding fail with [`Error::Closed`].
+    /// Stops the node in order. Calls that are outstanding fail with [`Error::Closed`]. When this returns, the directory may be
+    /// opened again; but not if it is called by a waker or an observer, on a thread of the node: then it returns at once, and
+    /// the node stops as soon as that thread goes on. The same holds for dropping the last handle.
     pub fn close(&self) {
         self.inner.close(true);
     }
@@ -243,6 +257,7 @@ impl Db {
         setup: &NodeSetup,
         members: &[NodeId],
         runtime: &Arc<Runtime<Map>>,
+        observer: Option<TransportObserver>,
         connect: impl FnOnce(Arc<dyn Inbox>) -> Result<Arc<dyn Transport>, OpenError>,
     ) -> Result<Self, OpenError> {
         let id = NodeId(setup.identity.node);
@@ -268,6 +283,7 @@ impl Db {
             random_seed(),
         );
         port.bind(&client);
+        node.fate.bind(farewell(&node, &client, observer));
         let clerk = Clerk::new(Arc::clone(&client), Some(node.published.clone()), timer);
         let db = Self {
             clerk,
@@ -301,8 +317,44 @@ impl std::fmt::Debug for Db {
 
 impl Inner {
     fn close(&self, in_order: bool) {
-        self.node.stop(in_order);
-        self.client.close();
+        let (node, client) = (Arc::clone(&self.node), Arc::clone(&self.client));
+        // On a thread of the node this would wait for that very thread.
+        threads::apart(move || {
+            node.stop(in_order);
+            client.close();
+        });
+    }
+
+    /// Why nothing is answered any more.
+    fn cause(&self) -> Error {
+        match self.node.fate.reason() {
+            Some(reason) => Error::Failed {
+                reason: reason.to_string(),
+            },
+            None => Error::Closed,
+        }
+    }
+}
+
+/// What is done when a node fails: its callers hear first, then its peers, which hear nothing more and elect.
+fn farewell(
+    node: &Arc<Node<Map>>,
+    client: &Arc<Client>,
+    observer: Option<TransportObserver>,
+) -> impl FnOnce(&Arc<str>) + Send + 'static {
+    let (node, client) = (Arc::downgrade(node), Arc::downgrade(client));
+    move |reason| {
+        if let Some(client) = client.upgrade() {
+            client.fail(reason);
+        }
+        if let Some(observer) = observer {
+            let reason = reason.to_string();
+            let event = TransportEvent::NodeFailed { reason };
+            let _panicked = threads::shielded(|| observer(&event));
+        }
+        if let Some(node) = node.upgrade() {
+            node.stop(false);
+        }
     }
 }
 
@@ -342,6 +394,10 @@ impl Link for LocalLink {
     }
 
     fn stop(&self) {}
+
+    fn failed(&self, reason: &str) {
+        self.node.fate.fail(reason);
+    }
 }
 
 /// Describes a node before it is opened.
@@ -371,7 +427,7 @@ pub struct Builder {
     observer: Option<TransportObserver>,
 }
 
-/// Told when peers come, go, or are turned away.
+/// Told when peers come, go, or are turned away, and when the node fails.
 pub type TransportObserver = Arc<dyn Fn(&TransportEvent) + Send + Sync>;
 
 impl Builder {
@@ -447,7 +503,8 @@ impl Builder {
         self
     }
 
-    /// Whom to tell when peers come, go, or are turned away, on the transport's threads.
+    /// Whom to tell when peers come, go, or are turned away, on the transport's threads; and when the node fails
+    /// ([`TransportEvent::NodeFailed`]). What panics in here is reported by the panic hook and otherwise ignored.
     pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -473,12 +530,13 @@ impl Builder {
         };
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
         let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
+        let observer = self.observer.clone();
         let Some(socket) = socket else {
-            return Db::start(&setup, &members, &runtime, |_inbox| {
+            return Db::start(&setup, &members, &runtime, observer, |_inbox| {
                 Ok(Arc::new(NoTransport))
             });
         };
-        Db::start(&setup, &members, &runtime, |inbox| {
+        Db::start(&setup, &members, &runtime, observer, |inbox| {
             let options = self.tcp_options(inbox.card().map(|card| card.cluster_id));
             Ok(TcpTransport::bind_socket(options, socket, inbox)? as Arc<dyn Transport>)
         })
@@ -504,7 +562,7 @@ impl Builder {
         options
     }
 
-    /// Checks everything that can be checked without touching the disk.
+    /// Checks everything that can be checked without touching the disk, and names the directory for good.
     pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
         self.options.validate()?;
         if self.groups == 0 || self.groups > GROUPS_MAX {
@@ -531,6 +589,17 @@ impl Builder {
         if !members.contains(&self.node.0) {
             return Err(OpenError::OwnIdMissing { id: self.node });
         }
+        if self.options.log.accept_damage && members.len() > 1 {
+            return Err(OpenError::AcceptsDamage {
+                node: self.node,
+                members: members.len(),
+            });
+        }
+        // Once: files are looked for again later, and the process may have changed its working directory by then.
+        let dir = std::path::absolute(&self.dir).map_err(|source| OpenError::Io {
+            path: self.dir.clone(),
+            source,
+        })?;
         let identity = Wanted {
             cluster_id: self.cluster_id,
             node: self.node.0,
@@ -538,7 +607,7 @@ impl Builder {
             members,
         };
         Ok(NodeSetup {
-            dir: self.dir.clone(),
+            dir,
             disk,
             identity,
             without: self.without.clone(),

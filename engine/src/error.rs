@@ -65,9 +65,32 @@ pub enum Error {
         /// The group asked for.
         group: quorate_wal::GroupId,
     },
+    /// The replica on this node lost what it had applied, and no other one can answer for it. Nothing was done.
+    /// [`Db::trouble`](crate::Db::trouble) names the file. A replica that is one of several comes back with a snapshot of its
+    /// leader.
+    #[error(
+        "group {} is quarantined on this node, its data here was damaged: `Db::trouble` says which; ask another node, or restore the files", group.0
+    )]
+    Quarantined {
+        /// The group.
+        group: quorate_wal::GroupId,
+    },
     /// The other side answered with something that this version does not understand. The call had no effect.
     #[error("an answer could not be understood; the nodes may run a newer version")]
     Incompatible,
+    /// The node here, or the clerk, stopped because one of its threads failed: a bug, or code of the caller's that ran on
+    /// it. Nothing is lost that was acknowledged; a write that was on its way took effect once or not at all.
+    #[error("stopped, as a part of it failed ({reason}); close it and open it again")]
+    Failed {
+        /// What failed.
+        reason: String,
+    },
+    /// A call blocks, on a thread that its answer needs: by a waker, for example, which runs where the answer was given. What was
+    /// asked for takes effect nevertheless.
+    #[error(
+        "this call would block one of the node's own threads, which its answer needs; make it on another thread"
+    )]
+    OwnThread,
     /// This handle's node or clerk was closed. A call that came later did nothing. A write that was outstanding may have
     /// taken effect, or may yet do so, once; the handle that would have found out is gone.
     #[error("closed; open it again, and read before you repeat a write that was on its way")]
@@ -93,11 +116,16 @@ impl Error {
     pub const fn maybe_applied(&self) -> bool {
         match self {
             Self::Timeout { maybe_applied, .. } => *maybe_applied,
-            Self::SessionExpired | Self::MaybeApplied { .. } | Self::Closed => true,
+            Self::SessionExpired
+            | Self::MaybeApplied { .. }
+            | Self::Failed { .. }
+            | Self::OwnThread
+            | Self::Closed => true,
             Self::Busy { .. }
             | Self::TooLarge(_)
             | Self::BatchSpansGroups
             | Self::NoSuchGroup { .. }
+            | Self::Quarantined { .. }
             | Self::Incompatible => false,
         }
     }
@@ -167,6 +195,14 @@ pub enum OpenError {
     Options {
         /// Which, and what it may be.
         reason: String,
+    },
+    /// `accept_damage` is set for a node that others count on.
+    #[error("log.accept_damage is set, and node {} is one of {members}: the others count on the entries and votes that it would go on without; open it without that option, and damaged groups come back with snapshots of their leaders; if it does not open, leave the node out for good", node.0)]
+    AcceptsDamage {
+        /// The node.
+        node: NodeId,
+        /// How many members its cluster has.
+        members: usize,
     },
     /// Two members of the list have the same id.
     #[error("node {} is listed twice; every node needs an id of its own", id.0)]

@@ -12,7 +12,7 @@ use quorate_kv::{Image, StateMachine};
 use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotError, SnapshotRef, SnapshotWriter, Snapshots};
 
-use crate::node::{CHUNK_BYTES, Event, Job, JobDone, NodeInbox, Received, restore};
+use crate::node::{CHUNK_BYTES, Event, Job, JobDone, NodeInbox, Received, is_rotten, restore};
 use crate::transport::{
     Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer, Transport,
 };
@@ -86,8 +86,12 @@ impl<M: StateMachine> NodeFiles<M> {
                 ticket: _held,
             } => {
                 if let Err(error) = self.send(to, transfer, &meta, &file, from_bytes, until_bytes) {
-                    let reason = error.to_string();
-                    self.done(transfer.group, JobDone::SendFailed { transfer, reason });
+                    let failed = JobDone::SendFailed {
+                        transfer,
+                        reason: error.to_string(),
+                        rotten: is_rotten(&error).then_some(file.id),
+                    };
+                    self.done(transfer.group, failed);
                 }
             }
             Job::Receive {
@@ -265,11 +269,12 @@ impl<M: StateMachine> NodeFiles<M> {
             .finish()
             .map_err(|error| error.to_string())?;
         let group = chunk.transfer.group;
-        let mut reader = self
-            .snapshots
-            .open_reader(group, &file)
-            .map_err(|error| error.to_string())?;
-        let machine = restore(&mut reader, chunk.meta.index.0)?;
+        let restored = restore(&self.snapshots, group, &file);
+        let machine = restored.map_err(|unrestored| {
+            // It is whole and published, and nothing will ever name it.
+            let _left = self.snapshots.remove(group, &file);
+            unrestored.reason
+        })?;
         Ok(Received {
             from,
             transfer: chunk.transfer,
@@ -278,4 +283,5 @@ impl<M: StateMachine> NodeFiles<M> {
             machine,
         })
     }
+
 }

@@ -32,6 +32,7 @@ mod cluster;
 mod db;
 mod error;
 mod files;
+mod handoff;
 mod identity;
 mod membership;
 mod mutants;
@@ -57,9 +58,11 @@ pub use membership::FoundingStatus;
 pub use options::Options;
 pub use partition::GROUPS_MAX;
 pub use pending::Pending;
-pub use quorate_kv::{KEY_BYTES_MAX, MapView, VALUE_BYTES_MAX};
+pub use quorate_kv::{KEY_BYTES_MAX, MapView, TooLarge, VALUE_BYTES_MAX};
 pub use quorate_raft::{LogIndex, NodeId, Role, Term};
-pub use quorate_wal::{GroupId, LogOptions};
+pub use quorate_wal::{
+    Durability, GroupId, LogOptions, LogStats, LogStatus, OpenError as LogOpenError,
+};
 pub use rejected::Rejected;
 pub use transport::{Consistency, Founding, LogHealth, NodeStatus};
 

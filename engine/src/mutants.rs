@@ -34,6 +34,9 @@ mutants! {
     REFUSES_SNAPSHOT_SILENTLY;
     /// The first of several batches says that all of them is committed (found by the simulator).
     FIRST_BATCH_COMMITS_ALL;
+    /// Term and vote are left out of a write that is cut into several batches, and it counts as durable (tried here: no test
+    /// failed).
+    CUT_WRITE_LOSES_TERM;
     /// A busy leader is sent all of the window again (found by the simulator in seed 281).
     RESENDS_WHOLE_WINDOW;
     /// A leader takes every copy of a command into its log, and what is out of turn (found by the simulator in plain seed
@@ -44,6 +47,9 @@ mutants! {
     /// Entries that the log names as lost are ignored, and the group goes on as if it had them (NATS 2.12.1: one flipped
     /// bit in a block).
     IGNORES_LOST_ENTRIES;
+    /// A lease that other threads read is never withdrawn, so that a transfer leaves a valid one (found here, by changing the
+    /// code: nothing noticed).
+    PUBLISHED_LEASE_STAYS;
     /// A node whose log is gone is taken for a new one, and votes again (a hole that was closed here).
     TAKES_LOST_LOG_FOR_NEW;
     /// A shard does not look at the log when it is attached: a move that was told before is lost, and no other is ever told

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use quorate_kv::{Sessions, StateMachine};
 use quorate_raft::{Config, NodeId, Raft};
-use quorate_wal::{DirLock, Disk, Durability, GroupId, Log, Recovered, RecoveredGroup, Snapshots};
+use quorate_wal::{
+    Damage, DirLock, Disk, Durability, GroupId, Log, Recovered, RecoveredGroup, Snapshots,
+};
 
 use crate::db::TransportObserver;
 use crate::error::OpenError;
@@ -17,7 +19,8 @@ use crate::identity::{Claim, Identity, LOG_DIR, SNAPSHOT_DIR, Wanted};
 use crate::membership::{self, Book, Membership, NodeCard, NodeLimits, Opening};
 use crate::mutants;
 use crate::node::{
-    Limits, Replica, ReplicaOptions, SnapshotState, StatusBoard, lost_behind, restore, restored,
+    Limits, Replica, ReplicaOptions, SnapshotState, StatusBoard, Unrestored, lost_behind, restore,
+    restored,
 };
 use crate::options::{Options, nanos};
 use crate::rejected::Rejections;
@@ -84,6 +87,7 @@ pub(crate) fn open<M: StateMachine>(
     let groups = (0..u64::from(identity.groups)).map(GroupId);
     let replicas = groups.map(|group| {
         let found = recovered.groups.get(&group);
+        let found = found.map(|found| (found, &recovered.report.damage[..]));
         open_replica(setup, now_ns(), group, &config, found, &snapshots)
     });
     Ok(Opened {
@@ -231,7 +235,7 @@ fn open_replica<M: StateMachine>(
     now_ns: u64,
     group: GroupId,
     config: &Config,
-    found: Option<&RecoveredGroup>,
+    found: Option<(&RecoveredGroup, &[Damage])>,
     snapshots: &Snapshots,
 ) -> Result<Replica<M>, OpenError> {
     let id = NodeId(setup.identity.node);
@@ -239,17 +243,22 @@ fn open_replica<M: StateMachine>(
         group: group.0,
         reason,
     };
-    let restored = restored(id, config, found).map_err(bad_group)?;
-    let file = found.and_then(|found| found.snapshot.clone());
-    let sessions = match &file {
-        None => Sessions::default(),
-        Some(file) => {
-            read_snapshot(snapshots, group, file).map_err(|reason| OpenError::Snapshot {
-                group: group.0,
-                index: file.index,
-                reason,
-            })?
+    let restored = restored(id, config, found.map(|found| found.0)).map_err(bad_group)?;
+    let file = found.and_then(|(found, _)| found.snapshot.clone());
+    let bad_snapshot = |unrestored: &Unrestored| OpenError::Snapshot {
+        group: group.0,
+        index: file.as_ref().map_or(0, |file| file.index),
+        reason: unrestored.to_string(),
+    };
+    let read = file.as_ref().map(|file| restore(snapshots, group, file));
+    let (sessions, rotten) = match read.transpose() {
+        Ok(sessions) => (sessions.unwrap_or_default(), None),
+        // It costs this group on this node, and no other one.
+        Err(unrestored) if unrestored.is_rotten => {
+            let reason = bad_snapshot(&unrestored).to_string();
+            (Sessions::default(), Some(reason))
         }
+        Err(unrestored) => return Err(bad_snapshot(&unrestored)),
     };
     let keep: Vec<_> = file.iter().cloned().collect();
     // What cannot be deleted now goes with the next snapshot.
@@ -269,25 +278,17 @@ fn open_replica<M: StateMachine>(
         group,
         raft,
         sessions,
-        SnapshotState::new(file, seed >> 1),
+        SnapshotState::new(file.clone(), seed >> 1),
         options,
     );
-    let lost = found.and_then(|found| lost_behind(found, snapshot));
+    let lost = found.and_then(|(found, damage)| lost_behind(found, group, damage, snapshot));
     if let Some((last, reason)) = lost.filter(|_| !mutants::IGNORES_LOST_ENTRIES) {
         replica.set_aside(now_ns, last, reason);
     }
+    if let Some(reason) = rotten {
+        replica.lose_snapshot(now_ns, &reason);
+    }
     Ok(replica)
-}
-
-fn read_snapshot<M: StateMachine>(
-    snapshots: &Snapshots,
-    group: GroupId,
-    file: &quorate_wal::SnapshotRef,
-) -> Result<Sessions<M>, String> {
-    let mut reader = snapshots
-        .open_reader(group, file)
-        .map_err(|error| error.to_string())?;
-    restore(&mut reader, file.index)
 }
 
 /// How much log a node keeps, beside as much as its snapshots are long: what a few small groups keep by their own rule, and

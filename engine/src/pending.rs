@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::error::Error;
+use crate::handoff::slot::Slot;
+use crate::runtime::threads;
 
 /// The answer to a call that is on its way.
 ///
@@ -46,10 +46,16 @@ pub(crate) type Answer = Result<bytes::Bytes, Error>;
 
 impl<T> Pending<T> {
     /// Blocks until the answer is there. Ends at the latest when the call's own timeout does.
+    ///
+    /// Called by a waker, on a thread of the node, it does not block: unless the answer is there it fails with
+    /// [`Error::OwnThread`], and what was asked for takes effect nevertheless.
     pub fn wait(self) -> Result<T, Error> {
         match self.state {
             Waiting::Ready(result) => result.unwrap_or(Err(Error::Closed)),
             Waiting::Slot { slot, finish } => {
+                if !threads::may_wait() && !slot.is_filled() {
+                    return Err(Error::OwnThread);
+                }
                 let answer = slot.wait(None).unwrap_or(Err(Error::Closed));
                 finish.map_or(Err(Error::Closed), |finish| finish(answer))
             }
@@ -73,7 +79,7 @@ impl<T> Pending<T> {
     pub fn is_ready(&self) -> bool {
         match &self.state {
             Waiting::Ready(_) => true,
-            Waiting::Slot { slot, .. } => slot.inner.lock().value.is_some(),
+            Waiting::Slot { slot, .. } => slot.is_filled(),
         }
     }
 
@@ -153,74 +159,10 @@ impl Drop for Completer {
     }
 }
 
-#[derive(Debug)]
-struct Slot<V> {
-    inner: Mutex<SlotInner<V>>,
-    filled: Condvar,
-}
-
-#[derive(Debug)]
-struct SlotInner<V> {
-    value: Option<V>,
-    waker: Option<Waker>,
-}
-
-impl<V> Default for Slot<V> {
-    fn default() -> Self {
-        Self {
-            inner: Mutex::new(SlotInner {
-                value: None,
-                waker: None,
-            }),
-            filled: Condvar::new(),
-        }
-    }
-}
-
-impl<V> Slot<V> {
-    fn fill(&self, value: V) {
-        let waker = {
-            let mut inner = self.inner.lock();
-            inner.value = Some(value);
-            self.filled.notify_one();
-            inner.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn wait(&self, until: Option<Instant>) -> Option<V> {
-        let mut inner = self.inner.lock();
-        loop {
-            if let Some(value) = inner.value.take() {
-                return Some(value);
-            }
-            match until {
-                None => self.filled.wait(&mut inner),
-                Some(until) => {
-                    if self.filled.wait_until(&mut inner, until).timed_out() {
-                        return inner.value.take();
-                    }
-                }
-            }
-        }
-    }
-
-    fn poll(&self, waker: &Waker) -> Option<V> {
-        let mut inner = self.inner.lock();
-        let value = inner.value.take();
-        if value.is_none() {
-            inner.waker = Some(waker.clone());
-        }
-        value
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::Wake;
+    use std::task::{Wake, Waker};
 
     use bytes::Bytes;
 
@@ -271,5 +213,22 @@ mod tests {
         assert!(flag.0.load(Ordering::SeqCst));
         let polled = Pin::new(&mut pending).poll(&mut context);
         assert_eq!(polled, Poll::Ready(Ok(Bytes::from_static(b"v"))));
+    }
+
+    /// A waker that panicked ended the worker that gave the answer, and with it all groups of that worker.
+    #[test]
+    fn a_waker_that_panics_is_no_matter_of_the_giver_s() {
+        struct Bomb;
+        impl Wake for Bomb {
+            fn wake(self: Arc<Self>) {
+                panic!("a waker's own panic, which the test expects");
+            }
+        }
+        let waker = Waker::from(Arc::new(Bomb));
+        let mut context = Context::from_waker(&waker);
+        let (mut pending, completer) = Pending::new(|answer| answer);
+        assert!(Pin::new(&mut pending).poll(&mut context).is_pending());
+        completer.complete(Ok(Bytes::from_static(b"v")));
+        assert_eq!(pending.wait(), Ok(Bytes::from_static(b"v")));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Trouble {
     moved: Condvar,
     /// Whoever wrote or synced, by the names of their threads.
     pub(crate) writers: Mutex<BTreeSet<String>>,
+    /// The thread whose calls panic, by its name.
+    pub(crate) panics_on: Mutex<Option<&'static str>>,
 }
 
 /// No test means to stay stuck for so long: one that failed meanwhile must still end.
@@ -41,6 +43,16 @@ struct TroubledFile {
 impl Trouble {
     pub(crate) fn set(flag: &AtomicBool, value: bool) {
         flag.store(value, Ordering::SeqCst);
+    }
+
+    /// Panics if this is the thread to.
+    fn look(&self) {
+        let present = std::thread::current();
+        let name = *self.panics_on.lock();
+        assert!(
+            name.is_none() || name != present.name(),
+            "a panic that the test wants"
+        );
     }
 
     /// Has the disk stand still, or go on.
@@ -64,6 +76,7 @@ impl Trouble {
 
     fn sync(&self) -> io::Result<()> {
         self.pass();
+        self.look();
         if self.syncs_fail.load(Ordering::SeqCst) {
             return Err(io::Error::other("the device is gone"));
         }
@@ -82,6 +95,7 @@ impl TroubledDisk {
 
 impl Disk for TroubledDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.trouble.look();
         Ok(self.wrap(self.disk.create(path)?))
     }
 
@@ -129,6 +143,7 @@ impl DiskFile for TroubledFile {
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
         self.trouble.pass();
+        self.trouble.look();
         self.file.write_at(offset, slices)
     }
 

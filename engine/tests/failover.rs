@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, GROUP, TRANSPORTS, eventually, in_memory, quick, seed, settled};
+use common::{DEADLINE, GROUP, TRANSPORTS, defaults, eventually, in_memory, quick, seed, settled};
 use quorate::transport::memory::{Endpoint, LinkFaults};
 use quorate::{Bytes, Cluster, Consistency, Db, Error, NodeId, Options, TransportKind};
 
@@ -19,7 +19,7 @@ fn two_election_timeouts(options: &Options) -> Duration {
 
 #[test]
 fn a_killed_leader_is_replaced_within_two_election_timeouts() {
-    let options = Options::default();
+    let options = defaults();
     for transport in TRANSPORTS {
         let cluster = in_memory(transport, options.clone());
         let clerk = cluster.clerk();
@@ -47,7 +47,7 @@ fn a_killed_leader_is_replaced_within_two_election_timeouts() {
 
 #[test]
 fn leadership_that_is_handed_over_moves_without_an_election_timeout() {
-    let mut options = Options::default();
+    let mut options = defaults();
     // Nothing but the hand-over moves it within the test's deadline.
     options.election_timeout = DEADLINE * 2;
     for transport in TRANSPORTS {

@@ -79,6 +79,53 @@ fn child_opens() {
 }
 
 #[test]
+fn only_a_node_that_is_alone_may_go_on_without_what_was_damaged() {
+    let home = Home::new();
+    let mut accepting = Options::default();
+    accepting.log.accept_damage = true;
+    let [own, other] = free_addresses();
+    let member = home
+        .builder()
+        .cluster([(1, own), (2, other)])
+        .options(accepting.clone());
+    let error = Home::refused(member);
+    assert!(
+        matches!(error, OpenError::AcceptsDamage { members: 2, .. }),
+        "{error:?}"
+    );
+    assert_says(
+        &error,
+        &["accept_damage", "count on", "without that option"],
+    );
+    home.is_intact();
+    let alone = home.builder().options(accepting).open();
+    let db = alone.expect("nobody counts on it");
+    assert_eq!(db.get("k").expect("readable").as_deref(), Some(&b"v"[..]));
+}
+
+/// What an option or an error holds can be named with this crate alone.
+#[test]
+fn what_is_matched_on_has_a_name_here() {
+    let mut options = Options::default();
+    options.log.durability = quorate::Durability::ProcessCrash;
+    let home = Home::new();
+    let db = home.builder().options(options).open().expect("it opens");
+    let stats = db.stats();
+    let (_, health): (quorate::LogStats, _) = (stats.log, stats.health);
+    assert_eq!(health, quorate::LogHealth::Healthy);
+    let error = db.put("k".repeat(KEY_BYTES_MAX + 1), "v");
+    let Err(Error::TooLarge(quorate::TooLarge { limit, .. })) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(limit, KEY_BYTES_MAX);
+    let second = Home::refused(home.builder());
+    assert!(matches!(
+        second,
+        OpenError::Log(quorate::LogOpenError::Locked { .. })
+    ));
+}
+
+#[test]
 fn whose_a_directory_is_is_checked() {
     let home = Home::new();
     let error = Home::refused(home.builder().node(2));

@@ -8,13 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use quorate::simulation::{
-    Answer, Body, ClientSend, CommandBuffer, Map, Query, SimClient, SimNode, SimSetup,
-    TRANSFER_JOBS_MAX,
+    Answer, Body, ClientSend, CommandBuffer, Entry, EntryKind, Map, Message, Query, Round,
+    SimClient, SimNode, SimSetup, TRANSFER_JOBS_MAX,
 };
 use quorate::transport::{
-    ClerkInbox, Frame, Origin, Reply, ReplySink, Request, RequestBody, RequestId, Transport,
+    ClerkInbox, Frame, GroupMessage, Origin, Reply, ReplySink, Request, RequestBody, RequestId,
+    Transport,
 };
-use quorate::{Consistency, GroupId, LogIndex, NodeId, Options, Role};
+use quorate::{Consistency, GroupId, LogIndex, NodeId, Options, Role, Term};
 use quorate_wal::testing::{CrashDisk, Survivors};
 
 const GROUP: GroupId = GroupId(0);
@@ -568,6 +569,99 @@ fn a_batch_says_nothing_is_committed_that_only_the_next_one_holds() {
     let now_ns = bench.now_ns;
     bench.members[lagging].open(now_ns);
     bench.until("it has all", |bench| bench.get(lagging, "k19").is_some());
+}
+
+/// A follower hears of a new term with a vote and with more entries than go into one batch. Whatever it then says of that term
+/// and that vote, they must be on its disk; and no entry of a term may be there before the term is.
+#[test]
+fn what_is_promised_behind_a_cut_write_is_durable() {
+    const TERM: Term = Term(8);
+    let candidate = NodeId(3);
+    let message = |body| Message {
+        from: candidate,
+        to: NodeId(1),
+        term: TERM,
+        body,
+    };
+    let in_group = |body| GroupMessage {
+        group: GROUP,
+        message: message(body),
+    };
+    // Entries of the new term, and such as an earlier leader left behind.
+    for entry_term in [TERM, Term(7)] {
+        let disk = CrashDisk::new();
+        let setup_on = |disk: &CrashDisk| SimSetup {
+            dir: Path::new("/data/node").to_path_buf(),
+            disk: Arc::new(disk.clone()),
+            node: NodeId(1),
+            members: vec![NodeId(1), NodeId(2), candidate],
+            groups: 1,
+            options: options(),
+            seed: 1,
+        };
+        let outbox = Arc::<Outbox>::default();
+        let transport = Arc::clone(&outbox);
+        let node = SimNode::<Map>::open(&setup_on(&disk), 0, Arc::new(NoClients), |_| transport);
+        let mut node = node.expect("the disk is sound");
+        let entry = |index| Entry {
+            index: LogIndex(index),
+            term: entry_term,
+            kind: EntryKind::Command,
+            data: vec![7; 3_000].into(),
+        };
+        let vote = Body::Vote {
+            last_index: LogIndex(30),
+            last_term: Term(7),
+            transfer: false,
+        };
+        let append = Body::Append {
+            prev_index: LogIndex(0),
+            prev_term: Term(0),
+            commit: LogIndex(0),
+            round: Round(1),
+            entries: (1..=30).map(entry).collect(),
+        };
+        let frame = Frame::Raft(vec![in_group(vote), in_group(append)]);
+        node.deliver(Origin::Node(candidate), frame);
+        node.pass(MS);
+        let (mut batches, mut promises) = (0, 0);
+        while node.due().prepare || node.due().drive {
+            node.prepare_step().expect("the disk is sound");
+            node.log_step().expect("the disk is sound");
+            batches += 1;
+            node.pass(MS);
+            let has_promised = |frame: &Frame| match frame {
+                Frame::Raft(messages) => messages.iter().any(|it| {
+                    let body = &it.message.body;
+                    matches!(
+                        body,
+                        Body::VoteReply { granted: true } | Body::AppendAccepted { .. }
+                    )
+                }),
+                _ => false,
+            };
+            promises += usize::from(
+                outbox
+                    .frames
+                    .lock()
+                    .iter()
+                    .any(|(_, frame)| has_promised(frame)),
+            );
+            let after = disk.fork();
+            after.power_cut(&Survivors::None);
+            let again = open_first(&setup_on(&after)).expect("it opens whenever the power goes");
+            let view = again.view(GROUP);
+            if view.last_index > LogIndex(0) {
+                assert!(view.term >= entry_term, "an entry is there before its term");
+            }
+            if promises > 0 {
+                assert_eq!((view.term, view.vote), (TERM, Some(candidate)));
+                assert_eq!(view.last_index, LogIndex(30));
+            }
+        }
+        assert!(batches > 2, "the write was cut: {batches}");
+        assert!(promises > 0, "it has accepted");
+    }
 }
 
 #[test]

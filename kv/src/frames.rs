@@ -6,8 +6,22 @@
 
 use std::io::{self, Read, Write};
 
+use thiserror::Error;
+
 /// The most bytes that one frame holds, and so what writer and reader buffer.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// A frame announces more than any frame holds. A type of its own, so that nothing that the source
+/// says of itself is taken for it.
+#[derive(Debug, Error)]
+#[error("a frame of an image is longer than any")]
+struct TooLong;
+
+/// Whether reading failed for a frame, and not for its source.
+pub(crate) fn is_too_long(error: &io::Error) -> bool {
+    let reason = error.get_ref();
+    reason.and_then(|it| it.downcast_ref::<TooLong>()).is_some()
+}
 
 /// Cuts what is written to it into frames.
 pub(crate) struct FrameWriter<'a> {
@@ -82,7 +96,7 @@ impl<'a> FrameReader<'a> {
         self.source.read_exact(&mut len)?;
         let len = u32::from_le_bytes(len) as usize;
         if len > FRAME_BYTES_MAX {
-            return Err(io::ErrorKind::InvalidData.into());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, TooLong));
         }
         self.ended = len == 0;
         self.buffer.resize(len, 0);

@@ -5,6 +5,8 @@ use std::io;
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::frames;
+
 /// A deterministic state machine.
 ///
 /// The engine applies the same commands at the same indexes on every replica. Everything that
@@ -83,13 +85,22 @@ pub enum RestoreError {
 }
 
 impl From<io::Error> for RestoreError {
+    /// Only what says nothing more than "the source has ended" is taken for that. An error with a
+    /// reason of its own, such as a checksum that does not match, keeps it.
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Truncated,
-            io::ErrorKind::InvalidData => Self::Malformed {
+        if frames::is_too_long(&error) {
+            return Self::Malformed {
                 what: "a frame is longer than any",
-            },
+            };
+        }
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof if !has_reason(&error) => Self::Truncated,
             _ => Self::Io(error),
         }
     }
+}
+
+/// Whether whoever made the error gave it more than a kind; `read_exact` gives it a constant text.
+fn has_reason(error: &io::Error) -> bool {
+    error.get_ref().is_some()
 }

@@ -35,7 +35,8 @@ pub struct Output {
     pub reads: Vec<ReadReady>,
     /// Reads that this replica can no longer answer because it leads no more.
     pub reads_failed: Vec<u64>,
-    /// Peers to which the latest snapshot is to be sent; each is named once until
+    /// Peers to which the latest snapshot is to be sent; if there is none yet, one is to be taken.
+    /// Each is named once until
     /// [`crate::Raft::on_snapshot_sent`] ends the transfer.
     pub snapshots: Vec<NodeId>,
     /// The role, leader and term, if any of them changed.

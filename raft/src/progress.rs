@@ -45,6 +45,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// Whether it was heard from within the last election timeout.
     pub is_active: bool,
+    /// It has lost entries that it had, and waits for a snapshot that covers them.
+    pub has_lost: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -397,6 +399,7 @@ impl Progress {
             next_index: self.next,
             state: self.state,
             is_active: self.is_active(now_ns, options),
+            has_lost: self.vouches_for_nothing,
         }
     }
 

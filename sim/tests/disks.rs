@@ -160,7 +160,7 @@ fn entries_that_the_log_names_as_lost_set_their_replica_aside() {
 }
 
 #[test]
-fn a_node_whose_snapshot_rotted_is_refused() {
+fn a_replica_whose_snapshot_rotted_is_quarantined() {
     let mut config = config(7, 3, &[FaultClass::BitRot]);
     config.options.snapshot_log_bytes = 512;
     let mut world = settled_as(7, config);
@@ -173,9 +173,23 @@ fn a_node_whose_snapshot_rotted_is_refused() {
     assert!(disk.flip(&file, content.len() as u64 / 2, 3));
     let told = world.set_damaged(0, FaultClass::BitRot);
     told.expect("nothing is wrong");
-    world.heal().expect("the others go on");
-    assert!(world.nodes[0].process.is_none());
-    assert_eq!(world.nodes[0].harm, Harm::Lost);
+    world
+        .heal()
+        .expect("one group does not keep it from opening");
+    let process = world.nodes[0].process.as_ref().expect("it opens");
+    let folder = file
+        .parent()
+        .and_then(Path::file_name)
+        .expect("of its group");
+    let group = u64::from_str_radix(&folder.to_string_lossy(), 16).expect("a number");
+    let view = process.view(GroupId(group));
+    assert!(view.is_aside);
+    let trouble = view.trouble.unwrap_or_default();
+    assert!(trouble.contains(&*file.to_string_lossy()), "{trouble}");
+    assert!(
+        world.nodes[0].disk.files().contains(&file),
+        "it stays until another one is here"
+    );
 }
 
 #[test]

@@ -6,10 +6,10 @@ mod hostile;
 mod tests;
 mod window;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
 use quorate_kv::CommandBuffer;
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
@@ -17,9 +17,11 @@ use quorate_wal::GroupId;
 pub(crate) use window::{READ_HERE, REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
 
 use crate::error::Error;
+use crate::handoff::bell::Watched;
+use crate::handoff::relay::{Effects, Outside, Relay};
 use crate::options::Options;
 use crate::partition::Partitioner;
-use crate::pending::Completer;
+use crate::pending::{Answer, Completer};
 use crate::runtime::{Clock, Timed, Timer};
 use crate::transport::{ClerkInbox, ClerkLink, Reply, ReplySink, Request, RequestId};
 
@@ -34,6 +36,11 @@ pub(crate) trait Link: std::marker::Send + Sync {
 
     /// Stops the link.
     fn stop(&self);
+
+    /// The client failed: tells the node that it is a part of, if it is.
+    fn failed(&self, reason: &str) {
+        let _alone = reason;
+    }
 }
 
 /// A link without replicas in this process.
@@ -61,17 +68,16 @@ pub(crate) struct Client {
     clock: Clock,
     timer: Arc<Timer>,
     /// Whether the timer looks after this client already.
-    is_timed: AtomicBool,
-    is_closed: AtomicBool,
+    watched: Watched,
+    /// What calls fail with, once nothing is taken any more.
+    closed: OnceLock<Error>,
     /// Replies that name no group of this cluster.
     stray_replies: AtomicU64,
 }
 
-/// A window, and the right to hand over what it sends. The two are apart so that a link may answer from within
-/// `send`, and so that sends keep their order nevertheless.
+/// The window of one group.
 struct Slot {
-    window: Mutex<Window>,
-    sending: Mutex<()>,
+    relay: Relay<Window>,
     /// Whether the timer has to look at the window. Changed under the window's lock.
     is_busy: AtomicBool,
 }
@@ -90,10 +96,9 @@ impl Client {
         let groups = partitioner
             .groups()
             .map(|group| Slot {
-                window: Mutex::new(
+                relay: Relay::new(
                     Window::new(group, nodes.to_vec(), window_options).numbered_from(seed),
                 ),
-                sending: Mutex::new(()),
                 is_busy: AtomicBool::new(false),
             })
             .collect();
@@ -103,8 +108,8 @@ impl Client {
             partitioner,
             clock,
             timer,
-            is_timed: AtomicBool::new(false),
-            is_closed: AtomicBool::new(false),
+            watched: Watched::default(),
+            closed: OnceLock::new(),
             stray_replies: AtomicU64::new(0),
         });
         let with_deadlines: Arc<dyn Timed> = client.clone();
@@ -138,20 +143,40 @@ impl Client {
 
     /// Replies that made no sense, so far.
     pub(crate) fn rejected_replies(&self) -> u64 {
-        let each = self.groups.iter().map(|slot| slot.window.lock().rejected());
+        let each = self.groups.iter().map(|slot| slot.relay.with(|window| window.rejected()));
         each.sum::<u64>() + self.stray_replies.load(Ordering::Relaxed)
     }
 
     /// Fails what is outstanding and refuses what comes.
     pub(crate) fn close(&self) {
-        if self.is_closed.swap(true, Ordering::AcqRel) {
-            return;
+        if self.end(Error::Closed) {
+            self.link.stop();
         }
-        for slot in &self.groups {
-            slot.window.lock().close();
-            self.act(slot);
+    }
+
+    /// The same, for a cause. The link is stopped when the client is closed.
+    pub(crate) fn fail(&self, reason: &str) {
+        let reason = reason.to_owned();
+        self.end(Error::Failed { reason });
+    }
+
+    /// What all calls fail with, if they do.
+    pub(crate) fn closed(&self) -> Option<&Error> {
+        self.closed.get()
+    }
+
+    /// Fails everything. `false`: nothing but that it was closed meanwhile, after it had failed.
+    fn end(&self, error: Error) -> bool {
+        let is_close = error == Error::Closed;
+        let is_first = self.closed.set(error).is_ok();
+        if is_first {
+            let error = self.closed.get().unwrap_or(&Error::Closed);
+            for slot in &self.groups {
+                slot.relay.close(|window| window.close(error));
+                self.act(slot);
+            }
         }
-        self.link.stop();
+        is_first || is_close
     }
 
     fn with(
@@ -160,69 +185,33 @@ impl Client {
         completer: Completer,
         call: impl FnOnce(&mut Window, Completer),
     ) {
-        if self.is_closed.load(Ordering::Acquire) {
-            completer.complete(Err(Error::Closed));
-            return;
-        }
         let slot = &self.groups[group.0 as usize];
-        {
-            let mut window = slot.window.lock();
-            call(&mut window, completer);
+        let entered = slot.relay.enter(completer, |window, completer| {
+            call(window, completer);
             if !slot.is_busy.load(Ordering::Relaxed) {
                 slot.is_busy.store(true, Ordering::SeqCst);
             }
+        });
+        if let Err(completer) = entered {
+            let error = self.closed.get().unwrap_or(&Error::Closed);
+            completer.complete(Err(error.clone()));
+            return;
         }
         self.act(slot);
-        // Sequentially consistent with the timer, which clears `is_timed` and then looks at each `is_busy`: either it sees that
-        // this window is busy, or this sees that the timer must be woken.
-        if !self.is_timed.load(Ordering::SeqCst) && !self.is_timed.swap(true, Ordering::AcqRel) {
+        if self.watched.needs_ring() {
             self.timer.wake();
         }
     }
 
-    /// Does what a window asked for. Whoever finds another thread sending leaves its sends to that one.
+    /// Does what a window asked for.
     fn act(&self, slot: &Slot) {
-        loop {
-            let completions = slot.window.lock().take_completions();
-            for (completer, answer) in completions {
-                completer.complete(answer);
-            }
-            let Some(right) = slot.sending.try_lock() else {
-                return;
-            };
-            loop {
-                let sends = slot.window.lock().take_sends();
-                if sends.is_empty() {
-                    break;
-                }
-                for send in sends {
-                    self.hand_over(slot, send);
-                }
-            }
-            drop(right);
-            // What another thread left between the last look and the release.
-            if !slot.window.lock().has_effects() {
-                return;
-            }
-        }
-    }
-
-    fn hand_over(&self, slot: &Slot, send: Send) {
-        match send {
-            Send::WaitApplied(group, index, id) => self.link.wait_applied(group, index, id),
-            Send::Request(to, request) => {
-                let id = request.id;
-                if !self.link.send(to, request) {
-                    slot.window.lock().not_sent(self.clock.now_ns(), to, id);
-                }
-            }
-        }
+        slot.relay.act(&Hands { client: self, slot });
     }
 
     /// How often each window was ticked.
     #[cfg(test)]
     fn ticks(&self) -> Vec<u64> {
-        let ticks = self.groups.iter().map(|slot| slot.window.lock().ticks);
+        let ticks = self.groups.iter().map(|slot| slot.relay.with(|window| window.ticks));
         ticks.collect()
     }
 
@@ -235,7 +224,7 @@ impl Client {
 impl ClerkInbox for Client {
     fn reply(&self, from: NodeId, reply: Reply) {
         if let Some(slot) = self.slot_of(reply.id) {
-            slot.window.lock().reply(self.clock.now_ns(), from, reply);
+            slot.relay.with(|window| window.reply(self.clock.now_ns(), from, reply));
             self.act(slot);
         } else {
             self.stray_replies.fetch_add(1, Ordering::Relaxed);
@@ -245,7 +234,7 @@ impl ClerkInbox for Client {
     fn disconnected(&self, node: NodeId) {
         let now_ns = self.clock.now_ns();
         for slot in &self.groups {
-            slot.window.lock().disconnected(now_ns, node);
+            slot.relay.with(|window| window.disconnected(now_ns, node));
             self.act(slot);
         }
     }
@@ -253,26 +242,70 @@ impl ClerkInbox for Client {
 
 impl Timed for Client {
     fn tick(&self, now_ns: u64) -> bool {
-        // Whoever calls from here on wakes the timer again.
-        self.is_timed.store(false, Ordering::SeqCst);
-        let mut is_busy = false;
-        // Of thousands of groups few have anything outstanding: the others cost a look each, and no lock.
-        for slot in &self.groups {
-            if !slot.is_busy.load(Ordering::SeqCst) {
-                continue;
+        self.watched.look(|| {
+            let mut is_busy = false;
+            // Of thousands of groups few have anything outstanding: the others cost a look each, and no lock.
+            for slot in &self.groups {
+                if !slot.is_busy.load(Ordering::SeqCst) {
+                    continue;
+                }
+                is_busy |= slot.relay.with(|window| {
+                    let stays_busy = window.tick(now_ns);
+                    slot.is_busy.store(stays_busy, Ordering::SeqCst);
+                    stays_busy
+                });
+                self.act(slot);
             }
-            {
-                let mut window = slot.window.lock();
-                let stays_busy = window.tick(now_ns);
-                slot.is_busy.store(stays_busy, Ordering::SeqCst);
-                is_busy |= stays_busy;
+            is_busy
+        })
+    }
+
+    fn failed(&self, reason: String) {
+        self.fail(&reason);
+        self.link.failed(&reason);
+    }
+}
+
+/// What a client does for one of its windows.
+struct Hands<'a> {
+    client: &'a Client,
+    slot: &'a Slot,
+}
+
+impl Effects for Window {
+    type Completion = (Completer, Answer);
+    type Send = Send;
+
+    fn take_completions(&mut self) -> Vec<(Completer, Answer)> {
+        Window::take_completions(self)
+    }
+
+    fn take_sends(&mut self) -> VecDeque<Send> {
+        Window::take_sends(self)
+    }
+
+    fn has_effects(&self) -> bool {
+        Window::has_effects(self)
+    }
+}
+
+impl Outside<Window> for Hands<'_> {
+    fn complete(&self, (completer, answer): (Completer, Answer)) {
+        completer.complete(answer);
+    }
+
+    fn send(&self, send: Send) {
+        let link = &self.client.link;
+        match send {
+            Send::WaitApplied(group, index, id) => link.wait_applied(group, index, id),
+            Send::Request(to, request) => {
+                let id = request.id;
+                if !link.send(to, request) {
+                    let now_ns = self.client.clock.now_ns();
+                    self.slot.relay.with(|window| window.not_sent(now_ns, to, id));
+                }
             }
-            self.act(slot);
         }
-        if is_busy {
-            self.is_timed.store(true, Ordering::Release);
-        }
-        is_busy
     }
 }
 
@@ -281,14 +314,14 @@ impl Timed for Client {
 #[derive(Default)]
 pub(crate) struct ReplyPort {
     node: NodeId,
-    client: std::sync::OnceLock<Weak<Client>>,
+    client: OnceLock<Weak<Client>>,
 }
 
 impl ReplyPort {
     pub(crate) fn new(node: NodeId) -> Arc<Self> {
         Arc::new(Self {
             node,
-            client: std::sync::OnceLock::new(),
+            client: OnceLock::new(),
         })
     }
 
@@ -320,6 +353,12 @@ impl ClerkInbox for ReplyPort {
     fn disconnected(&self, node: NodeId) {
         if let Some(client) = self.client() {
             client.disconnected(node);
+        }
+    }
+
+    fn failed(&self, reason: &str) {
+        if let Some(client) = self.client() {
+            Timed::failed(&*client, reason.to_owned());
         }
     }
 }

@@ -37,6 +37,9 @@ const FULL_BACKOFF_NS: u64 = 50_000_000;
 /// Copies of a write, or of a registration, besides the latest whose answers are still known for what they are.
 const EARLIER_MAX: usize = 8;
 
+/// The highest index that any log reaches: to wait for one beyond it would be in vain.
+const INDEX_MAX: u64 = u64::MAX / 2;
+
 /// The request id of a write that was never sent; real ones count from 1.
 const UNSENT: RequestId = RequestId(0);
 
@@ -194,7 +197,9 @@ impl Window {
             request: reply.id,
             asked: from,
         };
-        if !self.was_sent(reply.id) {
+        let is_sound =
+            !matches!(&reply.result, Ok(ReplyBody::ReadIndex(index)) if index.0 > INDEX_MAX);
+        if !is_sound || !self.was_sent(reply.id) {
             self.rejected += 1;
         } else if self.registrations.contains(&copy) {
             self.registered(now_ns, from, reply);
@@ -246,18 +251,18 @@ impl Window {
     }
 
     /// Fails everything: the client is being closed.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, error: &Error) {
         for write in self.writes.drain(..) {
             if let Some(completer) = write.completer {
                 self.effects
                     .completions
-                    .push((completer, Err(Error::Closed)));
+                    .push((completer, Err(error.clone())));
             }
         }
         for completer in self.reads.take_all() {
             self.effects
                 .completions
-                .push((completer, Err(Error::Closed)));
+                .push((completer, Err(error.clone())));
         }
         self.sent = 0;
     }

@@ -36,6 +36,25 @@ pub(crate) enum Event<M: StateMachine> {
     Snapshot { group: GroupId },
 }
 
+impl<M: StateMachine> Event<M> {
+    /// Answers whoever would wait in vain, as the shard is not here. What came from another node is lost, as on a
+    /// wire, and comes again; whoever inspects hears that the question is gone.
+    pub(crate) fn turn_away(self) {
+        let (id, sink) = match self {
+            Self::Frame(Origin::Clerk(sink), Frame::Request(request)) => (request.id, sink),
+            Self::WaitApplied { outlet, .. } => match outlet.origin {
+                Origin::Clerk(sink) => (outlet.id, sink),
+                Origin::Node(_) => return,
+            },
+            _ => return,
+        };
+        sink.reply(Reply {
+            id,
+            result: Err(Refusal::Stopping),
+        });
+    }
+}
+
 /// Looks at a replica.
 pub(crate) type Look<M> = Box<dyn FnOnce(&super::Replica<M>) + Send>;
 
@@ -58,6 +77,8 @@ pub(crate) enum JobDone<M: StateMachine> {
     SendFailed {
         transfer: SnapshotTransfer,
         reason: String,
+        /// The id of the file, if it is damaged or gone.
+        rotten: Option<u64>,
     },
 }
 

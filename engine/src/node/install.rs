@@ -10,10 +10,11 @@
 //!   [`TRANSFER_JOBS_MAX`](super::ports::TRANSFER_JOBS_MAX), however long the disk is stuck.
 
 use quorate_kv::StateMachine;
-use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta, Term};
+use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta};
 use quorate_wal::SnapshotRef;
 
 use super::event::Received;
+use super::incoming::Incoming;
 use super::ports::{Job, Ports, TransferTicket, WINDOW_BYTES, transfer_ticket};
 use super::replica::Replica;
 use super::shard::submit_job;
@@ -22,10 +23,10 @@ use super::writes::{After, Writes};
 use crate::mutants;
 #[cfg(feature = "simulation")]
 use crate::simulation::Deed;
-use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer};
+use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotTransfer};
 
 /// How often an outgoing transfer is tried again without progress before it is given up.
-const SEND_TRIES_MAX: u32 = 5;
+pub(super) const SEND_TRIES_MAX: u32 = 5;
 
 /// The snapshots of one replica.
 pub(crate) struct SnapshotState<M: StateMachine> {
@@ -34,15 +35,20 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     is_saving: bool,
     /// The log is to be cut right behind the next snapshot, with nothing kept for followers that lag.
     lets_go: bool,
+    /// The file that the log names was found to be damaged or gone, by who wanted to send it. It is replaced by another
+    /// snapshot, and stays until then.
+    is_rotten: bool,
     /// A save that failed is tried again only after this much more log.
     failed_at_log_bytes: u64,
     outgoing: Vec<Outgoing>,
+    /// What was sent last to each follower that lost entries.
+    sent_to_lost: Vec<(NodeId, LogIndex)>,
     /// Files that nothing names any more, but that are still being sent.
     doomed: Vec<SnapshotRef>,
-    incoming: Option<Incoming>,
-    received: Option<Received<M>>,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) received: Option<Received<M>>,
     /// Held by each job that reads or writes for another node.
-    tickets: TransferTicket,
+    pub(super) tickets: TransferTicket,
     /// Numbers files and transfers; starts above every id seen on disk.
     next_id: u64,
     /// The last failure, for whoever asks how the replica stands.
@@ -60,50 +66,6 @@ struct Outgoing {
     retry_at_ns: u64,
 }
 
-/// A transfer that is coming in.
-struct Incoming {
-    from: NodeId,
-    transfer: SnapshotTransfer,
-    total_bytes: u64,
-    /// The end of what came without a gap.
-    reached_bytes: u64,
-    begun_at_ns: u64,
-    /// When it is given up, unless more comes before.
-    give_up_at_ns: u64,
-}
-
-/// A transfer that brings nothing new for as long as its sender tries at most, and once more, is given up.
-const SILENT_TIMEOUTS_MAX: u64 = SEND_TRIES_MAX as u64 + 1;
-
-/// A transfer that is slower than this on the whole is given up: whoever sends a byte now and then must not occupy a
-/// replica, and its disk, for ever.
-const INCOMING_BYTES_PER_S_MIN: u64 = 16 << 10;
-
-impl Incoming {
-    /// Notes that a chunk came, and until when the next one has to.
-    fn note_chunk(&mut self, now_ns: u64, chunk: &SnapshotChunk, timeout_ns: u64) {
-        let end_bytes = chunk.offset_bytes.saturating_add(chunk.data.len() as u64);
-        if chunk.offset_bytes > self.reached_bytes || end_bytes <= self.reached_bytes {
-            return;
-        }
-        self.reached_bytes = end_bytes;
-        let silent_ns = timeout_ns.saturating_mul(SILENT_TIMEOUTS_MAX);
-        let slowest_ns =
-            self.reached_bytes.saturating_mul(1_000_000_000) / INCOMING_BYTES_PER_S_MIN;
-        let latest_ns = self
-            .begun_at_ns
-            .saturating_add(silent_ns)
-            .saturating_add(slowest_ns);
-        self.give_up_at_ns = now_ns.saturating_add(silent_ns).min(latest_ns);
-    }
-
-    /// Whether a transfer that begins takes the place of this one: the sender's next attempt, or one of a later leader.
-    fn gives_way_to(&self, from: NodeId, transfer: SnapshotTransfer, present: Term) -> bool {
-        let is_next = from == self.from && transfer.attempt > self.transfer.attempt;
-        self.transfer.term < present || transfer.term > self.transfer.term || is_next
-    }
-}
-
 impl<M: StateMachine> SnapshotState<M> {
     pub(crate) fn new(current: Option<SnapshotRef>, seed: u64) -> Self {
         let above = current.as_ref().map_or(0, |file| file.id);
@@ -111,8 +73,10 @@ impl<M: StateMachine> SnapshotState<M> {
             current,
             is_saving: false,
             lets_go: false,
+            is_rotten: false,
             failed_at_log_bytes: 0,
             outgoing: Vec::new(),
+            sent_to_lost: Vec::new(),
             doomed: Vec::new(),
             incoming: None,
             received: None,
@@ -122,7 +86,7 @@ impl<M: StateMachine> SnapshotState<M> {
         }
     }
 
-    fn take_id(&mut self) -> u64 {
+    pub(super) fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
@@ -145,10 +109,12 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.current.as_ref().map_or(0, |file| file.bytes)
     }
 
-    /// Takes a snapshot if there is anything new to cover and none is being written.
+    /// Takes a snapshot if there is anything new to cover, or the one before has rotted, and none is being written.
     pub(super) fn save_now(&mut self, ports: &Ports<M>) {
         let index = self.applied;
-        if self.snapshots.is_saving || index <= self.raft.snapshot().index {
+        let covers_more = index > self.raft.snapshot().index;
+        let is_wanted = covers_more || self.snapshots.is_rotten;
+        if self.snapshots.is_saving || !is_wanted || !self.published.has_state() {
             return;
         }
         self.snapshots.is_saving = true;
@@ -174,6 +140,9 @@ impl<M: StateMachine> Replica<M> {
     /// entries that are not applied stay, and one that is halted or stands aside may hold such entries for good.
     pub(super) fn let_go(&mut self, writes: &mut Writes, ports: &Ports<M>) -> bool {
         let snapshot = self.raft.snapshot().clone();
+        if !self.published.has_state() {
+            return false;
+        }
         if self.applied > snapshot.index {
             self.snapshots.lets_go = true;
             self.save_now(ports);
@@ -207,12 +176,17 @@ impl<M: StateMachine> Replica<M> {
                 return;
             }
         };
-        if meta.index <= self.raft.snapshot().index {
+        let index = self.raft.snapshot().index;
+        let replaces_rotten = self.snapshots.is_rotten && meta.index == index;
+        if meta.index <= index && !replaces_rotten {
             // A leader's newer snapshot came in meanwhile.
             self.superseded(file, ports);
             return;
         }
-        self.snapshots.trouble = None;
+        let before = self.snapshots.trouble.take();
+        self.snapshots.trouble = before
+            .filter(|_| self.snapshots.is_rotten)
+            .map(|rot| format!("{rot}; another snapshot has taken its place"));
         self.snapshots.failed_at_log_bytes = 0;
         file.context = config_to_bytes(&meta.config);
         let first_index = if mutants::CUTS_BEYOND_SNAPSHOT {
@@ -239,6 +213,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// From the batch on that is being made, the log names `file`; the one before goes when that batch is durable.
     fn name(&mut self, file: SnapshotRef, writes: &mut Writes, slot: usize) {
+        self.snapshots.is_rotten = false;
         if let Some(file) = self.snapshots.current.replace(file) {
             writes.after.push(After::Superseded { slot, file });
         }
@@ -287,7 +262,8 @@ impl<M: StateMachine> Replica<M> {
 /// Sending a snapshot to a follower.
 impl<M: StateMachine> Replica<M> {
     pub(super) fn begin_send(&mut self, now_ns: u64, to: NodeId, ports: &Ports<M>) {
-        let Some(file) = self.snapshots.current.clone() else {
+        let sound = self.snapshots.current.clone();
+        let Some(file) = sound.filter(|_| !self.snapshots.is_rotten) else {
             // A follower that lost entries is helped by nothing else. Until it is saved, it waits.
             self.save_now(ports);
             self.raft.on_snapshot_sent(now_ns, to, false);
@@ -303,6 +279,7 @@ impl<M: StateMachine> Replica<M> {
         };
         self.snapshots.outgoing.retain(|outgoing| outgoing.to != to);
         self.delete_doomed(ports);
+        self.renew_for_lost(to, meta.index, ports);
         let transfer = SnapshotTransfer {
             group: self.group,
             term: self.raft.term(),
@@ -321,6 +298,20 @@ impl<M: StateMachine> Replica<M> {
         let timeout_ns = self.options.transfer_timeout_ns;
         outgoing.ask(now_ns, timeout_ns, &self.snapshots.tickets, ports);
         self.snapshots.outgoing.push(outgoing);
+    }
+
+    /// A follower that lost entries is sent the same snapshot a second time: it does not cover what is lost there, and in a
+    /// group without traffic no later one would ever be taken.
+    fn renew_for_lost(&mut self, to: NodeId, index: LogIndex, ports: &Ports<M>) {
+        let sent = &mut self.snapshots.sent_to_lost;
+        let before = sent.iter().position(|it| it.0 == to);
+        let before = before.map(|place| sent.swap_remove(place).1);
+        if self.raft.peers().any(|peer| peer.id == to && peer.has_lost) {
+            sent.push((to, index));
+            if before == Some(index) {
+                self.save_now(ports);
+            }
+        }
     }
 
     pub(super) fn snapshot_ack(
@@ -362,9 +353,16 @@ impl<M: StateMachine> Replica<M> {
         now_ns: u64,
         transfer: SnapshotTransfer,
         reason: String,
+        rotten: Option<u64>,
         ports: &Ports<M>,
     ) {
         self.snapshots.trouble = Some(reason);
+        let current = self.snapshots.current.as_ref().map(|file| file.id);
+        if rotten.is_some() && rotten == current {
+            // What is in memory is sound: another snapshot of it takes the place of the file.
+            self.snapshots.is_rotten = true;
+            self.save_now(ports);
+        }
         let mut outgoing = self.snapshots.outgoing.iter();
         if let Some(place) = outgoing.position(|outgoing| outgoing.transfer == transfer) {
             self.end_send(now_ns, place, false, ports);
@@ -373,9 +371,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// Sends again what got lost, and gives up on who does not answer.
     pub(super) fn tick_transfers(&mut self, now_ns: u64, ports: &Ports<M>) {
-        let term = self.raft.term();
-        let is_over = |it: &Incoming| now_ns >= it.give_up_at_ns || it.transfer.term < term;
-        if self.snapshots.incoming.as_ref().is_some_and(is_over) {
+        let incoming = self.snapshots.incoming.as_ref();
+        if incoming.is_some_and(|incoming| now_ns >= incoming.give_up_at_ns) {
             self.abandon_incoming(ports);
         }
         let mut place = 0;
@@ -454,134 +451,8 @@ impl Outgoing {
     }
 }
 
-/// Taking in a leader's snapshot.
+/// Taking in a leader's snapshot that has arrived; see `incoming.rs` for how it does.
 impl<M: StateMachine> Replica<M> {
-    pub(super) fn snapshot_chunk(
-        &mut self,
-        now_ns: u64,
-        from: NodeId,
-        chunk: SnapshotChunk,
-        ports: &Ports<M>,
-    ) {
-        let transfer = chunk.transfer;
-        let is_stale = transfer.term < self.raft.term();
-        // Before anything is stored: a snapshot of another cluster, or of a term that cannot be, is none of ours.
-        let is_ours = is_stale || self.raft.accepts_snapshot(from, transfer.term, &chunk.meta);
-        self.note_rejections(ports);
-        let is_covered = chunk.meta.index <= self.raft.commit() && !mutants::INSTALLS_OLD_SNAPSHOTS;
-        let is_useless =
-            !self.raft.needs_snapshot(chunk.meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS;
-        if !is_ours || is_stale || is_useless || !self.admits(now_ns, from, &chunk, ports) {
-            let ack = SnapshotAck {
-                transfer,
-                status: SnapshotAckStatus::Refused,
-            };
-            ports.transport.send(from, Frame::SnapshotAck(ack));
-            if is_ours && is_covered && !is_stale && !mutants::REFUSES_SNAPSHOT_SILENTLY {
-                // The leader does not know how much is here: it would send the snapshot again for ever.
-                let arrival = self.arrival(from, transfer, chunk.meta);
-                self.step(now_ns, arrival, ports);
-            }
-            return;
-        }
-        // One that is lost here is sent again.
-        let Some(ticket) = transfer_ticket(&self.snapshots.tickets) else {
-            return;
-        };
-        let timeout_ns = self.options.transfer_timeout_ns;
-        if let Some(incoming) = &mut self.snapshots.incoming {
-            incoming.note_chunk(now_ns, &chunk, timeout_ns);
-        }
-        // Never the transfer's own number: it may come twice before the first one is taken in, and the copy that is not wanted
-        // is deleted by its name.
-        let mut id = self.snapshots.take_id();
-        if mutants::SNAPSHOT_COPIES_SHARE_A_FILE {
-            id = transfer.attempt;
-        }
-        let job = Job::Receive {
-            from,
-            chunk,
-            id,
-            ticket,
-        };
-        submit_job(ports, job);
-    }
-
-    /// Whether a chunk belongs to the one transfer that comes in, or begins one that may take its place.
-    fn admits(
-        &mut self,
-        now_ns: u64,
-        from: NodeId,
-        chunk: &SnapshotChunk,
-        ports: &Ports<M>,
-    ) -> bool {
-        let transfer = chunk.transfer;
-        if let Some(incoming) = &self.snapshots.incoming
-            && (incoming.from, incoming.transfer) == (from, transfer)
-        {
-            if incoming.total_bytes == chunk.total_bytes {
-                return true;
-            }
-            self.snapshots.trouble = Some(format!(
-                "a snapshot from node {} has {} bytes, and then {}",
-                from.0, incoming.total_bytes, chunk.total_bytes
-            ));
-            self.abandon_incoming(ports);
-            return false;
-        }
-        if chunk.offset_bytes > 0 || self.snapshots.received.is_some() {
-            return false;
-        }
-        let term = self.raft.term();
-        let may_begin = self.snapshots.incoming.as_ref().is_none_or(|incoming| {
-            now_ns >= incoming.give_up_at_ns || incoming.gives_way_to(from, transfer, term)
-        });
-        if !may_begin {
-            return false;
-        }
-        let limit_bytes = self.options.snapshot_bytes_max;
-        if chunk.total_bytes > limit_bytes {
-            ports.rejections.snapshot_streams.add(1);
-            self.snapshots.trouble = Some(format!(
-                "a snapshot from node {} has {} bytes, more than the {limit_bytes} of snapshot_bytes_max: \
-                 raise it, if the group's state is as large as that",
-                from.0, chunk.total_bytes
-            ));
-            return false;
-        }
-        self.abandon_replaced(ports);
-        let silent_ns = self
-            .options
-            .transfer_timeout_ns
-            .saturating_mul(SILENT_TIMEOUTS_MAX);
-        self.snapshots.incoming = Some(Incoming {
-            from,
-            transfer,
-            total_bytes: chunk.total_bytes,
-            reached_bytes: 0,
-            begun_at_ns: now_ns,
-            give_up_at_ns: now_ns.saturating_add(silent_ns),
-        });
-        true
-    }
-
-    /// Gives up the transfer that comes in: its file goes at once.
-    fn abandon_incoming(&mut self, ports: &Ports<M>) {
-        if self.abandon_replaced(ports) {
-            ports.rejections.snapshot_streams.add(1);
-        }
-    }
-
-    /// Makes room for another transfer. Whether there was one.
-    fn abandon_replaced(&mut self, ports: &Ports<M>) -> bool {
-        let Some(incoming) = self.snapshots.incoming.take() else {
-            return false;
-        };
-        let transfer = incoming.transfer;
-        submit_job(ports, Job::Abandon { transfer });
-        true
-    }
-
     /// A snapshot is here, whole and verified: whether it is installed is the core's decision.
     pub(super) fn received(&mut self, now_ns: u64, received: Received<M>, ports: &Ports<M>) {
         self.snapshots.incoming = None;
@@ -601,7 +472,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// How the core hears of a snapshot that is here, or is not needed any more.
-    fn arrival(&self, from: NodeId, transfer: SnapshotTransfer, meta: SnapshotMeta) -> Message {
+    pub(super) fn arrival(
+        &self,
+        from: NodeId,
+        transfer: SnapshotTransfer,
+        meta: SnapshotMeta,
+    ) -> Message {
         Message {
             from,
             to: self.raft.id(),

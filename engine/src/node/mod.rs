@@ -7,6 +7,7 @@
 mod event;
 mod health;
 mod inbox;
+mod incoming;
 mod install;
 mod limits;
 mod ports;
@@ -14,6 +15,7 @@ mod proposals;
 mod published;
 mod reads;
 mod replica;
+mod restore;
 mod shard;
 mod space;
 mod status;
@@ -28,11 +30,12 @@ pub(crate) use install::SnapshotState;
 pub(crate) use limits::Limits;
 #[cfg(feature = "simulation")]
 pub(crate) use ports::TRANSFER_JOBS_MAX;
-pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports, restore};
+pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports};
 #[cfg(feature = "simulation")]
 pub(crate) use published::LeasedRead;
 pub(crate) use published::Published;
 pub(crate) use replica::{Replica, ReplicaOptions};
+pub(crate) use restore::{Unrestored, is_rotten, restore};
 pub(crate) use shard::Shard;
 pub(crate) use space::{LogSpace, NodeSpace};
 pub(crate) use status::{ShardStatus, StatusBoard};

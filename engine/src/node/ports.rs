@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_kv::{Sessions, StateMachine};
+use quorate_kv::StateMachine;
 use quorate_raft::{NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, Log, SnapshotRef};
 
@@ -88,18 +88,3 @@ pub(crate) const CHUNK_BYTES: u64 = 256 << 10;
 
 /// How many bytes of a snapshot may be on their way unacknowledged.
 pub(crate) const WINDOW_BYTES: u64 = 4 * CHUNK_BYTES;
-
-/// Restores a machine from a snapshot of what was applied up to `index`.
-pub(crate) fn restore<M: StateMachine>(
-    source: &mut dyn std::io::Read,
-    index: u64,
-) -> Result<Sessions<M>, String> {
-    let sessions = Sessions::restore(source).map_err(|error| error.to_string())?;
-    if sessions.last_index() > index {
-        let last = sessions.last_index();
-        return Err(format!(
-            "it holds the command at {last}, behind the index {index} that it stands for"
-        ));
-    }
-    Ok(sessions)
-}

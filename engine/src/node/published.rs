@@ -1,48 +1,30 @@
 //! What a replica shows to other threads: its view, its lease, its role.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
 use quorate_raft::{LogIndex, NodeId, Role, Term};
 
-/// Written by the worker that owns the replica, read by everybody.
-///
-/// Invariant: an answer to a write leaves only after the view that includes it was published; so whoever loads
-/// the view and *then* finds the lease valid has seen every write acknowledged before the load.
+use crate::handoff::leased::Leased;
+#[cfg(feature = "simulation")]
+pub(crate) use crate::handoff::leased::LeasedRead;
+
+/// Written by the worker that owns the replica, read by everybody. What [`Leased`] promises of view and lease holds here.
 pub(crate) struct Published<V> {
-    state: RwLock<Applied<V>>,
-    lease_until_ns: AtomicU64,
+    /// There is no view while the state is lost, until a snapshot of the leader is here.
+    leased: Leased<Option<V>>,
+    is_out: AtomicBool,
     term: AtomicU64,
     leader: AtomicU64,
     commit: AtomicU64,
     role: AtomicU8,
 }
 
-/// A view and the index that it includes.
-#[derive(Clone)]
-pub(crate) struct Applied<V> {
-    pub(crate) index: LogIndex,
-    pub(crate) view: V,
-}
-
-/// A read under the lease, between two loads.
-pub(crate) enum LeasedRead<V> {
-    /// Nothing was loaded.
-    Begun,
-    /// The view was loaded.
-    HasView(Applied<V>),
-    /// The lease was loaded behind it.
-    HasLease(Applied<V>, u64),
-    /// What came of it; none if there is no lease.
-    Over(Option<Applied<V>>),
-}
-
 impl<V: Clone> Published<V> {
     pub(crate) fn new(index: LogIndex, view: V) -> Arc<Self> {
         Arc::new(Self {
-            state: RwLock::new(Applied { index, view }),
-            lease_until_ns: AtomicU64::new(0),
+            leased: Leased::new(index.0, Some(view)),
+            is_out: AtomicBool::new(false),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             commit: AtomicU64::new(0),
@@ -51,66 +33,69 @@ impl<V: Clone> Published<V> {
     }
 
     pub(crate) fn applied(&self) -> LogIndex {
-        self.state.read().index
+        LogIndex(self.leased.index())
     }
 
-    pub(crate) fn load(&self) -> Applied<V> {
-        self.state.read().clone()
+    /// What was applied; none while it is lost.
+    pub(crate) fn load(&self) -> Option<V> {
+        self.leased.load()
     }
 
-    /// The view, if this replica is the leader and its lease outlasts `now`, read after the view was taken.
+    /// Whether there is anything to read from.
+    pub(crate) fn has_state(&self) -> bool {
+        self.leased.look(Option::is_some)
+    }
+
+    /// The state is lost: nobody reads from it any more, whatever consistency is asked for. The next view that is published
+    /// is that of a leader's snapshot.
+    pub(crate) fn withhold(&self) {
+        self.leased.restart(None);
+    }
+
+    /// This replica is quarantined, and there is no other one that could lead or send a snapshot.
+    pub(crate) fn set_out(&self) {
+        self.is_out.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the group can do nothing any more, see [`set_out`](Self::set_out).
+    pub(crate) fn is_out(&self) -> bool {
+        self.is_out.load(Ordering::Relaxed)
+    }
+
+    /// The view, if this replica is the leader, and was all the time from the load of the view to `now`, which is read
+    /// after it, and its lease outlasts that.
     pub(crate) fn load_leased(&self, now_ns: impl Fn() -> u64) -> Option<V> {
-        let mut read = LeasedRead::Begun;
-        loop {
-            read = match self.step_leased(read, &now_ns) {
-                LeasedRead::Over(found) => return found.map(|it| it.view),
-                more => more,
-            };
-        }
+        self.leased.load_leased(now_ns)?
     }
 
-    /// The next load of a read under the lease: the thread may sleep before each of them, for however long.
+    /// The next load of such a read: the thread may sleep before each of them, for however long.
+    #[cfg(feature = "simulation")]
     pub(crate) fn step_leased(
         &self,
-        read: LeasedRead<V>,
+        read: LeasedRead<Option<V>>,
         now_ns: impl FnOnce() -> u64,
-    ) -> LeasedRead<V> {
-        match read {
-            LeasedRead::Begun => LeasedRead::HasView(self.load()),
-            LeasedRead::HasView(applied) => {
-                // `Acquire` and the lock order the load of the view before the check of the lease.
-                let until_ns = self.lease_until_ns.load(Ordering::Acquire);
-                LeasedRead::HasLease(applied, until_ns)
-            }
-            LeasedRead::HasLease(applied, until_ns) => {
-                let holds = until_ns > 0 && now_ns() < until_ns;
-                LeasedRead::Over(holds.then_some(applied))
-            }
-            LeasedRead::Over(found) => LeasedRead::Over(found),
-        }
+    ) -> LeasedRead<Option<V>> {
+        self.leased.step(read, now_ns)
     }
 
     pub(crate) fn publish(&self, index: LogIndex, view: V) {
-        let mut state = self.state.write();
-        assert!(
-            state.index <= index,
-            "the published view goes back from {} to {index}",
-            state.index
-        );
-        *state = Applied { index, view };
+        self.leased.publish(index.0, Some(view));
     }
 
-    pub(crate) fn set_lease(&self, until_ns: Option<u64>) {
-        self.lease_until_ns
-            .store(until_ns.unwrap_or(0), Ordering::Release);
+    /// The lease of the leader of a term. The view that it covers is published.
+    pub(crate) fn set_lease(&self, term: Term, until_ns: Option<u64>) {
+        self.leased.set_lease(term.0, until_ns);
     }
 
     /// Lets the lease end earlier, never later.
     pub(crate) fn shorten_lease(&self, until_ns: Option<u64>) {
-        let until_ns = until_ns.unwrap_or(0);
-        if until_ns < self.lease_until_ns.load(Ordering::Relaxed) {
-            self.lease_until_ns.store(until_ns, Ordering::Release);
-        }
+        self.leased.shorten_lease(until_ns);
+    }
+
+    /// Shows a replica that takes no part any more: no lease, no role, nobody who leads.
+    pub(crate) fn withdraw(&self, term: Term) {
+        self.leased.set_lease(term.0, None);
+        self.set_soft(Role::Follower, term, None);
     }
 
     pub(crate) fn set_soft(&self, role: Role, term: Term, leader: Option<NodeId>) {

@@ -171,7 +171,8 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let is_committed = mutants::LOCAL_READ_AT_COMMIT && self.raft.commit() >= index;
         let is_asked = mutants::WAIT_APPLIED_ANSWERS_AT_ONCE || is_committed;
-        if self.published.applied() >= index || is_asked {
+        let is_applied = self.published.applied() >= index || is_asked;
+        if self.published.has_state() && is_applied {
             outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
             return;
         }
@@ -230,13 +231,12 @@ impl<M: StateMachine> Replica<M> {
             index,
             by_lease: false,
         });
-        let body = match reader.wants {
-            Wants::Index | Wants::Here => ReplyBody::ReadIndex(index),
-            Wants::Answer(query) => {
-                ReplyBody::Answer(M::query(&self.published.load().view, &query))
-            }
+        let result = match (reader.wants, self.published.load()) {
+            (Wants::Index | Wants::Here, _) => Ok(ReplyBody::ReadIndex(index)),
+            (Wants::Answer(query), Some(view)) => Ok(ReplyBody::Answer(M::query(&view, &query))),
+            (Wants::Answer(_), None) => Err(self.not_here()),
         };
-        reader.outlet.answer(ports, Ok(body));
+        reader.outlet.answer(ports, result);
     }
 
     /// Refuses those who have waited for an index for as long as one may.

@@ -21,7 +21,7 @@ use super::proposals::{Proposals, Standing};
 use super::published::Published;
 use super::reads::{Reads, Wants};
 use super::shard::Outbox;
-use super::storage::{GroupLog, add_persist, lost_reason, to_state};
+use super::storage::{GroupLog, Rotten, add_persist, lost_reason, to_state};
 use super::writes::{After, Writes};
 use crate::mutants;
 #[cfg(feature = "simulation")]
@@ -72,7 +72,7 @@ pub(crate) struct Replica<M: StateMachine> {
     /// Why it stands aside, if it does or did.
     lost: Option<String>,
     /// An entry that was found to have rotted on disk, and about which nothing was done yet.
-    rotten: Option<LogIndex>,
+    rotten: Option<Rotten>,
     taken: Option<Output>,
     /// What it did since the last pass began, if somebody watches; on threads nobody does.
     #[cfg(feature = "simulation")]
@@ -144,10 +144,31 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// Entries of the log were lost, the last of them at `last`: the replica stands aside, see [`Raft::set_aside`].
+    /// Entries of the log were lost, the last of them at `last`: the replica is quarantined, see [`Raft::set_aside`].
     pub(crate) fn set_aside(&mut self, now_ns: u64, last: LogIndex, reason: String) {
         self.raft.set_aside(now_ns, last);
-        self.lost = Some(reason);
+        self.quarantined(reason);
+    }
+
+    /// The snapshot cannot be restored, and with it the state is lost: the replica is quarantined, see
+    /// [`Raft::lose_snapshot`]. What it had applied is not known until a snapshot of its leader is here, so nobody reads from
+    /// it. The file stays until then.
+    pub(crate) fn lose_snapshot(&mut self, now_ns: u64, reason: &str) {
+        self.raft.lose_snapshot(now_ns);
+        self.published.withhold();
+        self.quarantined(format!(
+            "{reason}; this replica is quarantined until a snapshot of its leader replaces that one"
+        ));
+    }
+
+    fn quarantined(&mut self, reason: String) {
+        if self.raft.config().voters == [self.raft.id()] {
+            self.published.set_out();
+        }
+        self.lost = Some(match self.lost.take() {
+            Some(before) if self.raft.is_aside() => format!("{before}; {reason}"),
+            _ => reason,
+        });
         self.fault = None;
     }
 
@@ -155,13 +176,13 @@ impl<M: StateMachine> Replica<M> {
     /// a snapshot serves them as well, and lets go of it. Without one that was not, this replica cannot go on. Returns
     /// whether there was one.
     pub(super) fn heal(&mut self, now_ns: u64, writes: &mut Writes, ports: &Ports<M>) -> bool {
-        let Some(index) = self.rotten.take() else {
+        let Some(Rotten { index, place }) = self.rotten.take() else {
             return false;
         };
         if index <= self.applied {
             let _lets_go = self.let_go(writes, ports);
         } else {
-            self.set_aside(now_ns, index, lost_reason(index, index));
+            self.set_aside(now_ns, index, lost_reason(index, index, &place));
         }
         true
     }
@@ -247,7 +268,10 @@ impl<M: StateMachine> Replica<M> {
                             by_lease: true,
                         });
                     }
-                    let view = self.published.load().view;
+                    let Some(view) = self.published.load() else {
+                        outlet.answer(ports, Err(self.not_here()));
+                        return;
+                    };
                     outlet.answer(ports, Ok(ReplyBody::Answer(M::query(&view, &query))));
                     return;
                 }
@@ -256,6 +280,13 @@ impl<M: StateMachine> Replica<M> {
         };
         if let Err(refusal) = refused {
             outlet.answer(ports, Err(refusal));
+        }
+    }
+
+    /// What somebody is told who must ask the leader instead.
+    pub(super) fn not_here(&self) -> Refusal {
+        Refusal::NotLeader {
+            leader: self.raft.leader(),
         }
     }
 
@@ -373,7 +404,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let mut entries = GroupLog::new(log, self.group);
         let mut output = self.raft.output(now_ns, &mut entries);
-        self.rotten = entries.rotten.or(self.rotten);
+        self.rotten = entries.rotten.or(self.rotten.take());
         if let Some(fault) = output.fault.take() {
             self.note_fault(now_ns, &fault);
         }
@@ -431,7 +462,8 @@ impl<M: StateMachine> Replica<M> {
             self.refuse_reads(ports);
             return false;
         }
-        self.published.set_lease(self.raft.lease_until_ns());
+        self.published
+            .set_lease(self.raft.term(), self.raft.lease_until_ns());
         for to in output.snapshots.drain(..) {
             self.begin_send(now_ns, to, ports);
         }
@@ -483,7 +515,7 @@ impl<M: StateMachine> Replica<M> {
                 answers.push((first.outlet, result));
             }
         }
-        if self.applied > self.published.applied() {
+        if self.published.has_state() && self.applied > self.published.applied() {
             self.published.publish(self.applied, self.sessions.view());
         }
         answers
@@ -491,6 +523,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn note_soft(&mut self, soft: &Soft, ports: &Ports<M>) {
         self.published.set_soft(soft.role, soft.term, soft.leader);
+        self.abandon_stale(ports);
         if mutants::ANSWERS_BY_INDEX_ALONE {
             return;
         }
@@ -526,9 +559,7 @@ impl<M: StateMachine> Replica<M> {
     fn halt(&mut self, reason: String) {
         self.is_halted = true;
         self.fault = Some(reason);
-        self.published.set_lease(None);
-        self.published
-            .set_soft(Role::Follower, self.raft.term(), None);
+        self.published.withdraw(self.raft.term());
     }
 
     pub(crate) fn is_halted(&self) -> bool {
@@ -555,9 +586,7 @@ impl<M: StateMachine> Replica<M> {
             proposal.outlet.answer(ports, Err(Refusal::LeadershipLost));
         }
         self.dismiss_reads(ports);
-        self.published.set_lease(None);
-        self.published
-            .set_soft(Role::Follower, self.raft.term(), None);
+        self.published.withdraw(self.raft.term());
     }
 
     pub(super) fn is_self(&self, node: NodeId) -> bool {

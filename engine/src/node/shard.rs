@@ -10,7 +10,6 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_kv::StateMachine;
 use quorate_raft::{Message, NodeId};
@@ -22,6 +21,7 @@ use super::ports::{Job, Ports};
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
 use super::writes::{After, Closed, Writes};
+use crate::handoff::flag::LogFlag;
 use crate::mutants;
 use crate::transport::{Frame, GroupMessage, Origin, Refusal};
 
@@ -59,7 +59,7 @@ pub(crate) struct Shard<M: StateMachine> {
     /// Groups for which an election was asked before the cluster was founded.
     campaigns: Vec<GroupId>,
     /// Set while an [`Event::LogMoved`] is on its way.
-    log_moved: Arc<AtomicBool>,
+    log_moved: Arc<LogFlag>,
 }
 
 /// A batch that the log took and that is not durable yet.
@@ -95,7 +95,7 @@ impl<M: StateMachine> Shard<M> {
         ports: Ports<M>,
         space: LogSpace,
         now_ns: u64,
-        log_moved: Arc<AtomicBool>,
+        log_moved: Arc<LogFlag>,
     ) -> Self {
         replicas.sort_by_key(|replica| replica.group);
         let care = Care::new(now_ns, ports.status.board.election_timeout_ns());
@@ -151,11 +151,11 @@ impl<M: StateMachine> Shard<M> {
                 None => outlet.answer(&self.ports, Err(Refusal::NoSuchGroup)),
             },
             Event::LogMoved => {
-                // Before the log is looked at, so that a move after the look is told again. A swap, not a store: it sees
-                // what was written before the flag was set, and no later load is made before it.
-                self.log_moved.swap(false, Ordering::AcqRel);
-                self.log_moved(now_ns);
-                self.check_space(now_ns);
+                let flag = Arc::clone(&self.log_moved);
+                flag.look(|| {
+                    self.log_moved(now_ns);
+                    self.check_space(now_ns);
+                });
             }
             Event::Job(done) => self.job_done(now_ns, done),
             Event::Inspect { group, with } => {
@@ -344,6 +344,14 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
+    /// Shows other threads no leader and no lease any more. For a shard that panicked: nothing else of it is looked at.
+    pub(crate) fn withdraw(&self) {
+        for replica in &self.replicas {
+            let published = replica.published();
+            published.withdraw(published.term());
+        }
+    }
+
     /// Has the replicas note what they do, for [`take_deeds`](Self::take_deeds), which must be called after each pass.
     #[cfg(feature = "simulation")]
     pub(crate) fn watch(&mut self) {
@@ -365,7 +373,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// The replica of a group.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn replica(&self, group: GroupId) -> Option<&Replica<M>> {
         self.slot(group).map(|slot| &self.replicas[slot])
     }
@@ -545,9 +553,11 @@ impl<M: StateMachine> Shard<M> {
             JobDone::ReceiveFailed { transfer, reason } => {
                 replica.receive_failed(transfer, reason, &self.ports);
             }
-            JobDone::SendFailed { transfer, reason } => {
-                replica.send_failed(now_ns, transfer, reason, &self.ports);
-            }
+            JobDone::SendFailed {
+                transfer,
+                reason,
+                rotten,
+            } => replica.send_failed(now_ns, transfer, reason, rotten, &self.ports),
         }
         self.mark_ready(slot);
     }

@@ -4,7 +4,9 @@ use quorate_raft::{
     Config, Entry, EntryKind, HardState, LogIndex, LogReadError, LogReader, NodeId, Persist,
     Restored, SnapshotMeta, Term,
 };
-use quorate_wal::{GroupId, GroupState, Log, ReadError, RecoveredGroup, SnapshotRef};
+use quorate_wal::{
+    Damage, DamageKind, GroupId, GroupState, Log, ReadError, RecoveredGroup, SnapshotRef,
+};
 use serde::{Deserialize, Serialize};
 
 use super::writes::Writes;
@@ -15,7 +17,14 @@ pub(crate) struct GroupLog<'a> {
     log: &'a Log,
     group: GroupId,
     /// The entry that was asked for and has rotted on disk.
-    pub(crate) rotten: Option<LogIndex>,
+    pub(crate) rotten: Option<Rotten>,
+}
+
+/// An entry that has rotted on disk, and where.
+pub(crate) struct Rotten {
+    pub(crate) index: LogIndex,
+    /// What is wrong in which file at which offset.
+    pub(crate) place: String,
 }
 
 impl<'a> GroupLog<'a> {
@@ -41,8 +50,18 @@ impl LogReader for GroupLog<'_> {
             .log
             .read(self.group, from.0, to.0 + 1, bytes_max)
             .map_err(|error| {
-                if let ReadError::Corrupt { index, .. } = &error {
-                    self.rotten = Some(LogIndex(*index));
+                if let ReadError::Corrupt {
+                    file,
+                    offset,
+                    index,
+                    kind,
+                    ..
+                } = &error
+                {
+                    self.rotten = Some(Rotten {
+                        index: LogIndex(*index),
+                        place: format!("{kind} in {} at {offset}", file.display()),
+                    });
                 }
                 LogReadError::new(error.to_string())
             })?;
@@ -93,7 +112,7 @@ pub(crate) fn add_persist(writes: &mut Writes, group: GroupId, persist: &mut Per
     let entries: Vec<_> = persist.entries.drain(..).map(to_entry).collect();
     let is_whole = writes.has_room_for(&entries) || mutants::FIRST_BATCH_COMMITS_ALL;
     // The term reaches the disk no later than any entry of that term.
-    if let Some(state) = state {
+    if let Some(state) = state.filter(|_| is_whole || !mutants::CUT_WRITE_LOSES_TERM) {
         let commit = if is_whole {
             state.commit
         } else {
@@ -168,8 +187,11 @@ pub(crate) fn restored(
 }
 
 /// The last entry that was lost behind the snapshot, and what to say of it; none if the snapshot covers all that was lost.
+/// `damage` is all that the log found.
 pub(crate) fn lost_behind(
     recovered: &RecoveredGroup,
+    group: GroupId,
+    damage: &[Damage],
     snapshot: LogIndex,
 ) -> Option<(LogIndex, String)> {
     let lost = recovered.lost.iter().filter(|lost| lost.1 > snapshot.0);
@@ -178,13 +200,35 @@ pub(crate) fn lost_behind(
         Some((least.min(first), most.max(last)))
     })?;
     let (first, last) = (LogIndex(first), LogIndex(last));
-    Some((last, lost_reason(first, last)))
+    Some((last, lost_reason(first, last, &places(damage, group))))
 }
 
-/// What to say of a replica whose entries were lost.
-pub(crate) fn lost_reason(first: LogIndex, last: LogIndex) -> String {
+/// So many damaged places are named at most; `quorate verify` names all.
+const PLACES_MAX: usize = 3;
+
+/// The damaged places that cost a group entries: its own, and those of which nobody knows whose they are. Where entries
+/// are missing altogether, the log has no place for them, but for what is damaged instead.
+fn places(damage: &[Damage], group: GroupId) -> String {
+    let concerns = |it: &&Damage| it.group.is_none_or(|its| its == group);
+    let is_placed = |it: &&Damage| it.kind != DamageKind::MissingEntries;
+    let all: Vec<_> = damage.iter().filter(concerns).collect();
+    let placed: Vec<_> = all.iter().copied().filter(is_placed).collect();
+    let named = if placed.is_empty() { &all } else { &placed };
+    let texts = named.iter().take(PLACES_MAX);
+    let texts: Vec<_> = texts
+        .map(|it| format!("{} in {} at {}", it.kind, it.file.display(), it.offset))
+        .collect();
+    let more = match named.len().saturating_sub(PLACES_MAX) {
+        0 => String::new(),
+        more => format!(", and {more} more places"),
+    };
+    texts.join(", ") + &more
+}
+
+/// What to say of a replica whose entries were lost, and where they were.
+pub(crate) fn lost_reason(first: LogIndex, last: LogIndex, place: &str) -> String {
     format!(
-        "entries {} to {} rotted on disk: this replica stands aside until a snapshot of its leader covers them",
+        "entries {} to {} rotted on disk ({place}): this replica is quarantined until a snapshot of its leader covers them",
         first.0, last.0
     )
 }
@@ -261,10 +305,11 @@ pub(crate) fn config_from_bytes(bytes: &[u8]) -> Result<Config, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::path::Path;
     use std::sync::Arc;
 
-    use quorate_wal::{LogOptions, MemoryDisk, WriteBatch};
+    use quorate_wal::{Disk, LogOptions, MemoryDisk, WriteBatch};
 
     use super::*;
 
@@ -317,10 +362,53 @@ mod tests {
         assert_eq!(runs(&recovered, 8), (9, vec![(8, 2), (9, 4), (15, 6)]));
         assert_eq!(runs(&recovered, 10), (11, vec![(10, 4), (15, 6)]));
         assert_eq!(runs(&recovered, 20), (21, vec![(20, 6)]));
-        assert_eq!(lost_behind(&recovered, LogIndex(6)), None);
-        let (last, reason) = lost_behind(&recovered, LogIndex(5)).expect("6 is lost");
+        let lost = |snapshot| lost_behind(&recovered, GroupId(1), &[], LogIndex(snapshot));
+        assert_eq!(lost(6), None);
+        let (last, reason) = lost(5).expect("6 is lost");
         assert_eq!(last, LogIndex(6));
         assert!(reason.contains("entries 4 to 6"), "{reason}");
+    }
+
+    #[test]
+    fn what_was_lost_is_named_with_the_places_that_are_damaged() {
+        let (disk, dir) = (Arc::new(MemoryDisk::new()), Path::new("/wal"));
+        let open = || Log::open(Arc::clone(&disk) as _, dir, LogOptions::default());
+        let (log, _) = open().expect("a log");
+        for index in 1..=10 {
+            let mut batch = WriteBatch::new();
+            let entry = quorate_wal::Entry {
+                index,
+                term: 1,
+                kind: EntryKind::Command as u8,
+                payload: vec![7; 600].into(),
+            };
+            batch.append(GroupId(1), vec![entry]);
+            log.submit(batch).expect("it is taken");
+            log.prepare().expect("memory");
+            log.drive().expect("memory");
+        }
+        drop(log);
+        let mut names = disk.list(dir).expect("memory").into_iter();
+        let name = names.find(|name| name.contains(".seg")).expect("a segment");
+        let path = dir.join(name);
+        let file = disk.open(&path).expect("it is there");
+        let mut bytes = vec![0; 64 << 10];
+        file.read_at(0, &mut bytes).expect("memory");
+        let mut windows = bytes.windows(600);
+        let offset = windows.position(|window| window.iter().all(|&byte| byte == 7));
+        let offset = offset.expect("a payload") as u64;
+        let rot = [IoSlice::new(&[0xff; 8])];
+        file.write_at(offset + 100, &rot).expect("memory");
+        drop(file);
+        let (_log, found) = open().expect("entries are lost, and no state");
+        let (group, damage) = (&found.groups[&GroupId(1)], &found.report.damage);
+        let lost = lost_behind(group, GroupId(1), damage, LogIndex(0));
+        let (last, reason) = lost.expect("an entry is lost");
+        assert_eq!(last, LogIndex(1));
+        let place = format!("(damaged payload in {} at {offset})", path.display());
+        assert!(reason.contains(&place), "{reason}");
+        // Others have nothing to do with it.
+        assert_eq!(places(damage, GroupId(2)), "");
     }
 
     #[test]

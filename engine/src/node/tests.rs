@@ -3,12 +3,11 @@
 mod reads;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_kv::{Command, CommandBuffer, Image, Map, Outcome, Sessions};
+use quorate_kv::{Command, CommandBuffer, Image, Map, Outcome, Sessions, StateMachine};
 use quorate_raft::{Body, Config, Entry, EntryKind, LogIndex, Message, NodeId, Raft, Round, Term};
 use quorate_wal::{
     Disk, Drove, GroupId, Log, LogOptions, LogStatus, MemoryDisk, SnapshotRef, Snapshots,
@@ -21,7 +20,7 @@ use crate::membership::Membership;
 use crate::options::Options;
 use crate::transport::{
     Frame, GroupMessage, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request,
-    RequestBody, RequestId,
+    RequestBody, RequestId, Transport,
 };
 use crate::trouble::{Trouble, TroubledDisk};
 
@@ -80,6 +79,15 @@ impl Bench {
     }
 
     fn with(disk: Arc<dyn Disk>, base_bytes: u64, voters: Vec<NodeId>) -> Self {
+        Self::over(disk, base_bytes, voters, Arc::new(NoTransport))
+    }
+
+    fn over(
+        disk: Arc<dyn Disk>,
+        base_bytes: u64,
+        voters: Vec<NodeId>,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
         let (log, _) = Log::open(Arc::clone(&disk), Path::new("/wal"), LogOptions::default())
             .expect("a fresh log opens");
         let snapshots = Snapshots::open(disk, Path::new("/snap")).expect("memory");
@@ -100,7 +108,7 @@ impl Bench {
         let jobs = Arc::new(Queue::default());
         let ports = Ports {
             log: Arc::clone(&log),
-            transport: Arc::new(NoTransport),
+            transport,
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
             limits: Arc::new(Limits::new(1 << 20)),
             rejections: Arc::default(),
@@ -111,7 +119,7 @@ impl Bench {
             },
         };
         let space = LogSpace::new(base_bytes, Arc::default());
-        let told = Arc::new(AtomicBool::new(false));
+        let told = Arc::default();
         let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, told);
         let mut bench = Self {
             shard,
@@ -440,4 +448,111 @@ fn what_a_replica_does_is_noted_only_where_somebody_watches() {
     bench.write("b");
     assert!(!bench.shard.take_deeds().is_empty());
     assert_eq!(bench.shard.take_deeds(), [], "each deed is told once");
+}
+
+/// The wire to the only peer. Notes whether other threads see a lease while the message leaves that ends it.
+#[derive(Default)]
+struct Wire {
+    sent: Mutex<Vec<Message>>,
+    published: OnceLock<Arc<Published<<Map as StateMachine>::View>>>,
+    leased_at_timeout_now: Mutex<Vec<bool>>,
+}
+
+impl Wire {
+    fn is_leased(&self) -> bool {
+        let published = self.published.get().expect("it was said");
+        published.load_leased(|| 0).is_some()
+    }
+}
+
+impl Transport for Wire {
+    fn send(&self, _to: NodeId, frame: Frame) -> bool {
+        let Frame::Raft(messages) = frame else {
+            return false;
+        };
+        for GroupMessage { message, .. } in messages {
+            if matches!(message.body, Body::TimeoutNow) {
+                self.leased_at_timeout_now.lock().push(self.is_leased());
+            }
+            self.sent.lock().push(message);
+        }
+        true
+    }
+
+    fn stop(&self) {}
+}
+
+/// Everything that the peer needs is in its cache.
+struct NoLog;
+
+impl quorate_raft::LogReader for NoLog {
+    fn entries(
+        &mut self,
+        _from: LogIndex,
+        _to: LogIndex,
+        _bytes_max: usize,
+    ) -> Result<Vec<Entry>, quorate_raft::LogReadError> {
+        panic!("the log is short");
+    }
+}
+
+/// Has the peer take what was sent to it, and the shard what the peer says.
+fn converse(bench: &mut Bench, peer: &mut Raft, wire: &Wire) {
+    let now_ns = bench.now_ns;
+    for message in std::mem::take(&mut *wire.sent.lock()) {
+        peer.step(now_ns, message);
+    }
+    let mut answers = Vec::new();
+    while peer.has_output() {
+        let output = peer.output(now_ns, &mut NoLog);
+        if let Some(persist) = output.persist {
+            peer.on_persisted(now_ns, persist.seq);
+        }
+        answers.extend(output.messages);
+    }
+    let messages = answers.into_iter().map(|message| GroupMessage {
+        group: GROUP,
+        message,
+    });
+    let frame = Frame::Raft(messages.collect());
+    bench.take(Event::Frame(Origin::Node(NodeId(2)), frame));
+    bench.take(Event::LogMoved);
+    bench.shard.tick(bench.now_ns);
+    bench.shard.flush(bench.now_ns);
+}
+
+/// A leader that hands over tells its successor not to wait. Whoever read from the old leader's lease after that missed what
+/// the new one acknowledged; nothing noticed when the lease was not withdrawn at all.
+#[test]
+fn a_transfer_ends_the_published_lease_before_the_message_leaves_that_ends_it() {
+    let voters = vec![NodeId(1), NodeId(2)];
+    let wire = Arc::new(Wire::default());
+    let mut bench = Bench::over(
+        Arc::new(MemoryDisk::new()),
+        u64::MAX / 4,
+        voters.clone(),
+        Arc::clone(&wire) as Arc<dyn Transport>,
+    );
+    let replica = bench.shard.replica(GROUP).expect("its only one");
+    let published = Arc::clone(replica.published());
+    assert!(wire.published.set(published).is_ok());
+    let start = restored(NodeId(2), &Config { voters }, None).expect("nothing is restored");
+    let mut peer = Raft::new(Options::default().raft(2), start, 0).expect("a fresh replica");
+    for _ in 0..1_000 {
+        if wire.is_leased() {
+            break;
+        }
+        converse(&mut bench, &mut peer, &wire);
+    }
+    assert!(wire.is_leased(), "it leads, and holds a lease");
+    let to = Some(NodeId(2));
+    bench.take(Event::Transfer { group: GROUP, to });
+    for _ in 0..1_000 {
+        if !wire.leased_at_timeout_now.lock().is_empty() {
+            break;
+        }
+        converse(&mut bench, &mut peer, &wire);
+    }
+    let seen = wire.leased_at_timeout_now.lock().clone();
+    assert_eq!(seen, [false], "the lease was withdrawn before");
 }

@@ -9,8 +9,11 @@ use parking_lot::Mutex;
 use quorate_kv::StateMachine;
 use quorate_wal::Snapshots;
 
+use super::fate::Fate;
 use super::pace::Pacer;
+use super::threads::{self, Kind};
 use crate::files::NodeFiles;
+use crate::handoff::desk::told;
 use crate::node::{Job, Jobs, NodeInbox};
 use crate::transport::Transport;
 
@@ -22,7 +25,7 @@ pub(crate) struct JobThread<M: StateMachine> {
 }
 
 enum Order<M: StateMachine> {
-    Job(Arc<NodeFiles<M>>, Job<M>),
+    Job(Arc<NodeFiles<M>>, Arc<Fate>, Job<M>),
     Barrier(Sender<()>),
     Stop,
 }
@@ -31,6 +34,7 @@ enum Order<M: StateMachine> {
 pub(crate) struct NodeJobs<M: StateMachine> {
     jobs: Sender<Order<M>>,
     files: Arc<NodeFiles<M>>,
+    fate: Arc<Fate>,
     pacer: Arc<Pacer>,
 }
 
@@ -39,9 +43,8 @@ impl<M: StateMachine> JobThread<M> {
         let (jobs, inbox) = unbounded();
         let pacer = Arc::new(pacer);
         let run_pacer = Arc::clone(&pacer);
-        let thread = std::thread::Builder::new()
-            .name("quorate-files".to_owned())
-            .spawn(move || run(&inbox, &run_pacer))?;
+        let name = "quorate-files".to_owned();
+        let thread = threads::spawn(name, Kind::Service, move || run(&inbox, &run_pacer))?;
         pacer.attach(thread.thread());
         Ok(Self {
             jobs,
@@ -55,12 +58,14 @@ impl<M: StateMachine> JobThread<M> {
         snapshots: Arc<Snapshots>,
         transport: Arc<dyn Transport>,
         inbox: Arc<NodeInbox<M>>,
+        fate: Arc<Fate>,
     ) -> NodeJobs<M> {
         let pacer = Arc::clone(&self.pacer);
         let rest = Arc::new(move |bytes| pacer.rest(bytes));
         NodeJobs {
             jobs: self.jobs.clone(),
             files: Arc::new(NodeFiles::new(snapshots, transport, inbox, rest)),
+            fate,
             pacer: Arc::clone(&self.pacer),
         }
     }
@@ -92,7 +97,11 @@ impl<M: StateMachine> Jobs<M> for NodeJobs<M> {
         if job.hurries() {
             self.pacer.hurry();
         }
-        let _stopped = self.jobs.send(Order::Job(Arc::clone(&self.files), job));
+        let _stopped = self.jobs.send(Order::Job(
+            Arc::clone(&self.files),
+            Arc::clone(&self.fate),
+            job,
+        ));
     }
 }
 
@@ -103,7 +112,15 @@ fn run<M: StateMachine>(inbox: &Receiver<Order<M>>, pacer: &Pacer) {
             pacer.relax();
         }
         match order {
-            Order::Job(files, job) => files.run(job),
+            Order::Job(files, fate, job) => {
+                // The machine of a user writes and reads snapshots in here. Its node fails; others of the process go on.
+                if let Err(panic) = threads::shielded(|| files.run(job)) {
+                    fate.fail(format!(
+                        "the thread quorate-files panicked: {}",
+                        told(&*panic)
+                    ));
+                }
+            }
             Order::Barrier(done) => drop(done),
             Order::Stop => return,
         }
@@ -114,7 +131,7 @@ impl<M: StateMachine> Order<M> {
     /// Whether somebody waits for it who must not wait for the rate of what is before it.
     fn hurries(&self) -> bool {
         match self {
-            Self::Job(_, job) => job.hurries(),
+            Self::Job(_, _, job) => job.hurries(),
             Self::Barrier(_) | Self::Stop => true,
         }
     }

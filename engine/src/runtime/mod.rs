@@ -3,11 +3,16 @@
 //! A runtime may serve several nodes of one process; their replicas of a group then share a worker, so that they exchange
 //! messages without waking anybody.
 
+mod fate;
 mod jobs;
 mod node;
 mod pace;
+pub(crate) mod threads;
 mod timer;
 mod worker;
+
+#[cfg(test)]
+mod failures;
 
 use std::io;
 use std::sync::Arc;
@@ -18,10 +23,11 @@ use quorate_kv::StateMachine;
 
 use crate::options::Options;
 
+pub(crate) use fate::Fate;
 pub(crate) use jobs::NodeJobs;
 pub(crate) use node::{Node, introduce};
 pub(crate) use timer::{Timed, Timer};
-pub(crate) use worker::{ShardHandle, Workers};
+pub(crate) use worker::{Resident, ShardHandle, Workers};
 
 /// Time since the runtime began, as everything below it counts it.
 #[derive(Clone, Copy, Debug)]

@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use quorate_kv::StateMachine;
 use quorate_raft::{NodeId, Role};
 use quorate_wal::{DirLock, GroupId, Log, LogThread};
 
-use super::{NodeJobs, Runtime, ShardHandle};
+use super::threads::is_own;
+use super::{Fate, NodeJobs, Resident, Runtime, ShardHandle};
 use crate::db::TransportObserver;
 use crate::error::OpenError;
-use crate::membership::{Change, FoundingStatus, Membership};
+use crate::membership::{Change, FoundingStatus, Membership, NodeCard, Refused};
 use crate::node::{
     Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard,
     ShardStatus, StatusBoard, shard_index,
@@ -18,7 +19,7 @@ use crate::node::{
 use crate::opening::{self, NodeSetup};
 use crate::rejected::Rejections;
 use crate::transport::tcp::TransportEvent;
-use crate::transport::{ClerkInbox, Frame, Inbox, NodeStatus, Transport};
+use crate::transport::{ClerkInbox, Frame, Inbox, NodeStatus, Origin, Transport};
 
 /// A running node.
 pub(crate) struct Node<M: StateMachine> {
@@ -32,8 +33,18 @@ pub(crate) struct Node<M: StateMachine> {
     pub(crate) published: Vec<Arc<Published<M::View>>>,
     /// How this node and its peers are.
     pub(crate) board: Arc<StatusBoard>,
+    /// Whether it failed, and why.
+    pub(crate) fate: Arc<Fate>,
     handles: Vec<ShardHandle<M>>,
-    parts: Mutex<Option<Parts>>,
+    standing: Mutex<Standing>,
+    stopped: Condvar,
+}
+
+/// How far a node is on its way out.
+enum Standing {
+    Running(Parts),
+    Stopping,
+    Stopped,
 }
 
 /// What is taken down when the node stops.
@@ -75,9 +86,17 @@ impl<M: StateMachine> Node<M> {
             replies,
             membership: Arc::clone(&membership),
         });
-        let transport = connect(Arc::clone(&inbox) as Arc<dyn Inbox>)?;
-        let log_thread = LogThread::spawn(Arc::clone(&log), &format!("quorate-log-{}", id.0))
-            .map_err(OpenError::Thread)?;
+        let fate = Arc::new(Fate::default());
+        let transport = connect(Arc::new(WatchedInbox {
+            inbox: Arc::clone(&inbox),
+            fate: Arc::clone(&fate),
+        }))?;
+        let told = Arc::clone(&fate);
+        let name = format!("quorate-log-{}", id.0);
+        let log_thread = LogThread::spawn_watched(Arc::clone(&log), &name, move |thread| {
+            told.fail(format!("the thread {thread} panicked"));
+        })
+        .map_err(OpenError::Thread)?;
         let space = Arc::new(NodeSpace::default());
         let board = Arc::new(setup.status_board(handles.len()));
         for (shard, (handle, replicas)) in handles.iter().zip(by_worker).enumerate() {
@@ -85,6 +104,7 @@ impl<M: StateMachine> Node<M> {
                 Arc::clone(&snapshots),
                 Arc::clone(&transport),
                 Arc::clone(&inbox),
+                Arc::clone(&fate),
             );
             let ports = Ports {
                 log: Arc::clone(&log),
@@ -99,14 +119,15 @@ impl<M: StateMachine> Node<M> {
                 },
             };
             log.add_observer(Arc::new(handle.clone()));
-            handle.attach(Shard::new(
+            let shard = Shard::new(
                 id,
                 replicas,
                 ports,
                 LogSpace::new(opened.base_log_bytes, Arc::clone(&space)),
                 runtime.clock.now_ns(),
-                handle.log_flag(),
-            ));
+                handle.flag(),
+            );
+            handle.attach(Resident::new(shard, Arc::clone(&fate)));
         }
         introduce(&inbox, &transport, &log, setup.observer.clone());
         Ok(Self {
@@ -118,22 +139,29 @@ impl<M: StateMachine> Node<M> {
             rejections: opened.rejections,
             published,
             board,
+            fate,
             handles,
-            parts: Mutex::new(Some(Parts {
+            standing: Mutex::new(Standing::Running(Parts {
                 log_thread,
                 lock: opened.lock,
             })),
+            stopped: Condvar::new(),
         })
     }
 
-    /// Stops; in order, it finishes what it was asked to write. Afterwards nothing of it runs, and
-    /// the directory may be opened again.
+    /// Stops; in order, it finishes what it was asked to write. When this returns nothing of it runs, and the directory
+    /// may be opened again; but not on a thread of this crate: there it returns at once if another thread stops the node.
     pub(crate) fn stop(&self, in_order: bool) {
-        let Some(parts) = self.parts.lock().take() else {
+        let Some(parts) = self.begin_stop() else {
             return;
         };
+        let _stopped = Stopped(self);
+        // A node that failed must not look alive for as long as the rest takes; one that stops in order has last words.
+        if self.fate.reason().is_some() {
+            self.transport.stop();
+        }
         for handle in &self.handles {
-            handle.detach(in_order);
+            handle.detach(in_order, !is_own());
         }
         self.transport.stop();
         parts.log_thread.stop(in_order);
@@ -144,8 +172,23 @@ impl<M: StateMachine> Node<M> {
         drop(parts.lock);
     }
 
+    /// The parts to take down, for the first who comes; the others wait for that one.
+    fn begin_stop(&self) -> Option<Parts> {
+        let mut standing = self.standing.lock();
+        match std::mem::replace(&mut *standing, Standing::Stopping) {
+            Standing::Running(parts) => return Some(parts),
+            Standing::Stopped => *standing = Standing::Stopped,
+            Standing::Stopping => {
+                while !is_own() && !matches!(*standing, Standing::Stopped) {
+                    self.stopped.wait(&mut standing);
+                }
+            }
+        }
+        None
+    }
+
     pub(crate) fn is_running(&self) -> bool {
-        self.parts.lock().is_some()
+        matches!(*self.standing.lock(), Standing::Running(_))
     }
 
     /// Whether this node leads a group, as far as it knows.
@@ -230,6 +273,48 @@ impl<M: StateMachine> Announcer<M> {
         if is_news {
             observer(&TransportEvent::Founding { status });
         }
+    }
+}
+
+/// Says that a node has stopped, also if that panicked half way.
+struct Stopped<'a, M: StateMachine>(&'a Node<M>);
+
+impl<M: StateMachine> Drop for Stopped<'_, M> {
+    fn drop(&mut self) {
+        *self.0.standing.lock() = Standing::Stopped;
+        self.0.stopped.notify_all();
+    }
+}
+
+/// A node's inbox, and how the node is told if its transport fails.
+struct WatchedInbox<M: StateMachine> {
+    inbox: Arc<NodeInbox<M>>,
+    fate: Arc<Fate>,
+}
+
+impl<M: StateMachine> Inbox for WatchedInbox<M> {
+    fn deliver(&self, from: Origin, frame: Frame) {
+        self.inbox.deliver(from, frame);
+    }
+
+    fn card(&self) -> Option<NodeCard> {
+        self.inbox.card()
+    }
+
+    fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        self.inbox.admit(card)
+    }
+
+    fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        self.inbox.judged(by, judged);
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        self.inbox.disconnected(node);
+    }
+
+    fn failed(&self, reason: &str) {
+        self.fate.fail(reason);
     }
 }
 

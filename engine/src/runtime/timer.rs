@@ -5,9 +5,12 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::Clock;
+use super::threads::{self, Kind};
+use crate::handoff::bell::Bell;
+use crate::handoff::desk::told;
 
 /// How often clients with calls outstanding are looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -16,64 +19,43 @@ const TICK: Duration = Duration::from_millis(5);
 pub(crate) trait Timed: Send + Sync {
     /// Fires what is due. Returns whether anything is still outstanding.
     fn tick(&self, now_ns: u64) -> bool;
+
+    /// It panicked in [`tick`](Self::tick), and is not looked after any more.
+    fn failed(&self, reason: String);
 }
 
 /// The timer thread. It sleeps for good while nobody has anything outstanding.
 pub(crate) struct Timer {
-    shared: Arc<Shared>,
+    bell: Arc<Bell<Weak<dyn Timed>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    woken: Condvar,
-}
-
-struct State {
-    clients: Vec<Weak<dyn Timed>>,
-    is_busy: bool,
-    is_stopped: bool,
 }
 
 impl Timer {
     pub(crate) fn start(clock: Clock) -> io::Result<Arc<Self>> {
-        let state = State {
-            clients: Vec::new(),
-            is_busy: false,
-            is_stopped: false,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            woken: Condvar::new(),
-        });
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("quorate-timer".to_owned())
-            .spawn(move || theirs.run(clock))?;
+        let bell = Arc::new(Bell::new());
+        let theirs = Arc::clone(&bell);
+        let name = "quorate-timer".to_owned();
+        let thread = threads::spawn(name, Kind::Timer, move || run(&theirs, clock))?;
         Ok(Arc::new(Self {
-            shared,
+            bell,
             thread: Mutex::new(Some(thread)),
         }))
     }
 
     /// Looks after a client for as long as it lives.
     pub(crate) fn add(&self, client: Weak<dyn Timed>) {
-        self.shared.state.lock().clients.push(client);
-        self.wake();
+        self.bell.add(client);
     }
 
     /// Something became outstanding after a time of nothing.
     pub(crate) fn wake(&self) {
-        let mut state = self.shared.state.lock();
-        state.is_busy = true;
-        self.shared.woken.notify_one();
+        self.bell.ring();
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.shared.state.lock().is_stopped = true;
-        self.shared.woken.notify_one();
+        self.bell.stop();
         if let Some(thread) = self.thread.get_mut().take()
             && thread.thread().id() != std::thread::current().id()
         {
@@ -82,33 +64,26 @@ impl Drop for Timer {
     }
 }
 
-impl Shared {
-    fn run(&self, clock: Clock) {
-        loop {
-            let clients = {
-                let mut state = self.state.lock();
-                while !state.is_busy && !state.is_stopped {
-                    self.woken.wait(&mut state);
-                }
-                if state.is_stopped {
-                    return;
-                }
-                self.woken.wait_for(&mut state, TICK);
-                if state.is_stopped {
-                    return;
-                }
-                state.is_busy = false;
-                state.clients.retain(|client| client.strong_count() > 0);
-                state.clients.clone()
+fn run(bell: &Bell<Weak<dyn Timed>>, clock: Clock) {
+    while let Some(clients) = bell.wait(TICK, |client| client.strong_count() > 0) {
+        // Outside the lock: a tick may complete a call whose waiter drops the client.
+        let mut is_busy = false;
+        for client in clients {
+            let Some(client) = client.upgrade() else {
+                continue;
             };
-            // Outside the lock: a tick may complete a call whose waiter drops the client.
-            let mut is_busy = false;
-            for client in clients {
-                if let Some(client) = client.upgrade() {
-                    is_busy |= client.tick(clock.now_ns());
+            let looked = threads::shielded(|| is_busy |= client.tick(clock.now_ns()));
+            // It has failed then, and is busy no more; the other clients of the process are not to blame.
+            let failed = looked
+                .err()
+                .map(|panic| format!("the thread quorate-timer panicked: {}", told(&*panic)));
+            // The last of a client may go here, with its link and its callers' wakers.
+            let _again = threads::shielded(move || {
+                if let Some(reason) = failed {
+                    client.failed(reason);
                 }
-            }
-            self.state.lock().is_busy |= is_busy;
+            });
         }
+        bell.looked(is_busy);
     }
 }

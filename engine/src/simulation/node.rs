@@ -440,15 +440,16 @@ impl<M: StateMachine> SimNode<M> {
         self.replica(group).raft().term_at(index)
     }
 
-    /// What queries of a group see.
+    /// What queries of a group see; of a replica that lost its state, and answers none, a machine without any.
     pub fn state(&self, group: GroupId) -> M::View {
-        self.replica(group).published().load().view
+        let replica = self.replica(group);
+        let view = replica.published().load();
+        view.unwrap_or_else(|| replica.sessions().view())
     }
 
     /// What queries of a group see, and everything up to which index it includes.
     pub fn state_at(&self, group: GroupId) -> (LogIndex, M::View) {
-        let applied = self.replica(group).published().load();
-        (applied.index, applied.view)
+        (self.replica(group).published().applied(), self.state(group))
     }
 
     /// A digest of machine and sessions: equal where equal commands were applied. Takes time in proportion to the state.

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use quorate_kv::StateMachine;
 use quorate_wal::Observer;
 
+use crate::handoff::flag::LogFlag;
 use crate::node::{Event, EventSink, Job, Jobs};
 
 /// The events of a node that its shard did not take yet.
@@ -16,7 +16,7 @@ pub(super) struct EventQueue<M: StateMachine> {
     /// Frames over this bound are dropped, as a worker's queue drops them.
     events_max: usize,
     /// Whether an [`Event::LogMoved`] is on the queue already; the shard clears it.
-    log_moved: Arc<AtomicBool>,
+    log_moved: Arc<LogFlag>,
 }
 
 impl<M: StateMachine> EventQueue<M> {
@@ -28,7 +28,7 @@ impl<M: StateMachine> EventQueue<M> {
         }
     }
 
-    pub(super) fn log_flag(&self) -> Arc<AtomicBool> {
+    pub(super) fn log_flag(&self) -> Arc<LogFlag> {
         Arc::clone(&self.log_moved)
     }
 
@@ -58,7 +58,7 @@ impl<M: StateMachine> EventSink<M> for EventQueue<M> {
 
 impl<M: StateMachine> Observer for EventQueue<M> {
     fn log_moved(&self) {
-        if !self.log_moved.swap(true, Ordering::AcqRel) {
+        if self.log_moved.raise() {
             self.push(Event::LogMoved);
         }
     }

@@ -9,7 +9,7 @@ use crate::node::{LeasedRead, Published};
 /// Reads the view and the lease of one replica as a thread of its own process does, which may sleep between any two loads.
 pub struct SimReader<V> {
     published: Arc<Published<V>>,
-    read: LeasedRead<V>,
+    read: LeasedRead<Option<V>>,
 }
 
 impl<V: Clone> SimReader<V> {
@@ -25,7 +25,9 @@ impl<V: Clone> SimReader<V> {
     pub fn step(&mut self, now_ns: impl FnOnce() -> u64) -> Option<Option<(LogIndex, V)>> {
         let begun = std::mem::replace(&mut self.read, LeasedRead::Begun);
         match self.published.step_leased(begun, now_ns) {
-            LeasedRead::Over(found) => Some(found.map(|it| (it.index, it.view))),
+            LeasedRead::Over(found) => {
+                Some(found.and_then(|(index, view)| Some((LogIndex(index), view?))))
+            }
             more => {
                 self.read = more;
                 None

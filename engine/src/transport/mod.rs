@@ -60,6 +60,11 @@ pub trait Inbox: Send + Sync + 'static {
     /// A connection to or from a node was lost: what was asked there may never be answered. Told when it is noticed, and
     /// perhaps more than once; frames may still arrive, over another connection.
     fn disconnected(&self, _node: NodeId) {}
+
+    /// A thread of the transport ended by a panic: what it did is not done any more. Must return at once.
+    fn failed(&self, reason: &str) {
+        let _unheard = reason;
+    }
 }
 
 /// Who sent a frame.
@@ -99,6 +104,11 @@ pub trait ClerkInbox: Send + Sync + 'static {
 
     /// The connection to a node was lost: what was outstanding there may never be answered.
     fn disconnected(&self, node: NodeId);
+
+    /// A thread of the link ended by a panic: what it did is not done any more. Must return at once.
+    fn failed(&self, reason: &str) {
+        let _unheard = reason;
+    }
 }
 
 /// For a node without peers: nothing can be sent.

@@ -64,9 +64,19 @@ impl Rng {
     }
 }
 
+/// The defaults, with as many workers as `QUORATE_TEST_WORKERS` says: on a small machine there is one unless told, and what
+/// several do to each other is seen nowhere.
+pub(crate) fn defaults() -> Options {
+    let mut options = Options::default();
+    if let Ok(workers) = std::env::var("QUORATE_TEST_WORKERS") {
+        options.workers = workers.parse().expect("QUORATE_TEST_WORKERS is a number");
+    }
+    options
+}
+
 /// Options that notice a lost leader fast.
 pub(crate) fn quick() -> Options {
-    let mut options = Options::default();
+    let mut options = defaults();
     options.election_timeout = Duration::from_millis(200);
     options.heartbeat_interval = Duration::from_millis(20);
     options.retry_after = Duration::from_millis(150);

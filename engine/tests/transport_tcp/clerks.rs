@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use bytes::Bytes;
-use quorate::transport::tcp::{CloseReason, TcpClerkLink, TcpClerkOptions, TcpError, TcpLimits};
+use quorate::transport::tcp::{
+    CloseReason, TcpClerkLink, TcpClerkOptions, TcpError, TcpLimits, TcpTransport, TransportEvent,
+};
 use quorate::transport::{
-    ClerkInbox, ClerkLink, Frame, Origin, Reply, ReplyBody, Request, RequestBody, RequestId,
+    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Reply, ReplyBody, Request, RequestBody, RequestId,
+    Transport,
 };
 use quorate_raft::NodeId;
 use quorate_wal::GroupId;
@@ -30,6 +33,12 @@ impl ClerkInbox for Recorder {
     fn disconnected(&self, node: NodeId) {
         let _ = self.0.send(Heard::Disconnected(node));
     }
+}
+
+struct Deaf;
+
+impl Inbox for Deaf {
+    fn deliver(&self, _from: Origin, _frame: Frame) {}
 }
 
 fn recorder() -> (Arc<Recorder>, Receiver<Heard>) {
@@ -130,6 +139,68 @@ fn a_clerk_of_another_cluster_is_told_so_without_waiting() {
             theirs: CLUSTER
         }
     );
+}
+
+/// `u32::MAX` groups made the client's process ask for a terabyte and abort, and none at all made it panic.
+#[test]
+fn a_server_that_has_no_group_or_billions_is_refused() {
+    for (groups, cluster_id) in [
+        (0, CLUSTER),
+        (u32::MAX, CLUSTER),
+        (65_537, CLUSTER),
+        (16, 0),
+    ] {
+        let (socket, address) = listener();
+        let peers = [(ONE, address.clone())];
+        let (mut options, _events) = options(ONE, &peers, TcpLimits::default());
+        options.groups = groups;
+        options.cluster_id = cluster_id;
+        let server = TcpTransport::bind_socket(options, socket, Arc::new(Deaf)).unwrap();
+        let (inbox, _) = recorder();
+        let error = TcpClerkLink::connect(vec![address], hasty(), inbox)
+            .err()
+            .unwrap();
+        assert!(matches!(error, TcpError::Unreachable { .. }), "{error}");
+        // A clerk that knows its nodes is told the reason each time it tries.
+        let (clerk, events) = told_clerk(&server.local_addr().to_string(), GROUPS);
+        assert!(clerk.send(ONE, query(1)));
+        assert_eq!(unreachable(&events), CloseReason::BadHandshake);
+        server.stop();
+    }
+}
+
+/// Keys would go to other groups than the ones that hold them.
+#[test]
+fn a_node_that_counts_the_groups_differently_is_refused_by_a_clerk() {
+    let (one, _two) = pair(TcpLimits::default());
+    let (clerk, events) = told_clerk(&one.address().to_string(), GROUPS / 2);
+    assert!(clerk.send(ONE, query(1)));
+    let told = unreachable(&events);
+    let (ours, theirs) = (GROUPS / 2, GROUPS);
+    assert_eq!(told, CloseReason::WrongGroups { ours, theirs });
+    assert_eq!(clerk.groups(), Some(GROUPS / 2), "it is not misled");
+}
+
+/// A clerk of node 1 at this address, and what happens to its connections.
+fn told_clerk(address: &str, groups: u32) -> (Arc<TcpClerkLink>, Receiver<TransportEvent>) {
+    let (events_to, events) = mpsc::channel();
+    let options = TcpClerkOptions {
+        observer: Some(Arc::new(move |event: &TransportEvent| {
+            let _ = events_to.send(event.clone());
+        })),
+        ..TcpClerkOptions::default()
+    };
+    let (inbox, _) = recorder();
+    let nodes = [(ONE, address.to_owned())];
+    let clerk = TcpClerkLink::to_nodes(nodes, groups, options, inbox);
+    (clerk, events)
+}
+
+fn unreachable(events: &Receiver<TransportEvent>) -> CloseReason {
+    wait_for(events, |event| match event {
+        TransportEvent::Unreachable { reason, .. } => Some(reason),
+        _ => None,
+    })
 }
 
 #[test]

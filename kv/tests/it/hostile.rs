@@ -1,5 +1,7 @@
 //! Whatever the bytes: an answer or an error, never a panic, never much memory.
 
+use std::io;
+
 use crate::common::{Random, Replica, append, image_bytes, run};
 use bytes::Bytes;
 use quorate_kv::{
@@ -135,4 +137,39 @@ fn any_image_is_restored_whole_or_refused() {
         restored > 1000,
         "only {restored} were restored: the damage is too coarse to test much"
     );
+}
+
+/// A part of an image, and then what its source says of itself.
+struct Failing<'a> {
+    rest: &'a [u8],
+    kind: io::ErrorKind,
+}
+
+impl io::Read for Failing<'_> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            return Err(io::Error::new(self.kind, "file 7 is damaged at 4096"));
+        }
+        io::Read::read(&mut self.rest, target)
+    }
+}
+
+#[test]
+fn what_a_source_says_of_itself_is_the_reason_that_is_given() {
+    let mut replica = Replica::default();
+    let session = replica.register(8);
+    replica.apply(&append(b"key", b"value").seal(session, 1, 0));
+    let image = replica.image();
+    for len in 0..image.len() {
+        for kind in [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof] {
+            let rest = &image[..len];
+            let error = Sessions::<Map>::restore(&mut Failing { rest, kind });
+            let error = error.err().map(|error| error.to_string());
+            let reason = error.unwrap_or_default();
+            assert!(
+                reason.contains("file 7 is damaged at 4096"),
+                "{len}: {reason}"
+            );
+        }
+    }
 }

@@ -30,11 +30,6 @@ impl Raft {
         verdict.is_ok()
     }
 
-    /// Whether a snapshot up to `index` would bring this replica on.
-    pub fn needs_snapshot(&self, index: LogIndex) -> bool {
-        index > self.commit && index >= self.lost_until
-    }
-
     pub(super) fn check_message(&self, message: &Message) -> Result<(), RejectionReason> {
         let is_addressed = message.to == self.id
             && message.from != self.id

@@ -268,12 +268,17 @@ impl Raft {
         self.commit = self.commit.max(commit);
     }
 
-    /// A whole snapshot is here. It is taken in unless this replica has committed as much.
+    /// A whole snapshot is here. It is taken in unless this replica has committed as much, and has
+    /// lost nothing of it.
     fn on_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
-        if meta.index < self.lost_until || (self.is_aside() && meta.index <= self.commit) {
-            return;
-        }
-        if meta.index <= self.commit && !mutants::INSTALLS_OLD_SNAPSHOTS {
+        if self.is_aside() {
+            // What is committed behind the snapshot is here, and is applied again.
+            let leads_up =
+                meta.index > self.commit || self.log.term_at(meta.index) == Some(meta.term);
+            if !self.wants_snapshot(meta.index) || !leads_up {
+                return;
+            }
+        } else if !self.wants_snapshot(meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS {
             self.accept(from, self.commit, Round::ZERO);
             return;
         }
@@ -291,7 +296,11 @@ impl Raft {
             self.durability.cut(self.commit);
             self.log.restart(meta.index, meta.term);
         }
-        self.commit = meta.index;
+        self.commit = if mutants::INSTALLS_OLD_SNAPSHOTS {
+            meta.index
+        } else {
+            self.commit.max(meta.index)
+        };
         self.applied = meta.index;
         self.snapshot = meta.clone();
         self.install = Some(Install {

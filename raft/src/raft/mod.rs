@@ -415,6 +415,25 @@ impl Raft {
         self.durability.forget_held();
     }
 
+    /// The state up to the snapshot is lost: its file cannot be read back. The replica is set aside as
+    /// by [`set_aside`](Self::set_aside), until a leader's snapshot that covers as much was taken in.
+    /// Its term, its vote and its entries are in the log, and stay.
+    pub fn lose_snapshot(&mut self, now_ns: u64) {
+        self.step_down(now_ns);
+        self.lost_until = self.lost_until.max(self.snapshot.index);
+        self.durability.forget_held();
+    }
+
+    /// Whether a snapshot that covers everything up to `index` is of use: it covers more than is
+    /// committed here, or all that was lost.
+    pub fn wants_snapshot(&self, index: LogIndex) -> bool {
+        if self.is_aside() {
+            index >= self.lost_until
+        } else {
+            index > self.commit
+        }
+    }
+
     /// Whether it is set aside.
     pub fn is_aside(&self) -> bool {
         self.lost_until > LogIndex::ZERO

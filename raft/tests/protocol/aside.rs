@@ -140,6 +140,65 @@ fn what_a_snapshot_covers_already_is_no_loss() {
     assert!(!solo.raft.is_aside());
 }
 
+/// Replica 1 of three with a snapshot of the first three entries, which has committed one more.
+fn behind_a_snapshot() -> Solo {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.hears(2, 5, snapshot(3, 4));
+    solo.output();
+    solo.sync();
+    solo.hears_append(2, 5, (4, 5), &[], 4);
+    solo.output();
+    solo.sync();
+    assert_eq!(solo.raft.commit(), LogIndex(4));
+    solo
+}
+
+#[test]
+fn one_whose_snapshot_is_lost_keeps_term_vote_and_log_and_takes_no_part() {
+    let mut solo = behind_a_snapshot();
+    let before = solo.raft.hard_state();
+    solo.raft.lose_snapshot(solo.now_ns);
+    assert!(solo.raft.is_aside());
+    let (last_index, last_term) = (LogIndex(9), Term(9));
+    let transfer = true;
+    solo.hears(
+        2,
+        9,
+        Body::Vote {
+            last_index,
+            last_term,
+            transfer,
+        },
+    );
+    solo.hears_append(2, 5, (4, 5), &[5], 5);
+    let output = solo.output();
+    assert!(output.committed.is_empty() && output.persist.is_none());
+    assert_eq!(solo.raft.hard_state(), before);
+    assert_eq!(solo.raft.last_index(), LogIndex(4));
+    solo.wait(10_000 * MS);
+    assert_eq!(solo.raft.role(), Role::Follower);
+}
+
+#[test]
+fn a_lost_snapshot_is_replaced_by_one_that_covers_as_much_and_what_is_committed_is_applied_again() {
+    let mut solo = behind_a_snapshot();
+    solo.raft.lose_snapshot(solo.now_ns);
+    assert!(!solo.raft.wants_snapshot(LogIndex(2)));
+    solo.hears(2, 5, snapshot(2, 1));
+    assert!(solo.raft.is_aside(), "it covers less than what is gone");
+    solo.hears(2, 5, snapshot(3, 5));
+    assert!(solo.raft.is_aside(), "it is of another log");
+    assert!(solo.raft.wants_snapshot(LogIndex(3)));
+    solo.hears(2, 5, snapshot(3, 4));
+    assert!(!solo.raft.is_aside());
+    assert_eq!(solo.raft.commit(), LogIndex(4), "what is committed stays");
+    let mut committed = solo.output().committed;
+    solo.sync();
+    committed.extend(solo.output().committed);
+    let indexes: Vec<_> = committed.iter().map(|entry| entry.index.0).collect();
+    assert_eq!(indexes, [4]);
+}
+
 #[test]
 fn a_new_leader_sends_it_a_snapshot_as_soon_as_it_has_one() {
     let mut cluster = Cluster::new(3);

@@ -73,7 +73,9 @@ fn check_saved(
 
 fn check_installed(books: &Books, at: Place, index: LogIndex, term: Term) -> Result<(), String> {
     let stand = &books.replica(at).stand;
-    if index < stand.applied || index < stand.commit {
+    // One that has lost what it had applied takes it back from a leader, and applies what is committed behind it again.
+    let is_behind = index < stand.commit && !stand.is_aside;
+    if index < stand.applied || is_behind {
         return wrong(
             at,
             &format!(

@@ -185,10 +185,13 @@ impl<W: Workload> World<W> {
         self.judge(Step::Harmed { node }).map(|()| true)
     }
 
-    /// A node was opened. If something was wiped off its disk, it was nothing that it needs.
+    /// A node was opened. If something was wiped off its disk, it was nothing that it needs, or it says of which groups it
+    /// lost something.
     pub(super) fn opened_again(&mut self, node: usize) {
         let slot = &mut self.nodes[node];
-        if let Some((_, harm)) = slot.before_wipe.take() {
+        if let Some((_, harm)) = slot.before_wipe.take()
+            && !has_aside(slot)
+        {
             slot.harm = harm;
         }
     }

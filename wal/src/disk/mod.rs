@@ -17,7 +17,7 @@ mod real;
 use std::any::Any;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +25,13 @@ use bytes::Bytes;
 pub use memory::MemoryDisk;
 pub(crate) use real::LOCK_NAME;
 pub use real::RealDisk;
+
+/// The directory that a path names now. Files are looked for again long after the open, and the process
+/// may have changed its working directory by then. Where the system cannot tell, the path itself,
+/// which the system then refuses.
+pub(crate) fn absolute(dir: &Path) -> PathBuf {
+    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
+}
 
 /// Directories and the names in them.
 pub trait Disk: Send + Sync + fmt::Debug {

@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::batch::{GroupState, SnapshotRef};
-use crate::disk::{DirLock, Disk};
+use crate::disk::{DirLock, Disk, absolute};
 use crate::error::{Damage, LogError, OpenError};
 use crate::ids::{GroupId, Lsn};
 use crate::index::Index;
@@ -196,7 +196,7 @@ impl Log {
         dir: &Path,
         options: LogOptions,
     ) -> Result<(Arc<Self>, Recovered), OpenError> {
-        recover::open(disk, dir, options, IfNone::Make)
+        recover::open(disk, &absolute(dir), options, IfNone::Make)
     }
 
     /// Opens the log in a directory that held one before, like [`open`](Self::open), and makes none:
@@ -207,7 +207,7 @@ impl Log {
         dir: &Path,
         options: LogOptions,
     ) -> Result<(Arc<Self>, Recovered), OpenError> {
-        recover::open(disk, dir, options, IfNone::Refuse)
+        recover::open(disk, &absolute(dir), options, IfNone::Refuse)
     }
 
     /// Everything up to this lsn is durable.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
 use super::drive::FailsInPanic;
@@ -29,21 +29,34 @@ impl LogThread {
     /// Starts the threads, named `name` and `name-prepare`. Fails if the system gives none. A log
     /// is driven by one `LogThread` at a time.
     pub fn spawn(log: Arc<Log>, name: &str) -> io::Result<Self> {
+        Self::spawn_watched(log, name, |_name| {})
+    }
+
+    /// The same, and tells whose thread it was, on that thread, if one of them panics. The log has failed then.
+    pub fn spawn_watched(
+        log: Arc<Log>,
+        name: &str,
+        panicked: impl Fn(&str) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let panicked: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(panicked);
         log.queue.lock().stopping = None;
         let mut threads = Self {
             log,
             driver: None,
             preparer: None,
         };
-        let log = Arc::clone(&threads.log);
-        threads.driver = Some(
-            Builder::new()
-                .name(name.to_owned())
-                .spawn(move || log.drive_loop())?,
-        );
+        let (log, told) = (Arc::clone(&threads.log), Arc::clone(&panicked));
+        let driver = Builder::new().name(name.to_owned());
+        threads.driver = Some(driver.spawn(move || {
+            let _told = TellsPanic(&*told);
+            log.drive_loop();
+        })?);
         let log = Arc::clone(&threads.log);
         let preparer = Builder::new().name(format!("{name}-prepare"));
-        threads.preparer = Some(preparer.spawn(move || log.prepare_loop())?);
+        threads.preparer = Some(preparer.spawn(move || {
+            let _told = TellsPanic(&*panicked);
+            log.prepare_loop();
+        })?);
         Ok(threads)
     }
 
@@ -72,6 +85,18 @@ impl Drop for LogThread {
     fn drop(&mut self) {
         if self.driver.is_some() || self.preparer.is_some() {
             self.join(false);
+        }
+    }
+}
+
+/// Tells whose thread it is if it is dropped by a panic.
+struct TellsPanic<'a>(&'a (dyn Fn(&str) + Send + Sync));
+
+impl Drop for TellsPanic<'_> {
+    fn drop(&mut self) {
+        let present = thread::current();
+        if thread::panicking() {
+            (self.0)(present.name().unwrap_or("of a log"));
         }
     }
 }
@@ -142,6 +167,8 @@ impl Log {
     }
 
     fn prepare_loop(&self) {
+        // Without it no segment would be made any more, and writers would wait for one for ever.
+        let _fails = FailsInPanic(self);
         loop {
             let queue = self.queue.lock();
             let (is_stopping, is_full) =

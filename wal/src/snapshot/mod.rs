@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::SnapshotRef;
-use crate::disk::{Disk, is_shortage};
+use crate::disk::{Disk, absolute, is_shortage};
 use crate::error::{OpenError, SnapshotError};
 use crate::ids::GroupId;
 
@@ -59,6 +59,7 @@ impl Snapshots {
                 source,
             },
         };
+        let dir = &absolute(dir);
         disk.create_dir_all(dir)
             .map_err(|error| failed("create", dir, error))?;
         let names = disk.list(dir).map_err(|error| failed("list", dir, error))?;
@@ -124,6 +125,12 @@ impl Snapshots {
         open_in(self.disk.as_ref(), &self.dir, group, snapshot)
     }
 
+    /// Where the file of a snapshot is, or would be.
+    pub fn path(&self, group: GroupId, snapshot: &SnapshotRef) -> PathBuf {
+        self.group_dir(group)
+            .join(file_name(identity(group, snapshot)))
+    }
+
     /// Whether there is a file for the reference, with a header and footer that fit it. Its content
     /// is not read.
     pub fn exists(&self, group: GroupId, snapshot: &SnapshotRef) -> bool {
@@ -137,9 +144,7 @@ impl Snapshots {
 
     /// Deletes a snapshot. No error if there is none. The bytes that open readers hold stay.
     pub fn remove(&self, group: GroupId, snapshot: &SnapshotRef) -> Result<(), SnapshotError> {
-        let path = self
-            .group_dir(group)
-            .join(file_name(identity(group, snapshot)));
+        let path = self.path(group, snapshot);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("delete", &path, error))

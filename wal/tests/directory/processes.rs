@@ -61,6 +61,40 @@ fn a_second_opener_is_refused_also_from_another_process() {
 }
 
 #[test]
+fn a_relative_directory_stays_what_it_was_when_the_process_goes_elsewhere() {
+    if let Some(dir) = std::env::var_os(DIR_FOR_CHILD) {
+        let dir = Path::new(&dir);
+        std::env::set_current_dir(dir.join("here")).unwrap();
+        let (log, _) = open_real(Path::new("wal")).unwrap();
+        let snapshots = Snapshots::open(Arc::new(RealDisk), Path::new("snap")).unwrap();
+        std::env::set_current_dir(dir.join("there")).unwrap();
+        for index in 1..=100 {
+            commit(&log, appended(5, index..=index, 1, 3_000));
+        }
+        let mut writer = snapshots.create(GroupId(5), 7, 1, 1).unwrap();
+        writer.write(b"content").unwrap();
+        let saved = writer.finish().unwrap();
+        snapshots.verify(GroupId(5), &saved).unwrap();
+        println!("\n{}", log.stats().segments);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    fs::create_dir(&here).unwrap();
+    fs::create_dir(&there).unwrap();
+    let name = "processes::a_relative_directory_stays_what_it_was_when_the_process_goes_elsewhere";
+    let output = child(name, dir.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers = said.lines().filter_map(|line| line.parse::<u64>().ok());
+    assert!(numbers.any(|segments| segments > 3), "{said}");
+    assert!(files_of(&there).is_empty(), "nothing was made there");
+    let (log, _) = open_real(&here.join("wal")).unwrap();
+    assert_eq!(log.bounds(GroupId(5)), Some((1, 100)));
+    assert!(here.join("snap").join(format!("{:016x}", 5)).exists());
+}
+
+#[test]
 fn a_process_without_handles_is_told_so_and_loses_nothing() {
     if let Some(dir) = std::env::var_os(DIR_FOR_CHILD) {
         let opened = open_real(Path::new(&dir));

@@ -91,7 +91,7 @@ fn an_answer_of_another_kind_says_nothing_about_a_write() {
 fn a_write_that_was_on_its_way_when_its_client_closed_is_in_doubt() {
     let (mut script, first) = Script::open();
     let _sent = script.sent();
-    script.window.close();
+    script.window.close(&Error::Closed);
     script.complete();
     let error = first.wait().expect_err("it is closed");
     assert_eq!(error, Error::Closed);

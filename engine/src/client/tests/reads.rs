@@ -278,7 +278,7 @@ fn closing_ends_reads_in_every_stage() {
     script.cannot(waits[1]);
     script.cannot(waits[2]);
     assert_eq!(script.sent().len(), 1, "the leader is asked instead");
-    script.window.close();
+    script.window.close(&Error::Closed);
     script.complete();
     for read in reads {
         assert_eq!(read.wait(), Err(Error::Closed));

@@ -4,17 +4,20 @@ use std::path::Path;
 use std::time::Instant;
 
 use quorate_kv::{Map, Sessions};
-use quorate_raft::{Config, NodeId, Raft, Role};
+use quorate_raft::{Config, LogIndex, NodeId, Raft, Role};
 use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, WriteBatch};
 
 use super::*;
 use crate::membership::Membership;
 use crate::node::{
-    Job, Jobs, Limits, LogSpace, Ports, Published, Replica, ReplicaOptions, ShardStatus,
+    Job, Jobs, Limits, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions, ShardStatus,
     SnapshotState, StatusBoard, restored,
 };
 use crate::options::Options;
-use crate::transport::NoTransport;
+use crate::transport::{
+    Frame, NoTransport, Origin, Refusal, Reply, ReplyBody, ReplySink, Request, RequestBody,
+    RequestId,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -63,7 +66,7 @@ fn shard(
         },
     };
     let space = LogSpace::new(u64::MAX / 4, Arc::default());
-    let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, handle.log_flag());
+    let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, handle.flag());
     (shard, published)
 }
 
@@ -101,13 +104,11 @@ fn a_shard_that_is_attached_after_the_log_moved_hears_of_the_log() {
     }
     move_log(&log);
     for (group, handle) in (0..).map(GroupId).zip(&handles) {
-        eventually("the move is told", || {
-            handle.log_flag().load(Ordering::SeqCst)
-        });
+        eventually("the move is told", || handle.flag().is_up());
         // An order that is answered: the worker has taken, and dropped, what was in front of it.
-        handle.detach(false);
+        handle.detach(false, true);
         let (shard, published) = shard(&log, group, handle);
-        handle.attach(shard);
+        handle.attach(Resident::new(shard, Arc::default()));
         handle.push(Event::Campaign { group });
         // Only a vote of its own that it knows to be durable makes it the leader.
         eventually("the shard's group has a leader", || {
@@ -115,6 +116,49 @@ fn a_shard_that_is_attached_after_the_log_moved_hears_of_the_log() {
         });
     }
     for handle in &handles {
-        handle.detach(true);
+        handle.detach(true, true);
     }
+}
+
+/// Keeps what it is answered.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(RequestId, Result<ReplyBody, Refusal>)>>);
+
+impl ReplySink for Heard {
+    fn reply(&self, reply: Reply) {
+        self.0.lock().push((reply.id, reply.result));
+    }
+}
+
+/// Dropped, they would wait for an answer that nobody gives.
+#[test]
+fn what_comes_for_a_shard_that_is_not_there_is_answered_where_nobody_asks_again() {
+    let workers: Workers<Map> = Workers::start(1, 1_024, Clock::start()).expect("a thread");
+    let handle = workers.handle(0, 7);
+    let heard = Arc::new(Heard::default());
+    let sink = Arc::clone(&heard) as Arc<dyn ReplySink>;
+    let request = Request {
+        id: RequestId(1),
+        group: GroupId(0),
+        body: RequestBody::ReadIndex,
+    };
+    let origin = Origin::Clerk(Arc::clone(&sink));
+    assert!(handle.offer(Event::Frame(origin, Frame::Request(request))));
+    handle.push(Event::WaitApplied {
+        group: GroupId(0),
+        index: LogIndex(1),
+        outlet: Outlet::sink(RequestId(2), sink),
+    });
+    let (told, hears) = crossbeam::channel::bounded::<()>(1);
+    let group = GroupId(0);
+    let with = Box::new(move |_: &Replica<Map>| drop(told));
+    handle.push(Event::Inspect { group, with });
+    handle.detach(true, true);
+    let stopping = |id| (RequestId(id), Err(Refusal::Stopping));
+    assert_eq!(*heard.0.lock(), [stopping(1), stopping(2)]);
+    let gone = hears.recv_timeout(DEADLINE);
+    assert_eq!(
+        gone,
+        Err(crossbeam::channel::RecvTimeoutError::Disconnected)
+    );
 }

@@ -64,12 +64,6 @@ pub enum DecodeError {
     /// The voters of a configuration are not in ascending order.
     #[error("the voters of a configuration are not in ascending order")]
     VotersUnsorted,
-    /// A number that no counting leads to.
-    #[error("the {what} is beyond any that can be reached")]
-    OutOfRange {
-        /// What it stands for.
-        what: &'static str,
-    },
     /// A chunk reaches over the end of its snapshot.
     #[error("a chunk ends behind the {total_bytes} bytes of its snapshot")]
     ChunkRange {
@@ -208,9 +202,6 @@ impl<'a> Reader<'a> {
         }
     }
 }
-
-/// The highest index that any log reaches.
-const INDEX_MAX: u64 = u64::MAX / 2;
 
 /// Group, term, tag.
 const MESSAGE_BYTES_MIN: usize = 8 + 8 + 1;
@@ -432,19 +423,10 @@ fn read_reply(reader: &mut Reader<'_>) -> Result<Reply, DecodeError> {
     let result = match reader.u8()? {
         tag::OUTCOME => Ok(ReplyBody::Outcome(read_outcome(reader)?)),
         tag::ANSWER => Ok(ReplyBody::Answer(reader.payload()?)),
-        tag::READ_INDEX_REPLY => Ok(ReplyBody::ReadIndex(read_reached_index(reader)?)),
+        tag::READ_INDEX_REPLY => Ok(ReplyBody::ReadIndex(reader.index()?)),
         tag => Err(read_refusal(tag, reader)?),
     };
     Ok(Reply { id, result })
-}
-
-/// An index that a replica is to wait for: one that no counting leads to would be waited for in vain.
-fn read_reached_index(reader: &mut Reader<'_>) -> Result<LogIndex, DecodeError> {
-    let index = reader.index()?;
-    if index.0 > INDEX_MAX {
-        return Err(DecodeError::OutOfRange { what: "index" });
-    }
-    Ok(index)
 }
 
 fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {

@@ -194,6 +194,7 @@ impl Shared {
         jitter: u64,
         inbox: Arc<dyn ClerkInbox>,
     ) -> Arc<Self> {
+        let told = Arc::clone(&inbox);
         Arc::new(Self {
             cluster_id: options
                 .cluster_id
@@ -202,7 +203,7 @@ impl Shared {
             nodes: RwLock::default(),
             limits: options.limits,
             monitor: Arc::new(Monitor::new(options.observer)),
-            threads: Arc::default(),
+            threads: Threads::watched(move |reason| told.failed(reason)),
             inbox,
             seeds,
             jitter,

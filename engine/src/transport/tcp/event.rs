@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::options::Observer;
 use crate::membership::{FoundingStatus, Refused};
+use crate::runtime::threads::shielded;
 use crate::transport::codec::FrameError;
 
 /// Connections between two nodes, told apart so that short frames do not wait behind snapshots.
@@ -232,6 +233,12 @@ pub enum TransportEvent {
         /// How it stands.
         status: FoundingStatus,
     },
+    /// The node itself stopped, since one of its threads failed: a bug, or code of the caller's that ran on it. Told to
+    /// the observer of a [`Db`](crate::Db), also of one without peers, after its calls have failed.
+    NodeFailed {
+        /// What failed.
+        reason: String,
+    },
     /// The listening socket could not give a connection. It is tried again.
     AcceptFailed {
         /// What the operating system says.
@@ -293,7 +300,8 @@ impl Monitor {
             *self.closes.lock().entry(reason.name()).or_default() += 1;
         }
         if let Some(observer) = &self.observer {
-            observer(event);
+            // The caller's code, on a thread that has more to do: the panic hook has reported its panic.
+            let _panicked = shielded(|| observer(event));
         }
     }
 

@@ -118,7 +118,8 @@ impl TcpTransport {
                 source,
             })?;
         let monitor = Arc::new(Monitor::new(options.observer.clone()));
-        let threads = Arc::new(Threads::default());
+        let told = Arc::clone(&inbox);
+        let threads = Threads::watched(move |reason| told.failed(reason));
         let incoming = Incoming::new(&options.limits);
         let peers = Arc::new(links(&options, &monitor, &threads, &inbox));
         // From here on, an early return drops the transport, which ends the threads begun so far.

@@ -13,11 +13,18 @@ use std::thread::{self, ThreadId};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::runtime::threads::{Kind, mark};
+
 #[derive(Default)]
 pub(super) struct Threads {
     state: Mutex<State>,
     left: Condvar,
+    /// Told when a body panics, on its thread.
+    failed: Option<Failed>,
 }
+
+/// Is told what failed.
+type Failed = Box<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -26,6 +33,14 @@ struct State {
 }
 
 impl Threads {
+    /// Threads whose panics are told.
+    pub(super) fn watched(failed: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            failed: Some(Box::new(failed)),
+            ..Self::default()
+        })
+    }
+
     /// Spawns a thread. Fails when stopping, or when the operating system has none to give.
     pub(super) fn spawn(
         self: &Arc<Self>,
@@ -39,6 +54,7 @@ impl Threads {
         let threads = Arc::clone(self);
         // The thread cannot leave before it is entered: leaving takes the lock held here.
         let handle = thread::Builder::new().name(name).spawn(move || {
+            mark(Kind::Service);
             let _leave = Leave(threads);
             body();
         })?;
@@ -65,6 +81,13 @@ struct Leave(Arc<Threads>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
+        if thread::panicking()
+            && let Some(failed) = &self.0.failed
+        {
+            let present = thread::current();
+            let name = present.name().unwrap_or("of a transport");
+            failed(&format!("the thread {name} panicked"));
+        }
         self.0.state.lock().live.remove(&thread::current().id());
         self.0.left.notify_all();
     }
