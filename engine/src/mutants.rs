@@ -57,9 +57,6 @@ mutants! {
     ATTACHES_WITHOUT_LOOKING;
     /// Whoever waits until the replica here has applied an index is answered at once (tried here: no test failed).
     WAIT_APPLIED_ANSWERS_AT_ONCE;
-    /// The replica here answers a read as soon as its index is committed, not when it is applied (etcd #3879: reads after a
-    /// restart, before the log was applied again).
-    LOCAL_READ_AT_COMMIT;
     /// The answer to another copy of a read's question for an index counts as the word of the replica here (found here: reads
     /// up to 1,462 writes old).
     SECOND_COPY_ENDS_LOCAL_READ;

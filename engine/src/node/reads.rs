@@ -169,9 +169,8 @@ impl<M: StateMachine> Replica<M> {
         outlet: Outlet,
         ports: &Ports<M>,
     ) {
-        let is_committed = mutants::LOCAL_READ_AT_COMMIT && self.raft.commit() >= index;
-        let is_asked = mutants::WAIT_APPLIED_ANSWERS_AT_ONCE || is_committed;
-        let is_applied = self.published.applied() >= index || is_asked;
+        let is_applied =
+            self.published.applied() >= index || mutants::WAIT_APPLIED_ANSWERS_AT_ONCE;
         if self.published.has_state() && is_applied {
             outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
             return;
