@@ -102,9 +102,30 @@ pub(crate) struct NodeArguments {
     /// How many groups the keys are spread over. Fixed when the directory is made.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(quorate::GROUPS_MAX)))]
     pub(crate) groups: u32,
+    /// Where to listen, if not at this node's address in the list: behind a port mapping, or on all interfaces.
+    #[arg(long, value_parser = parse_address, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Where clients reach this node, if not at its address in the list.
+    #[arg(long, value_parser = parse_address, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Tells clusters apart, as decimal or 0x number. Unless given, the directory says it.
+    #[arg(long, value_parser = parse_cluster_id, value_name = "ID")]
+    pub(crate) cluster_id: Option<u64>,
+    /// Nodes of the list that will never come: a new cluster begins without them, and turns them away for good. The same
+    /// on each node.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..), value_name = "ID")]
+    pub(crate) without_founders: Vec<u64>,
     /// Ends in order when standard input closes.
     #[arg(long)]
     pub(crate) until_stdin_closes: bool,
+}
+
+fn parse_cluster_id(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("{text:?} is no number: write it in decimal, or as 0x…"))
 }
 
 /// A node in the list.

@@ -33,10 +33,21 @@ pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
         .cluster
         .iter()
         .map(|member| (member.id, member.address.clone()));
-    let db = Db::builder(&arguments.dir)
+    let mut builder = Db::builder(&arguments.dir)
         .node(arguments.id)
         .cluster(members)
         .groups(arguments.groups)
+        .without_founders(arguments.without_founders.iter().copied());
+    if let Some(address) = &arguments.listen {
+        builder = builder.listen(address);
+    }
+    if let Some(address) = &arguments.advertise {
+        builder = builder.advertise(address);
+    }
+    if let Some(id) = arguments.cluster_id {
+        builder = builder.cluster_id(id);
+    }
+    let db = builder
         .observer(move |event| {
             // What does not fit is not printed, and nothing else is lost.
             let _dropped = to_printer.try_send(Notice::Transport(event.clone()));
@@ -47,6 +58,7 @@ pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
         .iter()
         .find(|member| member.id == arguments.id);
     let address = own.map_or("nowhere", |member| &member.address);
+    let address = arguments.listen.as_deref().unwrap_or(address);
     say(&format!(
         "{} listens on {address}, files in {}",
         db.node(),
@@ -120,6 +132,12 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
         }
         TransportEvent::NodeFailed { reason } => {
             return say(&format!("stopped by itself: {reason}; start it again"));
+        }
+        TransportEvent::Founding { status } => {
+            return say(&match status.to_string() {
+                text if text.is_empty() => "founding: all nodes have met".to_owned(),
+                text => format!("founding: {text}"),
+            });
         }
         // Clerks come and go, and what a peer's own connection does is said from this side.
         _ => return,

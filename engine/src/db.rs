@@ -155,7 +155,7 @@ impl Db {
                 LogStatus::Failed { reason } => Some(reason),
                 _ => None,
             },
-            failure: node.fate.reason().map(|it| it.to_string()),
+            failure: node.fate.reason().map(ToString::to_string),
         }
     }
 

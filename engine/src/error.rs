@@ -235,7 +235,7 @@ pub enum OpenError {
         expected: NodeId,
     },
     /// The directory belongs to another cluster.
-    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or, if only addresses changed, pass cluster_id({found:#018x})", path.display())]
+    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or pass cluster_id({found:#018x}), or none: the directory says which", path.display())]
     WrongCluster {
         /// The directory.
         path: PathBuf,

@@ -48,9 +48,7 @@ pub(crate) enum Claim {
     /// Nothing: it is fresh.
     Fresh,
     /// It was made by version 1, for this cluster.
-    Old {
-        cluster_id: u64,
-    },
+    Old { cluster_id: u64 },
     /// It is this node's.
     Known(Identity),
 }
@@ -364,7 +362,9 @@ mod tests {
     fn every_flipped_bit_and_every_cut_is_refused() {
         let path = Path::new("/n/IDENTITY");
         let good = [identity().encode(), encode(1, &old())];
-        let found = good.each_ref().map(|good| decode(path, good).expect("good"));
+        let found = good
+            .each_ref()
+            .map(|good| decode(path, good).expect("good"));
         assert_eq!(found, [Found::Present(identity()), Found::Old(old())]);
         for good in good {
             for bit in 0..good.len() * 8 {

@@ -13,6 +13,7 @@ use quorate_wal::{
     Damage, DirLock, Disk, Durability, GroupId, Log, Recovered, RecoveredGroup, Snapshots,
 };
 
+use crate::client::WindowOptions;
 use crate::db::TransportObserver;
 use crate::error::OpenError;
 use crate::identity::{Claim, Identity, LOG_DIR, SNAPSHOT_DIR, Wanted};
@@ -271,7 +272,8 @@ fn open_replica<M: StateMachine>(
         trailing_entries: setup.options.trailing_entries,
         snapshot_bytes_max: setup.options.snapshot_bytes_max,
         transfer_timeout_ns: nanos(setup.options.election_timeout).saturating_mul(4),
-        read_wait_ns: setup.options.read_wait_ns(),
+        // As long as a client waits: neither keeps what the other has given up.
+        read_wait_ns: WindowOptions::of(&setup.options).read_wait_ns(),
     };
     let snapshot = raft.snapshot().index;
     let mut replica = Replica::new(

@@ -154,12 +154,6 @@ impl Options {
         Ok(())
     }
 
-    /// How long a read waits for the replica in its process before the leader is asked instead: `retry_after`, and half of
-    /// the call's time at most, so that there is time for the leader.
-    pub(crate) fn read_wait_ns(&self) -> u64 {
-        nanos(self.retry_after.min(self.call_timeout / 2))
-    }
-
     pub(crate) fn raft(&self, seed: u64) -> quorate_raft::Options {
         quorate_raft::Options {
             election_timeout_ns: nanos(self.election_timeout),

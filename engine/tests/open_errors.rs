@@ -160,24 +160,15 @@ fn whose_a_directory_is_is_checked() {
 fn members_and_addresses_are_checked() {
     let root = tempfile::tempdir().expect("a directory");
     let [here, there, elsewhere] = free_addresses();
-    let open = |nodes: Vec<(u64, &String)>, id: Option<u64>| {
+    let open = |nodes: Vec<(u64, &String)>| {
         let nodes = nodes
             .into_iter()
             .map(|(node, address)| (node, address.clone()));
-        let builder = Db::builder(root.path()).cluster(nodes);
-        match id {
-            Some(id) => builder.cluster_id(id).open(),
-            None => builder.open(),
-        }
+        Db::builder(root.path()).cluster(nodes).open()
     };
-    drop(open(vec![(1, &here)], None).expect("fresh"));
-    let error = open(vec![(1, &there)], None).expect_err("another address");
-    let OpenError::WrongCluster { found, .. } = error else {
-        panic!("{error:?}")
-    };
-    assert_says(&error, &["if only addresses changed, pass cluster_id("]);
-    drop(open(vec![(1, &there)], Some(found)).expect("as the error said"));
-    let error = open(vec![(1, &here), (2, &elsewhere)], Some(found)).expect_err("another member");
+    drop(open(vec![(1, &here)]).expect("fresh"));
+    drop(open(vec![(1, &there)]).expect("an address is no part of what a node is"));
+    let error = open(vec![(1, &here), (2, &elsewhere)]).expect_err("another member");
     assert!(matches!(error, OpenError::WrongShape { .. }), "{error:?}");
     assert_says(&error, &["[1]", "[1, 2]"]);
 }
@@ -362,13 +353,13 @@ fn a_newer_identity_is_named_with_both_versions() {
             error,
             OpenError::Version {
                 found: 9,
-                supported: 1,
+                supported: 2,
                 ..
             }
         ),
         "{error:?}"
     );
-    assert_says(&error, &["IDENTITY", "version 9", "up to 1", "newer build"]);
+    assert_says(&error, &["IDENTITY", "version 9", "up to 2", "newer build"]);
     fs::write(&path, good).expect("writable");
     home.is_intact();
 }

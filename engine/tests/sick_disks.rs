@@ -141,7 +141,14 @@ impl Bench {
                 full_retry_ns: 0,
             }
         });
-        let members = members.collect();
+        let members: Vec<Member> = members.collect();
+        for (place, one) in members.iter().enumerate() {
+            for other in &members[..place] {
+                if let (Some(one), Some(other)) = (&one.node, &other.node) {
+                    assert!(one.meet(other), "nobody knows anything yet");
+                }
+            }
+        }
         let mut bench = Self {
             now_ns: 0,
             members,
@@ -453,6 +460,28 @@ fn where_all_disks_stand_still_alike_nothing_moves() {
     }
 }
 
+/// Each sync takes longer than an election timeout, everywhere. Handing over would help nobody.
+#[test]
+fn where_all_disks_are_slow_alike_nothing_moves() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let reign = bench.reign();
+        bench.wait(seed * 13 * MS);
+        for _ in 0..10 {
+            bench.begin_put(1);
+            for member in &mut bench.members {
+                member.is_stuck = true;
+            }
+            bench.wait(TIMEOUT + 100 * MS);
+            for member in &mut bench.members {
+                member.is_stuck = false;
+            }
+            bench.wait(5 * MS);
+            assert_eq!(bench.reign(), reign, "seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn with_two_sick_disks_of_five_a_healthy_node_leads() {
     for seed in 1..=10 {
@@ -475,6 +504,24 @@ fn a_node_with_a_full_disk_is_not_elected_while_a_healthy_one_can_be() {
         let (old, _) = bench.reign();
         let (sick, healthy) = ((old + 1) % 3, (old + 2) % 3);
         fill_with_equal_logs(&mut bench, sick, old);
+        bench.members[old].node = None;
+        bench.until("an election", |bench| bench.leader().is_some());
+        assert_eq!(bench.leader(), Some(healthy), "seed {seed}");
+    }
+}
+
+/// The healthy one knows that the other is sick, which itself does not know that others are better off.
+#[test]
+fn a_node_with_a_full_disk_that_hears_nothing_of_others_is_not_elected_either() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let (old, _) = bench.reign();
+        let (sick, healthy) = ((old + 1) % 3, (old + 2) % 3);
+        let sick_id = bench.members[sick].id;
+        bench.loses =
+            Box::new(move |_, to, frame| to == sick_id && matches!(frame, Frame::Status(_)));
+        fill_with_equal_logs(&mut bench, sick, old);
+        bench.wait(4 * TIMEOUT);
         bench.members[old].node = None;
         bench.until("an election", |bench| bench.leader().is_some());
         assert_eq!(bench.leader(), Some(healthy), "seed {seed}");

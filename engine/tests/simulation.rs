@@ -175,7 +175,15 @@ impl Bench {
             member.open(0);
             member
         });
-        let members = members.collect();
+        let members: Vec<Member> = members.collect();
+        for (place, one) in members.iter().enumerate() {
+            for other in &members[..place] {
+                let (Some(one), Some(other)) = (&one.node, &other.node) else {
+                    continue;
+                };
+                assert!(one.meet(other), "nobody knows anything yet");
+            }
+        }
         Self {
             now_ns: 0,
             members,

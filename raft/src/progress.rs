@@ -45,8 +45,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// Whether it was heard from within the last election timeout.
     pub is_active: bool,
-    /// It has lost entries that it had, and waits for a snapshot that covers them.
-    pub has_lost: bool,
+    /// It has lost entries that it had, and waits for a snapshot that covers them: it said so last.
+    pub is_aside: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub(crate) struct Progress {
     acceptance_ns: u64,
     /// It has lost entries that it had, and takes none before a snapshot.
     vouches_for_nothing: bool,
+    /// It said so of what it has accepted before, in whatever state, and accepted nothing since.
+    pub(crate) is_aside: bool,
     pub(crate) heard_ns: u64,
     pub(crate) acked_round: Round,
     /// When the newest round it answered was sent.
@@ -112,6 +114,7 @@ impl Progress {
             owed_since_ns: None,
             acceptance_ns: 0,
             vouches_for_nothing: false,
+            is_aside: false,
             heard_ns: now_ns,
             acked_round: Round::ZERO,
             acked_sent_ns: 0,
@@ -193,6 +196,7 @@ impl Progress {
             self.snapshot_retry_at_ns = 0;
         }
         self.vouches_for_nothing = false;
+        self.is_aside = false;
         let can_follow = match self.state {
             PeerState::Probe => match_index >= self.match_index,
             PeerState::Replicate => false,
@@ -399,7 +403,7 @@ impl Progress {
             next_index: self.next,
             state: self.state,
             is_active: self.is_active(now_ns, options),
-            has_lost: self.vouches_for_nothing,
+            is_aside: self.is_aside || self.vouches_for_nothing,
         }
     }
 

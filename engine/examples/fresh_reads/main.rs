@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use quorate::transport::memory::LinkFaults;
@@ -243,7 +243,7 @@ fn run_slow(args: &Args) -> Result<Tally, Failure> {
             threads.push(scope.spawn(move || read(db, outstanding, acknowledged, tally, flag)));
         }
         watch(args, &tally, || {
-            count(&tally.reads) >= args.reads || threads.iter().any(|it| it.is_finished())
+            count(&tally.reads) >= args.reads || threads.iter().any(ScopedJoinHandle::is_finished)
         });
         stop.0.store(true, Ordering::SeqCst);
         let ended: Result<(), Failure> = threads

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use quorate::{Clerk, Db, GroupId, NodeId, Role};
@@ -110,7 +110,7 @@ pub(crate) fn run_processes(args: &Args) -> Result<Tally, Failure> {
     let flag: Arc<AtomicBool> = Arc::default();
     thread::scope(|scope| {
         let stop = Stop(Arc::clone(&flag));
-        let mut threads = Vec::new();
+        let mut threads: Vec<ScopedJoinHandle<'_, Result<(), Failure>>> = Vec::new();
         for key in 0..KEYS {
             let (clerk, acknowledged, flag) = (&clerk, &acknowledged, &flag);
             threads.push(scope.spawn(move || write(clerk, key, acknowledged, flag)));
@@ -121,14 +121,13 @@ pub(crate) fn run_processes(args: &Args) -> Result<Tally, Failure> {
         let troubles = scope.spawn(|| trouble(args, &nodes, &tally, &said, &flag));
         watch(args, &tally, || {
             let is_enough = count(&tally.reads) >= args.reads;
-            is_enough && troubles.is_finished() || threads.iter().any(|it| it.is_finished())
+            is_enough && troubles.is_finished() || threads.iter().any(ScopedJoinHandle::is_finished)
         });
         drop(stop);
         threads.push(troubles);
-        let ended = threads.into_iter();
-        ended
-            .map(|it| it.join().map_err(|_| "a thread panicked")?)
-            .collect::<Result<(), Failure>>()
+        threads
+            .into_iter()
+            .try_for_each(|it| it.join().map_err(|_| "a thread panicked")?)
     })?;
     // What they said last is heard when they are gone.
     drop(nodes);

@@ -111,7 +111,14 @@ fn measure(args: &Args) -> Result<bool, Box<dyn Error>> {
     for &kind in &args.kinds {
         let mut took = Vec::new();
         for number in 1..=args.runs {
-            let time = run(kind, args)?;
+            let time = match run(kind, args) {
+                Ok(time) => time,
+                Err(error) => {
+                    println!("{kind:?} {number}/{}: FAILED: {error}", args.runs);
+                    all_in_time = false;
+                    continue;
+                }
+            };
             let timeouts = time.as_secs_f64() / timeout.as_secs_f64();
             println!(
                 "{kind:?} {number}/{}: {} ms, {timeouts:.2} election timeouts{}",

@@ -38,9 +38,7 @@ pub(crate) trait Link: std::marker::Send + Sync {
     fn stop(&self);
 
     /// The client failed: tells the node that it is a part of, if it is.
-    fn failed(&self, reason: &str) {
-        let _alone = reason;
-    }
+    fn failed(&self, _reason: &str) {}
 }
 
 /// A link without replicas in this process.

@@ -4,6 +4,7 @@
 //! again nevertheless: whatever lies between may have lost it, and nobody would ever know. So the waits grow twofold as long as
 //! nothing is answered, up to a bound, and are short again with the first answer.
 
+mod outstanding;
 mod reads;
 mod writes;
 
@@ -14,7 +15,7 @@ use quorate_kv::{Command, Outcome, SessionId};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
-use self::reads::Reads;
+use self::outstanding::Reads;
 pub(crate) use self::reads::{READ_HERE, ReadWants};
 use self::writes::Write;
 
@@ -63,6 +64,12 @@ impl WindowOptions {
             outstanding_max: options.outstanding_max,
             sessions_max: options.sessions_max,
         }
+    }
+
+    /// How long a read waits for the replica in its process before the leader is asked instead: half of the call's time at
+    /// most, so that there is time for the leader.
+    pub(crate) fn read_wait_ns(&self) -> u64 {
+        self.retry_after_ns.min(self.call_timeout_ns / 2)
     }
 }
 

@@ -264,7 +264,7 @@ fn a_follower_whose_disk_is_full_serves_linearizable_reads_through_its_leader() 
         clerk.put("k", &value).expect("the others are a majority");
         assert_eq!(db.get("k"), Ok(Some(value.clone().into())));
         let entries = [(Bytes::from("k"), Bytes::from(value))];
-        assert_eq!(db.prefix("k", 1).as_ref().map(|it| it.len()), Ok(1));
+        assert_eq!(db.prefix("k", 1).as_ref().map(Vec::len), Ok(1));
         assert_eq!(db.scan("k".."k\0", 10).as_deref(), Ok(&entries[..]));
         assert_eq!(db.count(), clerk.count());
     }
@@ -325,8 +325,8 @@ fn a_view_at_a_follower_whose_disk_is_full_fails_as_lagging() {
 }
 
 fn other_than(cluster: &Cluster, node: NodeId) -> NodeId {
-    let others = cluster.nodes().into_iter().filter(|&it| it != node);
-    others.last().expect("there are three")
+    let mut others = cluster.nodes().into_iter().filter(|&it| it != node);
+    others.next_back().expect("there are three")
 }
 
 /// A node on a disk in memory, with so much written, whose snapshots go at 1 MiB a second.

@@ -147,13 +147,13 @@ impl Book {
         }
     }
 
-    pub(crate) fn is_retired(&self, node: u64) -> bool {
-        matches!(self.peers.get(&node), Some(Standing::Retired))
-    }
-
     /// Founders that are not retired, this node included.
     pub(crate) fn active(&self) -> usize {
-        1 + self.peers.values().filter(|it| **it != Standing::Retired).count()
+        1 + self
+            .peers
+            .values()
+            .filter(|it| **it != Standing::Retired)
+            .count()
     }
 
     pub(crate) fn is_founded(&self) -> bool {
@@ -210,7 +210,11 @@ impl Book {
             }
         };
         // A log that does not sync may be shorter than it was, and then counts from there.
-        let lsn = if card.syncs { lsn.max(card.durable_lsn) } else { card.durable_lsn };
+        let lsn = if card.syncs {
+            lsn.max(card.durable_lsn)
+        } else {
+            card.durable_lsn
+        };
         let known = Known {
             incarnation: card.incarnation,
             start: card.start,
@@ -273,16 +277,20 @@ impl Book {
     fn settle(&mut self) -> bool {
         let before = (self.is_closed, self.is_founded);
         if mutants::FOUNDS_BY_MAJORITY {
-            let met = self.peers.values().filter(|it| matches!(it, Standing::Met(_)));
+            let met = self
+                .peers
+                .values()
+                .filter(|it| matches!(it, Standing::Met(_)));
             self.is_founded |= met.count() + 1 > self.peers.len().div_ceil(2);
             self.is_closed |= self.is_founded;
         }
         if let (digest @ Some(_), false) = (self.digest(), self.is_founded) {
-            let is_told = self.active_peers().any(|node| {
-                self.agrees(node, digest, |said| said.is_founded)
-            });
+            let is_told = self
+                .active_peers()
+                .any(|node| self.agrees(node, digest, |said| said.is_founded));
             let all = |stage: fn(&Founding) -> bool| {
-                self.active_peers().all(|node| self.agrees(node, digest, stage))
+                self.active_peers()
+                    .all(|node| self.agrees(node, digest, stage))
             };
             let is_closed = self.is_closed || is_told || all(|said| said.is_complete);
             let is_founded = is_closed && (is_told || all(|said| said.is_closed));
@@ -292,7 +300,10 @@ impl Book {
     }
 
     pub(super) fn active_peers(&self) -> impl Iterator<Item = u64> + '_ {
-        let active = self.peers.iter().filter(|(_, it)| **it != Standing::Retired);
+        let active = self
+            .peers
+            .iter()
+            .filter(|(_, it)| **it != Standing::Retired);
         active.map(|(node, _)| *node)
     }
 
@@ -313,9 +324,11 @@ impl Book {
             });
         }
         founders.sort_unstable();
-        let digest = founders.iter().fold(self.own.cluster_id, |digest, (node, incarnation)| {
-            mix(mix(digest ^ node).wrapping_add(incarnation.unwrap_or(0)))
-        });
+        let digest = founders
+            .iter()
+            .fold(self.own.cluster_id, |digest, (node, incarnation)| {
+                mix(mix(digest ^ node).wrapping_add(incarnation.unwrap_or(0)))
+            });
         // Zero says that there is none.
         Some(digest.max(1))
     }
@@ -348,7 +361,10 @@ fn judge_known(card: &NodeCard, known: &Known) -> Result<(), Refused> {
             return older(OlderBy::History { life });
         }
     }
-    if card.syncs && card.durable_lsn < known.lsn && !mutants::IGNORES_DURABLE_LSN {
+    // A card says how far the log was at its start, and it has gone on since.
+    let is_start_known = card.start == known.start;
+    let is_behind = card.syncs && card.durable_lsn < known.lsn && !is_start_known;
+    if is_behind && !mutants::IGNORES_DURABLE_LSN {
         return older(OlderBy::Log {
             known: known.lsn,
             shown: card.durable_lsn,

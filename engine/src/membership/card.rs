@@ -7,10 +7,10 @@ use super::fields::{FieldWriter, Fields};
 
 /// How many earlier starts a card names: an older copy of a directory that was started more often than this since it was
 /// made cannot be told by them any more.
-pub const HISTORY_MAX: usize = 16;
+pub(super) const HISTORY_MAX: usize = 16;
 
 /// The features that this build reads and writes: nothing beyond the first version yet.
-pub const FEATURES: (u32, u32) = (1, 1);
+pub(super) const FEATURES: (u32, u32) = (1, 1);
 
 /// One start of a node: its number, and a random number that no other start has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub struct NodeCard {
     pub incarnation: u64,
     /// This start of it.
     pub start: Start,
-    /// The starts before, oldest first, at most [`HISTORY_MAX`].
+    /// The starts before, oldest first, at most 16.
     pub history: Vec<Start>,
     /// How far its log was durable when it was opened.
     pub durable_lsn: u64,
@@ -117,7 +117,10 @@ impl NodeCard {
         fields.put(tag::START, &start_bytes(self.start));
         let newest = self.history.len().saturating_sub(HISTORY_MAX);
         let history = self.history[newest..].iter().copied();
-        fields.put(tag::HISTORY, &history.flat_map(start_bytes).collect::<Vec<u8>>());
+        fields.put(
+            tag::HISTORY,
+            &history.flat_map(start_bytes).collect::<Vec<u8>>(),
+        );
         let mut durable = self.durable_lsn.to_le_bytes().to_vec();
         durable.push(u8::from(self.syncs));
         fields.put(tag::DURABLE, &durable);
@@ -191,11 +194,15 @@ fn start_of(bytes: &[u8]) -> Start {
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    bytes[at..]
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    bytes[at..]
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -206,7 +213,12 @@ mod tests {
         NodeCard {
             incarnation: 0xABCD,
             start: Start { life: 9, nonce: 77 },
-            history: (1..9).map(|life| Start { life, nonce: life * 3 }).collect(),
+            history: (1..9)
+                .map(|life| Start {
+                    life,
+                    nonce: life * 3,
+                })
+                .collect(),
             durable_lsn: 1000,
             syncs: true,
             limits: NodeLimits {

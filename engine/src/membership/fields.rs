@@ -74,7 +74,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields with tags in a range.
-    pub(crate) fn range(&self, tags: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn range(
+        &self,
+        tags: std::ops::RangeInclusive<u16>,
+    ) -> impl Iterator<Item = &'a [u8]> {
         self.by_tag.range(tags).map(|(_, content)| *content)
     }
 }

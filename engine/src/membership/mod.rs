@@ -22,7 +22,7 @@ use quorate_wal::Disk;
 
 pub(crate) use book::Book;
 pub use book::FoundingStatus;
-pub use card::{FEATURES, HISTORY_MAX, NodeCard, NodeLimits, NodeRole, Start};
+pub use card::{NodeCard, NodeLimits, NodeRole, Start};
 pub(crate) use fields::{FieldWriter, Fields};
 pub(crate) use record::FILE_NAME;
 pub use refused::{OlderBy, Refused};
@@ -160,14 +160,21 @@ impl Membership {
     pub(crate) fn status(&self) -> FoundingStatus {
         let mut status = self.book.lock().status();
         let refused_by = self.refused_by.lock();
-        status.refused_by = refused_by.iter().map(|(node, why)| (*node, why.clone())).collect();
+        status.refused_by = refused_by
+            .iter()
+            .map(|(node, why)| (*node, why.clone()))
+            .collect();
         status
     }
 
     /// Whom an unfounded node waits for, in short.
     pub(crate) fn waits_for(&self) -> FewNodes {
         let status = self.status();
-        let nodes = if status.missing.is_empty() { status.undecided } else { status.missing };
+        let nodes = if status.missing.is_empty() {
+            status.undecided
+        } else {
+            status.missing
+        };
         FewNodes::of(&nodes)
     }
 
@@ -231,7 +238,13 @@ pub(crate) fn reopen(
 ) -> Result<Book, OpenError> {
     if mutants::FORGETS_BOOK {
         let own = &book.own;
-        book = Book::new(own.node, own.cluster_id, own.groups, own.incarnation, &book.members());
+        book = Book::new(
+            own.node,
+            own.cluster_id,
+            own.groups,
+            own.incarnation,
+            &book.members(),
+        );
     }
     start.retire(&mut book)?;
     book.begin(start.nonce, start.election_timeout_ms);
@@ -255,9 +268,15 @@ impl Opening<'_> {
         for &node in self.without {
             if !book.retire(node.0) {
                 let reason = if book.is_founded() {
-                    format!("node {} cannot be left out any more: the cluster was founded with it", node.0)
+                    format!(
+                        "node {} cannot be left out any more: the cluster was founded with it",
+                        node.0
+                    )
                 } else {
-                    format!("node {} cannot be left out: it is this node, or not in the list of nodes", node.0)
+                    format!(
+                        "node {} cannot be left out: it is this node, or not in the list of nodes",
+                        node.0
+                    )
                 };
                 return Err(OpenError::Options { reason });
             }
@@ -279,5 +298,102 @@ impl Book {
     pub(crate) fn belongs_to(&self, node: u64, cluster_id: u64, incarnation: u64) -> bool {
         let own = &self.own;
         (own.node, own.cluster_id, own.incarnation) == (node, cluster_id, incarnation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_wal::MemoryDisk;
+
+    use super::*;
+
+    fn opening() -> Opening<'static> {
+        Opening {
+            nonce: 5,
+            election_timeout_ms: 500,
+            without: &[],
+        }
+    }
+
+    fn card(incarnation: u64) -> NodeCard {
+        NodeCard {
+            incarnation,
+            start: Start { life: 1, nonce: 9 },
+            ..NodeCard::bare(NodeId(2), 7, 1)
+        }
+    }
+
+    fn membership(disk: &Arc<dyn Disk>, book: Book) -> Membership {
+        let bare = NodeCard::bare(NodeId(1), 7, 1);
+        Membership::new(Arc::clone(disk), Path::new("/n"), book, bare)
+    }
+
+    #[test]
+    fn a_node_that_is_opened_again_remembers_whom_it_met_and_that_its_cluster_has_begun() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let dir = Path::new("/n");
+        disk.create_dir_all(dir).expect("memory");
+        let book = Book::new(1, 7, 1, 11, &[1, 2]);
+        let book = create(disk.as_ref(), dir, book, &opening()).expect("memory");
+        let one = membership(&disk, book);
+        assert_eq!(one.waits_for().named().collect::<Vec<_>>(), [NodeId(2)]);
+        one.admit(&card(22)).expect("it is expected");
+        let agreeing = Founding {
+            is_closed: true,
+            ..one.founding()
+        };
+        one.note_status(NodeId(2), agreeing, 0);
+        assert!(one.is_founded());
+
+        let book = read(disk.as_ref(), dir).expect("it was written");
+        let book = reopen(disk.as_ref(), dir, book, &opening()).expect("memory");
+        let again = membership(&disk, book);
+        assert!(again.is_founded(), "the cluster has begun");
+        assert_eq!(again.card().start.life, 2);
+        assert!(matches!(
+            again.admit(&card(23)),
+            Err(Refused::OtherDirectory { .. })
+        ));
+        again.admit(&card(22)).expect("it is the one that was met");
+    }
+
+    #[test]
+    fn a_card_with_news_is_durable_before_it_is_accepted_or_refused() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let dir = Path::new("/n");
+        disk.create_dir_all(dir).expect("memory");
+        let book = Book::new(1, 7, 1, 11, &[1, 2]);
+        let book = create(disk.as_ref(), dir, book, &opening()).expect("memory");
+        let one = membership(&disk, book);
+        one.admit(&card(22)).expect("it is expected");
+        let written = read(disk.as_ref(), dir).expect("it was written");
+        assert_eq!(written.founding(), one.founding());
+        assert!(written.founding().is_complete);
+        // Nothing can be written any more.
+        disk.remove(&dir.join(FILE_NAME)).expect("memory");
+        let lost = Membership {
+            path: PathBuf::from("/gone/PEERS"),
+            ..membership(&disk, written)
+        };
+        let next = NodeCard {
+            start: Start { life: 2, nonce: 3 },
+            ..card(22)
+        };
+        assert_eq!(lost.admit(&next), Err(Refused::NotWritten));
+    }
+
+    #[test]
+    fn who_refuses_this_node_is_known_until_it_deals_with_it() {
+        let one = Membership::alone(NodeId(1));
+        let why = Refused::Retired { node: NodeId(1) };
+        one.note_judged(NodeId(2), Err(&why));
+        assert_eq!(one.status().refused_by, [(NodeId(2), why)]);
+        assert!(
+            one.status()
+                .to_string()
+                .contains("node 2 refuses this node")
+        );
+        one.note_judged(NodeId(2), Ok(()));
+        assert!(one.status().refused_by.is_empty());
     }
 }

@@ -31,7 +31,8 @@ pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Book, OpenError> {
     let io = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => OpenError::Damaged {
             path: path.to_path_buf(),
-            what: "the book of peers is gone, and the identity beside it says that there was one".to_owned(),
+            what: "the book of peers is gone, and the identity beside it says that there was one"
+                .to_owned(),
         },
         _ => OpenError::Io {
             path: path.to_path_buf(),
@@ -138,7 +139,12 @@ mod tests {
     fn a_newer_version_is_named() {
         let mut bytes = encode(&book());
         bytes[8] = 9;
-        let error = decode(Path::new("/n/PEERS"), &bytes).expect_err("newer").to_string();
-        assert!(error.contains("version 9") && error.contains("up to 1"), "{error}");
+        let error = decode(Path::new("/n/PEERS"), &bytes)
+            .expect_err("newer")
+            .to_string();
+        assert!(
+            error.contains("version 9") && error.contains("up to 1"),
+            "{error}"
+        );
     }
 }

@@ -124,9 +124,10 @@ impl Refused {
     pub(crate) fn to_wire(&self) -> Option<(u8, [u64; 4])> {
         Some(match *self {
             Self::WrongCluster { .. } | Self::Unknown { .. } => return None,
-            Self::WrongGroups { ours, theirs } => {
-                (code::WRONG_GROUPS, [u64::from(ours), u64::from(theirs), 0, 0])
-            }
+            Self::WrongGroups { ours, theirs } => (
+                code::WRONG_GROUPS,
+                [u64::from(ours), u64::from(theirs), 0, 0],
+            ),
             Self::OtherDirectory { node, known, shown } => {
                 (code::OTHER_DIRECTORY, [node.0, known, shown, 0])
             }
@@ -208,11 +209,18 @@ mod tests {
         let node = NodeId(2);
         let older = |cause| Refused::OlderCopy { node, cause };
         let all = [
-            Refused::OtherDirectory { node, known: 7, shown: 8 },
+            Refused::OtherDirectory {
+                node,
+                known: 7,
+                shown: 8,
+            },
             Refused::Retired { node },
             older(OlderBy::Life { known: 9, shown: 3 }),
             older(OlderBy::History { life: 4 }),
-            older(OlderBy::Log { known: 100, shown: 50 }),
+            older(OlderBy::Log {
+                known: 100,
+                shown: 50,
+            }),
             Refused::SecondCopy { node, life: 5 },
             Refused::NotWritten,
         ];
@@ -220,13 +228,24 @@ mod tests {
             let (code, numbers) = refused.to_wire().expect("it has a code");
             assert_eq!(Refused::from_wire(code, numbers), Some(refused.clone()));
             let text = refused.to_string();
-            let advises = ["put", "leave", "stop", "see to"].iter().any(|word| text.contains(word));
+            let advises = ["put", "leave", "stop", "see to"]
+                .iter()
+                .any(|word| text.contains(word));
             assert!(advises, "{text}");
         }
-        let groups = Refused::WrongGroups { ours: 4, theirs: 16 };
+        let groups = Refused::WrongGroups {
+            ours: 4,
+            theirs: 16,
+        };
         let (code, numbers) = groups.to_wire().expect("it has a code");
         let told = Refused::from_wire(code, numbers);
-        assert_eq!(told, Some(Refused::WrongGroups { ours: 16, theirs: 4 }));
+        assert_eq!(
+            told,
+            Some(Refused::WrongGroups {
+                ours: 16,
+                theirs: 4
+            })
+        );
         assert_eq!(Refused::from_wire(200, [0; 4]), None);
     }
 }

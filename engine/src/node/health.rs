@@ -4,8 +4,10 @@
 //! Only decides; the core knows nothing of health, and is told whom to hand over to and whether it
 //! should lead. Nothing here needs this node's disk.
 
+use std::cmp::Reverse;
+
 use quorate_kv::StateMachine;
-use quorate_raft::{NodeId, PeerState, PeerStatus, Role};
+use quorate_raft::{NodeId, PeerStatus, Role};
 
 use super::replica::Replica;
 use super::shard::Shard;
@@ -31,6 +33,8 @@ pub(super) struct Care {
     tell_at_ns: u64,
     /// Replicas were told not to lead.
     is_held_back: bool,
+    /// The peers that replicas were told not to vote for.
+    disfavoured: Vec<NodeId>,
     was_sick: bool,
 }
 
@@ -41,6 +45,7 @@ impl Care {
             told: None,
             tell_at_ns: 0,
             is_held_back: false,
+            disfavoured: Vec::new(),
             was_sick: false,
         }
     }
@@ -73,6 +78,7 @@ impl<M: StateMachine> Shard<M> {
         let health = board.health(now_ns, &self.ports.log);
         self.tell_peers(now_ns, health);
         self.hold_back(!board.healthier(now_ns, health).is_empty());
+        self.disfavour(board.sicker(now_ns, health));
         if health.is_sick() {
             self.hand_over(now_ns, health);
         } else if self.care.was_sick {
@@ -130,6 +136,17 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
+    /// Peers that are sicker should not lead.
+    fn disfavour(&mut self, sicker: Vec<NodeId>) {
+        if sicker == self.care.disfavoured {
+            return;
+        }
+        for replica in &mut self.replicas {
+            replica.raft.set_disfavoured(&sicker);
+        }
+        self.care.disfavoured = sicker;
+    }
+
     /// Hands the groups that this node leads to healthier peers, if so many are healthier that they
     /// need no other disk; else the leader stays, as no other one could do more.
     fn hand_over(&mut self, now_ns: u64, health: LogHealth) {
@@ -158,17 +175,17 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Whom to hand a group over to: the healthiest peer that follows, of these the one with most of
-    /// the log.
+    /// Whom to hand a group over to: the healthiest peer that has what is committed, of these the one
+    /// with most of the log.
     pub(super) fn successor(&self, now_ns: u64, slot: usize) -> Option<NodeId> {
         let board = &self.ports.status.board;
         let raft = &self.replicas[slot].raft;
-        let active = raft.peers().filter(|peer| peer.is_active);
+        let active = raft.peers().filter(|peer| peer.is_active && !peer.is_aside);
         active
             .max_by_key(|peer| {
                 let severity = board.severity_of(now_ns, peer.id).unwrap_or(0);
-                let is_following = peer.state == PeerState::Replicate;
-                (is_following, std::cmp::Reverse(severity), peer.match_index)
+                let has_committed = peer.match_index >= raft.commit();
+                (has_committed, Reverse(severity), peer.match_index)
             })
             .map(|peer| peer.id)
     }
@@ -211,7 +228,7 @@ impl<M: StateMachine> Replica<M> {
         let commit = self.raft.commit();
         let can_lead = |peer: &PeerStatus| {
             peer.is_active
-                && peer.state == PeerState::Replicate
+                && !peer.is_aside
                 && peer.match_index >= commit
                 && healthier.contains(&peer.id)
         };

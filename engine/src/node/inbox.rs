@@ -100,7 +100,8 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             // Of the node as a whole: the first shard takes it in for all.
             Frame::Status(status) => {
                 if let Origin::Node(node) = from {
-                    self.membership.note_status(node, status.founding, status.durable_lsn);
+                    self.membership
+                        .note_status(node, status.founding, status.durable_lsn);
                 }
                 let _dropped = self.shards[0].offer(Event::Frame(from, frame));
             }

@@ -306,7 +306,7 @@ impl<M: StateMachine> Replica<M> {
         let sent = &mut self.snapshots.sent_to_lost;
         let before = sent.iter().position(|it| it.0 == to);
         let before = before.map(|place| sent.swap_remove(place).1);
-        if self.raft.peers().any(|peer| peer.id == to && peer.has_lost) {
+        if self.raft.peers().any(|peer| peer.id == to && peer.is_aside) {
             sent.push((to, index));
             if before == Some(index) {
                 self.save_now(ports);
@@ -344,7 +344,11 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             SnapshotAckStatus::Done => self.end_send(now_ns, place, true, ports),
-            SnapshotAckStatus::Refused => self.end_send(now_ns, place, false, ports),
+            SnapshotAckStatus::Refused => {
+                // One that lost entries behind this snapshot needs one that covers them.
+                self.save_now(ports);
+                self.end_send(now_ns, place, false, ports);
+            }
         }
     }
 

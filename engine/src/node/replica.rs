@@ -146,27 +146,30 @@ impl<M: StateMachine> Replica<M> {
 
     /// Entries of the log were lost, the last of them at `last`: the replica is quarantined, see [`Raft::set_aside`].
     pub(crate) fn set_aside(&mut self, now_ns: u64, last: LogIndex, reason: String) {
+        let was_aside = self.raft.is_aside();
         self.raft.set_aside(now_ns, last);
-        self.quarantined(reason);
+        self.quarantined(was_aside, reason);
     }
 
     /// The snapshot cannot be restored, and with it the state is lost: the replica is quarantined, see
     /// [`Raft::lose_snapshot`]. What it had applied is not known until a snapshot of its leader is here, so nobody reads from
     /// it. The file stays until then.
     pub(crate) fn lose_snapshot(&mut self, now_ns: u64, reason: &str) {
+        let was_aside = self.raft.is_aside();
         self.raft.lose_snapshot(now_ns);
         self.published.withhold();
-        self.quarantined(format!(
+        let reason = format!(
             "{reason}; this replica is quarantined until a snapshot of its leader replaces that one"
-        ));
+        );
+        self.quarantined(was_aside, reason);
     }
 
-    fn quarantined(&mut self, reason: String) {
+    fn quarantined(&mut self, was_aside: bool, reason: String) {
         if self.raft.config().voters == [self.raft.id()] {
             self.published.set_out();
         }
         self.lost = Some(match self.lost.take() {
-            Some(before) if self.raft.is_aside() => format!("{before}; {reason}"),
+            Some(before) if was_aside => format!("{before}; {reason}"),
             _ => reason,
         });
         self.fault = None;

@@ -439,8 +439,9 @@ impl<M: StateMachine> Shard<M> {
                 Err(error) => {
                     self.stalled.push_front((since_ns, (batch, after)));
                     match error {
-                        SubmitError::Full => self.note_full(),
                         SubmitError::QueueFull => self.health = Health::Behind,
+                        // No space, or something else that passes.
+                        error if error.is_retryable() => self.note_full(),
                         // The rest are refusals of what this node promised to write: it cannot go on.
                         error => self.log_failed(now_ns, &error.to_string()),
                     }

@@ -141,7 +141,7 @@ impl StatusBoard {
     }
 
     /// What this node tells its peers.
-    pub(super) fn own(
+    pub(crate) fn own(
         &self,
         now_ns: u64,
         health: LogHealth,
@@ -181,6 +181,16 @@ impl StatusBoard {
         let heard = self.heard(now_ns).into_iter();
         heard
             .filter(|(_, status)| status.is_some_and(|it| self.is_healthier(&it, than)))
+            .map(|(peer, _)| peer)
+            .collect()
+    }
+
+    /// The peers that said lately that they are sicker than this.
+    pub(super) fn sicker(&self, now_ns: u64, than: LogHealth) -> Vec<NodeId> {
+        let heard = self.heard(now_ns).into_iter();
+        let is_sicker = |status: NodeStatus| status.health.severity() > than.severity();
+        heard
+            .filter(|(_, status)| status.is_some_and(is_sicker))
             .map(|(peer, _)| peer)
             .collect()
     }

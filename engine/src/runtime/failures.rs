@@ -55,6 +55,24 @@ fn in_time<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'sta
     result.unwrap_or_else(|error| panic!("{what}: {error} after {DEADLINE:?}"))
 }
 
+/// A test whose threads may wait for each other for ever if it fails, also while they are taken down: it fails all the same.
+fn bounded(body: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        body();
+        let _late = done.send(());
+    });
+    match wait.recv_timeout(DEADLINE * 4) {
+        Ok(()) => {}
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -167,66 +185,78 @@ fn write_on(db: &Db) {
 
 #[test]
 fn a_worker_that_panics_stops_its_node_openly() {
-    for workers in [1, 4] {
-        a_thread_of_a_leader_ends(options(workers), "quorate-work-0", |db, _| {
-            let inspected = db.inspect(GROUP, |_| panic!("a panic that the test wants"));
-            assert!(
-                matches!(inspected, Err(Error::Failed { .. } | Error::Closed)),
-                "{inspected:?}"
-            );
-        });
-    }
+    bounded(|| {
+        for workers in [1, 4] {
+            a_thread_of_a_leader_ends(options(workers), "quorate-work-0", |db, _| {
+                let inspected = db.inspect(GROUP, |_| panic!("a panic that the test wants"));
+                assert!(
+                    matches!(inspected, Err(Error::Failed { .. } | Error::Closed)),
+                    "{inspected:?}"
+                );
+            });
+        }
+    });
 }
 
 #[test]
 fn a_worker_that_panics_while_it_writes_stops_its_node_openly() {
-    a_thread_of_a_leader_ends(options(1), "quorate-work-0", |db, _| write_on(db));
+    bounded(|| {
+        a_thread_of_a_leader_ends(options(1), "quorate-work-0", |db, _| write_on(db));
+    });
 }
 
 #[test]
 fn a_log_thread_that_panics_stops_its_node_openly() {
-    let mut options = options(4);
-    options.log.inline_writes = false;
-    a_thread_of_a_leader_ends(options, "quorate-log-#", |db, _| write_on(db));
+    bounded(|| {
+        let mut options = options(4);
+        options.log.inline_writes = false;
+        a_thread_of_a_leader_ends(options, "quorate-log-#", |db, _| write_on(db));
+    });
 }
 
 #[test]
 fn a_preparer_that_panics_stops_its_node_openly() {
-    a_thread_of_a_leader_ends(options(1), "quorate-log-#-prepare", |db, _| write_on(db));
+    bounded(|| {
+        a_thread_of_a_leader_ends(options(1), "quorate-log-#-prepare", |db, _| write_on(db));
+    });
 }
 
 #[test]
 fn a_file_thread_that_panics_stops_its_node_openly() {
-    a_thread_of_a_leader_ends(options(4), "quorate-files", |db, _| db.snapshot(GROUP));
+    bounded(|| {
+        a_thread_of_a_leader_ends(options(4), "quorate-files", |db, _| db.snapshot(GROUP));
+    });
 }
 
 #[test]
 fn a_lone_node_that_fails_tells_its_observer_and_its_callers_and_can_be_opened_again() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("data");
-    let (told, heard) = mpsc::channel();
-    let db = Db::builder(&path)
-        .options(options(1))
-        .observer(move |event| {
-            let _over = told.send(event.clone());
-        })
-        .open()
-        .expect("a fresh node");
-    db.put("k", "v").expect("it is alone");
-    let _failed = db.inspect(GROUP, |_| panic!("a panic that the test wants"));
-    let event = heard.recv_timeout(DEADLINE).expect("the observer is told");
-    assert!(
-        matches!(&event, TransportEvent::NodeFailed { reason } if reason.contains("quorate-work-0")),
-        "{event:?}"
-    );
-    assert_failed_openly(&db, "quorate-work-0");
-    // The old handle is still there: its directory is free all the same, once it has stopped.
-    eventually("the directory is free", || {
-        Db::builder(&path).options(options(1)).open().is_ok()
+    bounded(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("data");
+        let (told, heard) = mpsc::channel();
+        let db = Db::builder(&path)
+            .options(options(1))
+            .observer(move |event| {
+                let _over = told.send(event.clone());
+            })
+            .open()
+            .expect("a fresh node");
+        db.put("k", "v").expect("it is alone");
+        let _failed = db.inspect(GROUP, |_| panic!("a panic that the test wants"));
+        let event = heard.recv_timeout(DEADLINE).expect("the observer is told");
+        assert!(
+            matches!(&event, TransportEvent::NodeFailed { reason } if reason.contains("quorate-work-0")),
+            "{event:?}"
+        );
+        assert_failed_openly(&db, "quorate-work-0");
+        // The old handle is still there: its directory is free all the same, once it has stopped.
+        eventually("the directory is free", || {
+            Db::builder(&path).options(options(1)).open().is_ok()
+        });
+        in_time("dropping what failed", move || drop(db));
+        let db = Db::open(&path).expect("it opens again");
+        assert_eq!(db.get("k"), Ok(Some("v".into())));
     });
-    in_time("dropping what failed", move || drop(db));
-    let db = Db::open(&path).expect("it opens again");
-    assert_eq!(db.get("k"), Ok(Some("v".into())));
 }
 
 /// Polls a call once with a waker; it is woken later, on a thread of the node.
@@ -267,83 +297,89 @@ fn woken_by_a_write(db: &Db, call: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn a_waker_that_panics_ends_no_worker() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let db = Db::builder(dir.path())
-        .options(options(1))
-        .open()
-        .expect("a fresh node");
-    let (told, heard) = mpsc::channel();
-    woken_by_a_write(&db, move || {
-        let _over = told.send(());
-        panic!("a panic that the test wants");
-    });
-    heard.recv_timeout(DEADLINE).expect("it is woken");
-    let theirs = db.clone();
-    let put = in_time("a write", move || theirs.put("k", "v"));
-    assert_eq!(put, Ok(()));
-    assert_eq!(db.stats().failure, None);
-}
-
-/// The last handle dropped in a waker waited on its worker for that worker, for ever, and kept the directory.
-#[test]
-fn the_last_handle_may_be_dropped_or_closed_by_a_waker() {
-    for closes in [false, true] {
+    bounded(|| {
         let dir = tempfile::tempdir().expect("a directory");
         let db = Db::builder(dir.path())
             .options(options(1))
             .open()
             .expect("a fresh node");
-        db.put("before", "v").expect("it is alone");
-        let last: Arc<Mutex<Option<Db>>> = Arc::new(Mutex::new(Some(db.clone())));
-        let theirs = Arc::clone(&last);
         let (told, heard) = mpsc::channel();
-        let call = move || {
-            let db = theirs.lock().take().expect("it was put there");
-            let trouble = db.trouble(GROUP);
-            // Waited for its own thread until the call was over its deadline, and so did all groups of the worker.
-            let put = db.put("k", "from a waker");
-            assert_eq!(put, Err(Error::OwnThread));
-            if closes {
-                db.close();
-            }
-            drop(db);
-            let _over = told.send(trouble);
-        };
-        woken_by_a_write(&db, call);
-        drop(db);
-        let trouble = heard.recv_timeout(DEADLINE).expect("the waker goes on");
-        assert_eq!(trouble, Err(Error::OwnThread));
-        eventually("the directory is free", || {
-            Db::builder(dir.path()).options(options(1)).open().is_ok()
+        woken_by_a_write(&db, move || {
+            let _over = told.send(());
+            panic!("a panic that the test wants");
         });
-    }
+        heard.recv_timeout(DEADLINE).expect("it is woken");
+        let theirs = db.clone();
+        let put = in_time("a write", move || theirs.put("k", "v"));
+        assert_eq!(put, Ok(()));
+        assert_eq!(db.stats().failure, None);
+    });
+}
+
+/// The last handle dropped in a waker waited on its worker for that worker, for ever, and kept the directory.
+#[test]
+fn the_last_handle_may_be_dropped_or_closed_by_a_waker() {
+    bounded(|| {
+        for closes in [false, true] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let db = Db::builder(dir.path())
+                .options(options(1))
+                .open()
+                .expect("a fresh node");
+            db.put("before", "v").expect("it is alone");
+            let last: Arc<Mutex<Option<Db>>> = Arc::new(Mutex::new(Some(db.clone())));
+            let theirs = Arc::clone(&last);
+            let (told, heard) = mpsc::channel();
+            let call = move || {
+                let db = theirs.lock().take().expect("it was put there");
+                let trouble = db.trouble(GROUP);
+                // Waited for its own thread until the call was over its deadline, and so did all groups of the worker.
+                let put = db.put("k", "from a waker");
+                assert_eq!(put, Err(Error::OwnThread));
+                if closes {
+                    db.close();
+                }
+                drop(db);
+                let _over = told.send(trouble);
+            };
+            woken_by_a_write(&db, call);
+            drop(db);
+            let trouble = heard.recv_timeout(DEADLINE).expect("the waker goes on");
+            assert_eq!(trouble, Err(Error::OwnThread));
+            eventually("the directory is free", || {
+                Db::builder(dir.path()).options(options(1)).open().is_ok()
+            });
+        }
+    });
 }
 
 #[test]
 fn the_last_handle_of_a_clerk_may_be_dropped_by_a_waker() {
-    let cluster = Cluster::builder()
-        .options(options(1))
-        .start()
-        .expect("it starts");
-    let clerk = cluster.clerk();
-    clerk.put("k", "v").expect("a majority lives");
-    let last: Arc<Mutex<Option<Clerk>>> = Arc::new(Mutex::new(Some(clerk.clone())));
-    let (told, heard) = mpsc::channel();
-    let waker = OnWake::waker(move || {
-        drop(last.lock().take());
-        let _over = told.send(());
-    });
-    loop {
-        let mut put = clerk.put_async("k", vec![0; 16 << 10]);
-        if !poll_once(&mut put, &waker) {
-            break;
+    bounded(|| {
+        let cluster = Cluster::builder()
+            .options(options(1))
+            .start()
+            .expect("it starts");
+        let clerk = cluster.clerk();
+        clerk.put("k", "v").expect("a majority lives");
+        let last: Arc<Mutex<Option<Clerk>>> = Arc::new(Mutex::new(Some(clerk.clone())));
+        let (told, heard) = mpsc::channel();
+        let waker = OnWake::waker(move || {
+            drop(last.lock().take());
+            let _over = told.send(());
+        });
+        loop {
+            let mut put = clerk.put_async("k", vec![0; 16 << 10]);
+            if !poll_once(&mut put, &waker) {
+                break;
+            }
         }
-    }
-    drop((clerk, waker));
-    heard.recv_timeout(DEADLINE).expect("the waker goes on");
-    let clerk = cluster.clerk();
-    let put = in_time("a write of another clerk", move || clerk.put("k", "v"));
-    assert_eq!(put, Ok(()));
+        drop((clerk, waker));
+        heard.recv_timeout(DEADLINE).expect("the waker goes on");
+        let clerk = cluster.clerk();
+        let put = in_time("a write of another clerk", move || clerk.put("k", "v"));
+        assert_eq!(put, Ok(()));
+    });
 }
 
 /// Loses what it is given, until the timer asks again.
@@ -366,48 +402,50 @@ impl Link for PanickingLink {
 
 #[test]
 fn a_client_that_panics_on_the_timer_fails_its_calls_and_nobody_else_s() {
-    let clock = Clock::start();
-    let timer = Timer::start(clock).expect("a thread");
-    let client = Client::new(
-        Arc::new(PanickingLink),
-        &[NodeId(1), NodeId(2)],
-        Partitioner::hashed(1),
-        &options(1),
-        clock,
-        Arc::clone(&timer),
-        1,
-    );
-    let ask = |client: &Client| {
-        let (pending, completer) = Pending::new(|answer| answer);
-        let wants = ReadWants::Answer(Consistency::Linearizable, bytes::Bytes::new());
-        client.read(GROUP, wants, completer);
-        pending
-    };
-    let first = ask(&client);
-    let answer = in_time("a call that waits", move || first.wait());
-    assert!(
-        matches!(&answer, Err(Error::Failed { reason }) if reason.contains("quorate-timer")),
-        "{answer:?}"
-    );
-    let second = ask(&client);
-    assert!(second.is_ready(), "refused at once");
+    bounded(|| {
+        let clock = Clock::start();
+        let timer = Timer::start(clock).expect("a thread");
+        let client = Client::new(
+            Arc::new(PanickingLink),
+            &[NodeId(1), NodeId(2)],
+            Partitioner::hashed(1),
+            &options(1),
+            clock,
+            Arc::clone(&timer),
+            1,
+        );
+        let ask = |client: &Client| {
+            let (pending, completer) = Pending::new(|answer| answer);
+            let wants = ReadWants::Answer(Consistency::Linearizable, bytes::Bytes::new());
+            client.read(GROUP, wants, completer);
+            pending
+        };
+        let first = ask(&client);
+        let answer = in_time("a call that waits", move || first.wait());
+        assert!(
+            matches!(&answer, Err(Error::Failed { reason }) if reason.contains("quorate-timer")),
+            "{answer:?}"
+        );
+        let second = ask(&client);
+        assert!(second.is_ready(), "refused at once");
 
-    // The timer goes on for the other clients of the process.
-    let mut quick = options(1);
-    quick.call_timeout = Duration::from_millis(20);
-    quick.retry_after = DEADLINE * 6;
-    let other = Client::new(
-        Arc::new(PanickingLink),
-        &[NodeId(1)],
-        Partitioner::hashed(1),
-        &quick,
-        clock,
-        timer,
-        2,
-    );
-    let third = ask(&other);
-    let answer = in_time("a call with a deadline", move || third.wait());
-    assert!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
+        // The timer goes on for the other clients of the process.
+        let mut quick = options(1);
+        quick.call_timeout = Duration::from_millis(20);
+        quick.retry_after = DEADLINE * 6;
+        let other = Client::new(
+            Arc::new(PanickingLink),
+            &[NodeId(1)],
+            Partitioner::hashed(1),
+            &quick,
+            clock,
+            timer,
+            2,
+        );
+        let third = ask(&other);
+        let answer = in_time("a call with a deadline", move || third.wait());
+        assert!(matches!(answer, Err(Error::Timeout { .. })), "{answer:?}");
+    });
 }
 
 /// Panics at the first frame, or takes it, and tells what it hears.
@@ -459,30 +497,36 @@ fn two_nodes(panics: bool, observer_panics: bool) -> Result<(), String> {
 
 #[test]
 fn a_transport_thread_that_panics_is_told() {
-    let heard = two_nodes(true, false);
-    assert_eq!(heard, Err("the thread quorate-serve panicked".to_owned()));
+    bounded(|| {
+        let heard = two_nodes(true, false);
+        assert_eq!(heard, Err("the thread quorate-serve panicked".to_owned()));
+    });
 }
 
 #[test]
 fn an_observer_that_panics_ends_no_thread_of_the_transport() {
-    assert_eq!(two_nodes(false, true), Ok(()));
+    bounded(|| {
+        assert_eq!(two_nodes(false, true), Ok(()));
+    });
 }
 
 /// What a transport tells ends in the node's fate.
 #[test]
 fn a_node_whose_transport_fails_stops_openly() {
-    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-    let builder = Db::builder("/node").options(options(1));
-    let setup = builder.setup(disk, 1).expect("sound");
-    let runtime = Runtime::start(&setup.options).expect("threads");
-    let kept: OnceLock<Arc<dyn Inbox>> = OnceLock::new();
-    let db = Db::start(&setup, &[NodeId(1)], &runtime, None, |inbox| {
-        assert!(kept.set(inbox).is_ok(), "one transport");
-        Ok(Arc::new(NoTransport))
+    bounded(|| {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let builder = Db::builder("/node").options(options(1));
+        let setup = builder.setup(disk, 1).expect("sound");
+        let runtime = Runtime::start(&setup.options).expect("threads");
+        let kept: OnceLock<Arc<dyn Inbox>> = OnceLock::new();
+        let db = Db::start(&setup, &[NodeId(1)], &runtime, None, |inbox| {
+            assert!(kept.set(inbox).is_ok(), "one transport");
+            Ok(Arc::new(NoTransport))
+        });
+        let db = db.expect("a fresh node");
+        db.put("k", "v").expect("it is alone");
+        let inbox = kept.get().expect("one transport");
+        inbox.failed("the thread quorate-serve panicked");
+        assert_failed_openly(&db, "quorate-serve");
     });
-    let db = db.expect("a fresh node");
-    db.put("k", "v").expect("it is alone");
-    let inbox = kept.get().expect("one transport");
-    inbox.failed("the thread quorate-serve panicked");
-    assert_failed_openly(&db, "quorate-serve");
 }

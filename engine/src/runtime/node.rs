@@ -19,7 +19,7 @@ use crate::node::{
 use crate::opening::{self, NodeSetup};
 use crate::rejected::Rejections;
 use crate::transport::tcp::TransportEvent;
-use crate::transport::{ClerkInbox, Frame, Inbox, NodeStatus, Origin, Transport};
+use crate::transport::{ClerkInbox, Founding, Frame, Inbox, NodeStatus, Origin, Transport};
 
 /// A running node.
 pub(crate) struct Node<M: StateMachine> {
@@ -129,7 +129,14 @@ impl<M: StateMachine> Node<M> {
             );
             handle.attach(Resident::new(shard, Arc::clone(&fate)));
         }
-        introduce(&inbox, &transport, &log, setup.observer.clone());
+        let (clock, own_log, own_board) = (runtime.clock, Arc::downgrade(&log), Arc::clone(&board));
+        let status = move |founding| {
+            let log = own_log.upgrade()?;
+            let now_ns = clock.now_ns();
+            let health = own_board.health(now_ns, &log);
+            Some(own_board.own(now_ns, health, log.durable(), founding))
+        };
+        introduce(&inbox, &transport, status, setup.observer.clone());
         Ok(Self {
             id,
             runtime: Arc::clone(runtime),
@@ -199,33 +206,33 @@ impl<M: StateMachine> Node<M> {
     }
 }
 
-/// Has the peers told how this node stands with founding, now and whenever that changes.
+/// Has the peers told how this node stands with founding, now and whenever that changes. `status` completes what they are
+/// told, unless the node is gone.
 pub(crate) fn introduce<M: StateMachine>(
     inbox: &Arc<NodeInbox<M>>,
     transport: &Arc<dyn Transport>,
-    log: &Arc<Log>,
+    status: impl Fn(Founding) -> Option<NodeStatus> + Send + Sync + 'static,
     observer: Option<TransportObserver>,
 ) {
     let membership = &inbox.membership;
-    let announcer = Announcer {
+    let announcer = Arc::new(Announcer {
         inbox: Arc::downgrade(inbox),
         transport: Arc::downgrade(transport),
-        log: Arc::downgrade(log),
+        status: Box::new(status),
         observer,
         told: Mutex::new(None),
-    };
+    });
+    let watcher = Arc::clone(&announcer);
+    membership.watch(move |change| watcher.hear(change));
+    announcer.say_status_to_all(membership);
     announcer.tell_observer(membership);
-    for peer in membership.peers() {
-        announcer.say_status(membership, peer);
-    }
-    membership.watch(move |change| announcer.hear(change));
 }
 
 /// Tells others what became of founding. Weak throughout: the book outlives none of these by it.
 struct Announcer<M: StateMachine> {
     inbox: Weak<NodeInbox<M>>,
     transport: Weak<dyn Transport>,
-    log: Weak<Log>,
+    status: Box<dyn Fn(Founding) -> Option<NodeStatus> + Send + Sync>,
     observer: Option<TransportObserver>,
     told: Mutex<Option<FoundingStatus>>,
 }
@@ -237,12 +244,12 @@ impl<M: StateMachine> Announcer<M> {
         };
         let membership = &inbox.membership;
         match change {
-            Change::Met(peer) => self.say_status(membership, peer),
+            Change::Met(peer) if membership.is_founded() => self.say_status(membership, peer),
+            // Those who were met before may wait to hear that this one was met too.
+            Change::Met(_) => self.say_status_to_all(membership),
             Change::Stage => {
                 // Before the shards ask for anything, so that peers hear of it first.
-                for peer in membership.peers() {
-                    self.say_status(membership, peer);
-                }
+                self.say_status_to_all(membership);
                 if membership.is_founded() {
                     inbox.push_to_all(|| Event::Founded);
                 }
@@ -252,16 +259,17 @@ impl<M: StateMachine> Announcer<M> {
         self.tell_observer(membership);
     }
 
+    fn say_status_to_all(&self, membership: &Membership) {
+        for peer in membership.peers() {
+            self.say_status(membership, peer);
+        }
+    }
+
     fn say_status(&self, membership: &Membership, peer: NodeId) {
-        let (Some(transport), Some(log)) = (self.transport.upgrade(), self.log.upgrade()) else {
-            return;
-        };
-        let status = NodeStatus {
-            founding: membership.founding(),
-            durable_lsn: log.durable().0,
-            ..NodeStatus::default()
-        };
-        transport.send(peer, Frame::Status(status));
+        let status = (self.status)(membership.founding());
+        if let (Some(transport), Some(status)) = (self.transport.upgrade(), status) {
+            transport.send(peer, Frame::Status(status));
+        }
     }
 
     fn tell_observer(&self, membership: &Membership) {

@@ -55,12 +55,12 @@ impl SimClient {
         }
     }
 
-    /// Numbers its requests from elsewhere, as the client of a node does in each life of it: nodes answer a node and not a
-    /// process, so an answer to an earlier life may come.
+    /// Numbers its requests from elsewhere than from 1. A client that is part of a node needs another seed in each life of the
+    /// node: what an earlier life asked may be answered in this one, since nodes answer a node and not a process.
     #[must_use]
     pub fn numbered_from(mut self, seed: u64) -> Self {
         let windows = self.windows.into_iter();
-        self.windows = windows.map(|it| it.numbered_from(seed)).collect();
+        self.windows = windows.map(|window| window.numbered_from(seed)).collect();
         self
     }
 
@@ -97,6 +97,13 @@ impl SimClient {
     /// Asks when the replica of this client's node may answer a linearizable read: the answer has no bytes then. If that
     /// replica cannot serve, it is the leader's answer to `query`.
     pub fn read_local(&mut self, now_ns: u64, group: GroupId, query: Bytes) -> CallId {
+        self.call(group, |window, completer| {
+            window.read(now_ns, ReadWants::LocalOr(query), completer);
+        })
+    }
+
+    /// The same; if that replica cannot serve, the leader answers `query`, and the answer has the machine's bytes.
+    pub fn read_local_or(&mut self, now_ns: u64, group: GroupId, query: Bytes) -> CallId {
         self.call(group, |window, completer| {
             window.read(now_ns, ReadWants::LocalOr(query), completer);
         })

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_kv::StateMachine;
 use quorate_raft::{
@@ -104,6 +105,8 @@ pub struct SimNode<M: StateMachine> {
     files: NodeFiles<M>,
     rejections: Arc<Rejections>,
     board: Arc<StatusBoard>,
+    /// The time of the last pass.
+    now: Arc<AtomicU64>,
     _lock: DirLock,
 }
 
@@ -194,7 +197,19 @@ impl<M: StateMachine> SimNode<M> {
             Actor::new(events, apart)
         });
         let actors = actors.collect();
-        introduce(&inbox, &transport, &opened.log, None);
+        let now = Arc::new(AtomicU64::new(now_ns));
+        let (clock, own_log, own_board) = (
+            Arc::clone(&now),
+            Arc::downgrade(&opened.log),
+            Arc::clone(&board),
+        );
+        let status = move |founding| {
+            let log = own_log.upgrade()?;
+            let now_ns = clock.load(Ordering::Relaxed);
+            let health = own_board.health(now_ns, &log);
+            Some(own_board.own(now_ns, health, log.durable(), founding))
+        };
+        introduce(&inbox, &transport, status, None);
         Ok(Self {
             id,
             groups: setup.identity.groups,
@@ -206,6 +221,7 @@ impl<M: StateMachine> SimNode<M> {
             files,
             rejections: opened.rejections,
             board,
+            now,
             _lock: opened.lock,
         })
     }
@@ -260,6 +276,15 @@ impl<M: StateMachine> SimNode<M> {
         self.inbox.judged(by, judged);
     }
 
+    /// Has two nodes show each other their cards, as transports do before the first frame between them. Whether they deal with
+    /// each other.
+    pub fn meet(&self, other: &Self) -> bool {
+        let (by_self, by_other) = (self.admit(other.card()), other.admit(self.card()));
+        self.judged(other.id, by_other.as_ref().copied());
+        other.judged(self.id, by_self.as_ref().copied());
+        by_self.is_ok() && by_other.is_ok()
+    }
+
     /// How far founding is: before it is done the node takes no part.
     pub fn founding(&self) -> FoundingStatus {
         self.inbox.membership.status()
@@ -271,7 +296,8 @@ impl<M: StateMachine> SimNode<M> {
     }
 
     /// Has `sink` told, with [`ReplyBody::ReadIndex`](crate::transport::ReplyBody::ReadIndex), once this node has
-    /// applied an index of a group.
+    /// applied an index of a group; with a [`Refusal`](crate::transport::Refusal) if it has not within `Options::retry_after`, and
+    /// at once if it cannot.
     pub fn wait_applied(
         &self,
         group: GroupId,
@@ -321,6 +347,7 @@ impl<M: StateMachine> SimNode<M> {
     /// One pass of each worker: takes what is on its queue, fires what is due, and sends, writes, applies and answers all
     /// that this led to.
     pub fn pass(&mut self, now_ns: u64) {
+        self.now.store(now_ns, Ordering::Relaxed);
         for actor in &mut self.actors {
             actor.pass(now_ns);
         }
@@ -328,6 +355,7 @@ impl<M: StateMachine> SimNode<M> {
 
     /// One pass of one worker. One whose groups are not attached yet drops what is on its queue.
     pub fn pass_worker(&mut self, worker: usize, now_ns: u64) {
+        self.now.store(now_ns, Ordering::Relaxed);
         self.actors[worker].pass(now_ns);
     }
 

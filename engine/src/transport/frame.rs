@@ -238,7 +238,10 @@ impl FewNodes {
 
     /// Those that are named.
     pub fn named(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.named.iter().take(self.count as usize).map(|&node| NodeId(node))
+        self.named
+            .iter()
+            .take(self.count as usize)
+            .map(|&node| NodeId(node))
     }
 
     /// All places, zero where nobody is named.

@@ -14,8 +14,8 @@ pub mod tcp;
 use std::sync::Arc;
 
 pub use frame::{
-    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
-    SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody,
+    RequestId, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 use quorate_raft::NodeId;
 
@@ -62,9 +62,7 @@ pub trait Inbox: Send + Sync + 'static {
     fn disconnected(&self, _node: NodeId) {}
 
     /// A thread of the transport ended by a panic: what it did is not done any more. Must return at once.
-    fn failed(&self, reason: &str) {
-        let _unheard = reason;
-    }
+    fn failed(&self, _reason: &str) {}
 }
 
 /// Who sent a frame.
@@ -106,9 +104,7 @@ pub trait ClerkInbox: Send + Sync + 'static {
     fn disconnected(&self, node: NodeId);
 
     /// A thread of the link ended by a panic: what it did is not done any more. Must return at once.
-    fn failed(&self, reason: &str) {
-        let _unheard = reason;
-    }
+    fn failed(&self, _reason: &str) {}
 }
 
 /// For a node without peers: nothing can be sent.

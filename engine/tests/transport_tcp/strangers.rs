@@ -22,7 +22,7 @@ fn a_wrong_hello_closes_with_its_reason() {
     let (one, two) = pair(TcpLimits::default());
     let hello = Hello::default();
     let mut damaged = hello.bytes();
-    damaged[20] ^= 1;
+    damaged[24] ^= 1;
     let of_node = |from, to| Hello { from, to, ..hello };
     let cases = [
         Case {
@@ -37,7 +37,7 @@ fn a_wrong_hello_closes_with_its_reason() {
                 ..hello
             }
             .bytes(),
-            reason: CloseReason::Version { ours: 1, theirs: 9 },
+            reason: CloseReason::Version { ours: 2, theirs: 9 },
         },
         Case {
             name: "bad_handshake",
@@ -191,7 +191,7 @@ fn a_version_that_is_not_spoken_is_answered_with_the_one_that_is() {
     let mut stranger = dial(one.address(), &hello[..12]);
     assert_eq!(
         read_answer(&mut stranger),
-        (2, 1, 1_u64.to_le_bytes().to_vec())
+        (2, 1, 2_u64.to_le_bytes().to_vec())
     );
     read_to_close(&mut stranger);
 }
@@ -243,11 +243,8 @@ fn strangers_are_bounded_and_do_not_use_up_the_places_of_nodes() {
     let mut clerk = dial(one.address(), &Hello::default().bytes());
     assert_eq!(read_answer(&mut clerk).0, 1);
     let mut second = dial(one.address(), &Hello::default().bytes());
-    assert_eq!(
-        read_answer(&mut second),
-        (2, 5, vec![0; 8]),
-        "one clerk is all"
-    );
+    let (kind, code, _) = read_answer(&mut second);
+    assert_eq!((kind, code), (2, 5), "one clerk is all");
     read_to_close(&mut second);
 
     // All clerks' places are taken; a node's is its own.

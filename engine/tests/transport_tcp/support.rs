@@ -176,7 +176,7 @@ pub(crate) struct Hello {
 impl Default for Hello {
     fn default() -> Self {
         Self {
-            version: 1,
+            version: 2,
             lane: 0,
             cluster: CLUSTER,
             from: 0,
@@ -187,15 +187,52 @@ impl Default for Hello {
 
 impl Hello {
     pub(crate) fn bytes(self) -> Vec<u8> {
+        let mut fields = Fields::default();
+        fields.add(1, &[self.lane]);
+        fields.add(2, &self.cluster.to_le_bytes());
+        if self.from != 0 {
+            fields.add(3, &self.from.to_le_bytes());
+        }
+        if self.to != 0 {
+            fields.add(4, &self.to.to_le_bytes());
+        }
+        if self.from != 0 {
+            fields.add_bare_card();
+        }
         let mut bytes = b"QUORATE\n".to_vec();
         bytes.extend(self.version.to_le_bytes());
-        bytes.extend([0, 0, self.lane, 1, 0, 0]);
-        bytes.extend(self.cluster.to_le_bytes());
-        bytes.extend(self.from.to_le_bytes());
-        bytes.extend(self.to.to_le_bytes());
+        bytes.extend(self.version.to_le_bytes());
+        bytes.extend(u32::try_from(fields.0.len()).unwrap().to_le_bytes());
+        bytes.extend(fields.0);
         let crc = crc32fast::hash(&bytes);
         bytes.extend(crc.to_le_bytes());
         bytes
+    }
+}
+
+/// Tagged fields by hand.
+#[derive(Default)]
+struct Fields(Vec<u8>);
+
+impl Fields {
+    fn add(&mut self, tag: u16, content: &[u8]) {
+        self.0.extend(tag.to_le_bytes());
+        self.0
+            .extend(u16::try_from(content.len()).unwrap().to_le_bytes());
+        self.0.extend(content);
+    }
+
+    /// Of a node that has no directory.
+    fn add_bare_card(&mut self) {
+        self.add(16, &GROUPS.to_le_bytes());
+        let bytes: [(u16, usize); 5] = [(17, 8), (18, 16), (19, 0), (20, 9), (21, 24)];
+        for (tag, len) in bytes {
+            self.add(tag, &vec![0; len]);
+        }
+        self.add(22, &[1, 0, 0, 0, 1, 0, 0, 0]);
+        self.add(23, &[1]);
+        self.add(24, b"");
+        self.add(25, b"");
     }
 }
 
@@ -211,7 +248,7 @@ pub(crate) fn dial(address: SocketAddr, bytes: &[u8]) -> TcpStream {
 pub(crate) fn read_answer(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
     let mut header = [0; 16];
     stream.read_exact(&mut header).unwrap();
-    assert_eq!(header[..10], *b"QUORATE\n\x01\0");
+    assert_eq!(header[..8], *b"QUORATE\n");
     let length = u32::from_le_bytes(header[12..].try_into().unwrap()) as usize;
     let mut rest = vec![0; length + 4];
     stream.read_exact(&mut rest).unwrap();
@@ -221,13 +258,14 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
 
 /// An accept by hand, for a node without other nodes.
 pub(crate) fn accept_bytes(node: u64) -> Vec<u8> {
+    let mut fields = Fields::default();
+    fields.add(2, &CLUSTER.to_le_bytes());
+    fields.add(3, &node.to_le_bytes());
+    fields.add_bare_card();
     let mut bytes = b"QUORATE\n".to_vec();
-    bytes.extend([1, 0, 1, 0]);
-    bytes.extend(24_u32.to_le_bytes());
-    bytes.extend(CLUSTER.to_le_bytes());
-    bytes.extend(node.to_le_bytes());
-    bytes.extend(GROUPS.to_le_bytes());
-    bytes.extend(0_u32.to_le_bytes());
+    bytes.extend([2, 0, 1, 0]);
+    bytes.extend(u32::try_from(fields.0.len()).unwrap().to_le_bytes());
+    bytes.extend(fields.0);
     let crc = crc32fast::hash(&bytes);
     bytes.extend(crc.to_le_bytes());
     bytes

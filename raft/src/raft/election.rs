@@ -56,6 +56,25 @@ impl Raft {
         true
     }
 
+    /// Whether this replica should lead rather than a candidate, and can: with the same log it wins
+    /// where that one would. Not for ever: something else may keep it from winning.
+    fn stands_rather_than(
+        &mut self,
+        candidate: NodeId,
+        last_index: LogIndex,
+        last_term: Term,
+    ) -> bool {
+        let is_better = self.disfavoured.contains(&candidate)
+            && self.may_lead
+            && self.may_campaign()
+            && (last_index, last_term) == (self.log.last(), self.log.last_term());
+        if !is_better || self.disfavours >= ABSTENTIONS_MAX {
+            return false;
+        }
+        self.disfavours += 1;
+        true
+    }
+
     /// Becomes a follower. Who led or stood gives up; reads that a leader has not confirmed fail.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         assert!(term >= self.term, "terms never go back");
@@ -141,7 +160,8 @@ impl Raft {
             // It is left the election, and lacks what it takes to win.
             self.abstained = self.abstained.saturating_add(1);
         }
-        let granted = term > self.term && !self.hears_leader() && is_covered;
+        let may_be_granted = term > self.term && !self.hears_leader() && is_covered;
+        let granted = may_be_granted && !self.stands_rather_than(from, last_index, last_term);
         // A granted reply names the term asked about. A refusal names the present one, for a
         // candidate that is behind; that this term may not be durable here yet harms nobody, as no
         // vote is tied to it.

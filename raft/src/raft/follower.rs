@@ -60,6 +60,7 @@ impl Raft {
         self.leader_heard_until_ns = self.now_ns.saturating_add(self.options.election_timeout_ns);
         self.draw_election_deadline();
         self.abstained = 0;
+        self.disfavours = 0;
         if !self.can_lead {
             // A replica without a disk can promise nothing. Its silence also tells the leader not
             // to count on it.
@@ -102,7 +103,7 @@ impl Raft {
 
     fn on_append(&mut self, from: NodeId, mut append: Append) {
         if self.is_aside() {
-            self.vouch_for_nothing(from, &append);
+            self.vouch_for_nothing(from, append.prev_index, append.round);
             return;
         }
         if !append.entries.is_empty() && self.log.cache_bytes() >= self.options.backlog_bytes_max()
@@ -210,12 +211,12 @@ impl Raft {
 
     /// Says that the logs may agree nowhere: entries were lost, and which of those that are left the
     /// leader has is of no use. So it sends a snapshot, unless its log goes back to the beginning.
-    fn vouch_for_nothing(&mut self, from: NodeId, append: &Append) {
+    fn vouch_for_nothing(&mut self, from: NodeId, prev_index: LogIndex, round: Round) {
         let reply = Body::AppendRejected {
-            prev_index: append.prev_index,
+            prev_index,
             hint_index: LogIndex::ZERO,
             hint_term: Term::ZERO,
-            round: append.round,
+            round,
         };
         self.reply_without_disk(from, reply);
     }
@@ -246,6 +247,10 @@ impl Raft {
             self.commit_to(commit);
         }
         self.reply_without_disk(from, Body::HeartbeatReply { round });
+        if self.is_aside() && commit > LogIndex::ZERO {
+            // A leader that sends no entries would go on counting on those that it knows of.
+            self.vouch_for_nothing(from, commit, round);
+        }
     }
 
     /// Sends a reply that speaks of no entry. It may leave before the term is durable: the leader

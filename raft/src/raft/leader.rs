@@ -204,6 +204,8 @@ impl Raft {
         let Some(peer) = lead.peer_mut(from) else {
             return;
         };
+        // It has accepted this, and vouches for nothing now.
+        peer.is_aside |= vouches_for_nothing && prev_index <= peer.match_index;
         let must_send = if vouches_for_nothing && peer.has_known(prev_index) {
             peer.vouches_for_nothing()
         } else {
@@ -436,7 +438,7 @@ impl Raft {
             let active = lead
                 .peers
                 .iter()
-                .filter(|peer| peer.is_active(now_ns, &self.options));
+                .filter(|peer| peer.is_active(now_ns, &self.options) && !peer.is_aside);
             active
                 .max_by_key(|peer| peer.match_index)
                 .ok_or(TransferError::NobodyThere)?

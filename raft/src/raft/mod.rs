@@ -58,6 +58,10 @@ pub struct Raft {
     may_lead: bool,
     /// Elections that it let pass for that reason since it last heard a leader.
     abstained: u32,
+    /// Peers that should not lead rather than this replica.
+    disfavoured: Vec<NodeId>,
+    /// Pre-votes refused to them since it last heard a leader.
+    disfavours: u32,
     /// The last entry that its disk has lost; zero if it has all.
     lost_until: LogIndex,
 
@@ -380,6 +384,14 @@ impl Raft {
         }
     }
 
+    /// Peers that should not lead if this replica can: to one of them that has the same log as this
+    /// replica it refuses a few pre-votes, and stands itself.
+    pub fn set_disfavoured(&mut self, peers: &[NodeId]) {
+        if self.disfavoured != peers {
+            self.disfavoured = peers.to_vec();
+        }
+    }
+
     /// Stops leading at once, and asks `to` to stand for election, whether it has the whole log or
     /// not: for a leader that cannot wait. Without `to` the others wait for their timeouts.
     pub fn resign(&mut self, now_ns: u64, to: Option<NodeId>) {
@@ -428,7 +440,7 @@ impl Raft {
     /// committed here, or all that was lost.
     pub fn wants_snapshot(&self, index: LogIndex) -> bool {
         if self.is_aside() {
-            index >= self.lost_until
+            index >= self.lost_until.max(self.applied)
         } else {
             index > self.commit
         }

@@ -80,6 +80,8 @@ impl Raft {
             promise_ns: Some(options.election_timeout_ns),
             may_lead: true,
             abstained: 0,
+            disfavoured: Vec::new(),
+            disfavours: 0,
             lost_until: LogIndex::ZERO,
             term: hard_state.term,
             vote: hard_state

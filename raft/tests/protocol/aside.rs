@@ -4,7 +4,7 @@
 use quorate_raft::{Body, Config, Entry, LogIndex, NodeId, Raft, Role, Round, SnapshotMeta, Term};
 
 use crate::cluster::Cluster;
-use crate::solo::{MS, Solo, config, options};
+use crate::solo::{MS, Solo, config, options, restored};
 
 /// Replica 1 of three, which has committed and applied nothing, and has lost its second entry.
 fn aside() -> Solo {
@@ -90,18 +90,19 @@ fn what_it_was_about_to_acknowledge_is_not() {
 fn it_takes_and_applies_nothing_but_shows_that_it_lives() {
     let mut solo = aside();
     solo.hears_append(2, 5, (4, 5), &[5], 5);
-    let vouches_for_nothing = Body::AppendRejected {
+    let vouches_for_nothing = |round| Body::AppendRejected {
         prev_index: LogIndex(4),
         hint_index: LogIndex(0),
         hint_term: Term(0),
-        round: Round(0),
+        round: Round(round),
     };
-    assert_eq!(solo.bodies(), [vouches_for_nothing]);
+    assert_eq!(solo.bodies(), [vouches_for_nothing(0)]);
     assert_eq!(solo.raft.last_index(), LogIndex(4));
     solo.hears(2, 5, heartbeat(4));
     let output = solo.output();
     let replies: Vec<_> = output.messages.iter().map(|it| it.body.clone()).collect();
-    assert_eq!(replies, [Body::HeartbeatReply { round: Round(1) }]);
+    let lives = Body::HeartbeatReply { round: Round(1) };
+    assert_eq!(replies, [lives, vouches_for_nothing(1)]);
     assert!(output.committed.is_empty());
     assert_eq!(solo.raft.commit(), LogIndex(0));
     assert!(!solo.raft.has_output(), "nothing is left to be done");
@@ -140,16 +141,18 @@ fn what_a_snapshot_covers_already_is_no_loss() {
     assert!(!solo.raft.is_aside());
 }
 
-/// Replica 1 of three with a snapshot of the first three entries, which has committed one more.
+/// Replica 1 of three as it comes back with a snapshot of the first three entries, and one more that is committed.
 fn behind_a_snapshot() -> Solo {
-    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
-    solo.hears(2, 5, snapshot(3, 4));
-    solo.output();
-    solo.sync();
-    solo.hears_append(2, 5, (4, 5), &[], 4);
-    solo.output();
-    solo.sync();
-    assert_eq!(solo.raft.commit(), LogIndex(4));
+    let terms = [1, 1, 4, 5];
+    let mut solo = Solo::with_log(options(), 3, 5, &terms);
+    let mut found = restored(1, 3, 5, &terms);
+    found.hard_state.commit = LogIndex(4);
+    found.snapshot = SnapshotMeta {
+        index: LogIndex(3),
+        term: Term(4),
+        config: config(3),
+    };
+    solo.raft = Raft::new(options(), found, 0).expect("sound");
     solo
 }
 
@@ -342,4 +345,75 @@ fn one_that_is_set_aside_under_a_leader_that_knows_its_log_gets_a_snapshot() {
     );
     cluster.run_until("it is back", |cluster| !cluster.raft(hurt).is_aside());
     cluster.commit("all of them", &ids);
+}
+
+/// Nothing is written, so nothing tells the leader but the answers to its heartbeats.
+#[test]
+fn a_leader_that_is_told_to_choose_hands_over_to_none_that_is_aside() {
+    for hurt in 0..2 {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        let ids = [NodeId(1), NodeId(2), NodeId(3)];
+        cluster.commit("before", &ids);
+        cluster.run(500 * MS);
+        let others: Vec<_> = ids.into_iter().filter(|&id| id != leader).collect();
+        let (hurt, sound) = (others[hurt], others[1 - hurt]);
+        cluster.with_raft(hurt, |raft, now_ns| {
+            let last = raft.last_index();
+            raft.set_aside(now_ns, last);
+        });
+        cluster.run(500 * MS);
+        let aside: Vec<_> = cluster
+            .raft(leader)
+            .peers()
+            .filter(|it| it.is_aside)
+            .collect();
+        assert_eq!(aside.iter().map(|it| it.id).collect::<Vec<_>>(), [hurt]);
+        cluster.with_raft(leader, |raft, now_ns| {
+            raft.transfer(now_ns, None).expect("there is one");
+        });
+        cluster.run_until("the sound one leads", |cluster| {
+            cluster.settled_leader() == Some(sound)
+        });
+        // It comes back with a snapshot, and counts again.
+        cluster.commit("more", &[leader, sound]);
+        cluster.run(500 * MS);
+        cluster.snapshot(sound, 1);
+        cluster.run_until("it is back", |cluster| !cluster.raft(hurt).is_aside());
+        cluster.commit("all of them", &ids);
+        cluster.run(500 * MS);
+        assert!(cluster.raft(sound).peers().all(|it| !it.is_aside));
+    }
+}
+
+#[test]
+fn a_leader_sends_its_snapshot_to_who_denies_what_it_acknowledged() {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.lead_committed();
+    // All of the log is kept for followers that lag, so nobody ever lacks the snapshot.
+    let meta = SnapshotMeta {
+        index: LogIndex(3),
+        term: Term(4),
+        config: config(3),
+    };
+    solo.raft.on_snapshot_saved(meta, LogIndex(1));
+    let last = solo.raft.last_index();
+    solo.accepted(2, last.0, 0);
+    solo.output();
+    solo.raft.on_unreachable(NodeId(2));
+    solo.propose("more");
+    solo.output();
+    let denies = |hint_index, hint_term| Body::AppendRejected {
+        prev_index: last,
+        hint_index: LogIndex(hint_index),
+        hint_term: Term(hint_term),
+        round: Round(0),
+    };
+    let term = solo.raft.term().0;
+    solo.hears(2, term, denies(3, 4));
+    assert_eq!(solo.output().snapshots, [], "a late message of a sound one");
+    solo.hears(2, term, denies(0, 0));
+    assert_eq!(solo.output().snapshots, [NodeId(2)]);
+    solo.hears(2, term, denies(0, 0));
+    assert_eq!(solo.output().snapshots, [], "one is on its way");
 }

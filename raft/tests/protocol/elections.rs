@@ -425,3 +425,30 @@ fn a_replica_that_should_not_lead_votes() {
     let votes: Vec<Body> = solo.sync().into_iter().map(|it| it.body).collect();
     assert_eq!(votes, [Body::VoteReply { granted: true }]);
 }
+
+/// It may not know that others are better off than it is: they do.
+#[test]
+fn a_replica_refuses_a_few_pre_votes_to_one_that_should_not_lead_rather_than_it() {
+    let asks = |solo: &mut Solo, log: (u64, u64)| {
+        solo.hears(2, 8, pre_vote(log.0, log.1));
+        solo.bodies()
+            .contains(&Body::PreVoteReply { granted: true })
+    };
+    let voter = || {
+        let mut solo = Solo::with_log(options(), 3, 7, &[7, 7]);
+        solo.raft.set_disfavoured(&[NodeId(2)]);
+        solo.now_ns = options().election_timeout_ns + 1;
+        solo
+    };
+    let mut solo = voter();
+    let answers: Vec<bool> = (0..6).map(|_| asks(&mut solo, (2, 7))).collect();
+    assert_eq!(answers, [false, false, false, false, true, true]);
+    // Where it cannot win itself it refuses nothing.
+    assert!(asks(&mut voter(), (3, 7)), "the candidate has more");
+    let mut solo = voter();
+    solo.raft.set_may_lead(false);
+    assert!(asks(&mut solo, (2, 7)), "it should not lead either");
+    let mut solo = voter();
+    solo.raft.set_disfavoured(&[NodeId(3)]);
+    assert!(asks(&mut solo, (2, 7)), "it is another one");
+}

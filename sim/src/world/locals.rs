@@ -608,7 +608,7 @@ impl Local {
     /// Asks the leader for an index, and then the replica here.
     fn read(&mut self, shown_ns: u64, ticket: Ticket, reading: Reading) {
         let query = reading.query.clone();
-        let id = self.client.read_local(shown_ns, reading.group, query);
+        let id = self.client.read_local_or(shown_ns, reading.group, query);
         self.calls.insert(id, Outstanding::Read(ticket, reading));
     }
 

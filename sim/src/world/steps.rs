@@ -177,19 +177,9 @@ impl<W: Workload> World<W> {
         let (Some(one), Some(other)) = (&here.process, &there.process) else {
             return false;
         };
-        let (by_one, by_other) = (one.admit(other.card()), other.admit(one.card()));
-        let outcome = by_one.is_ok() && by_other.is_ok();
-        let why = by_one.as_ref().err().or(by_other.as_ref().err());
-        let why = why.map(ToString::to_string);
-        one.judged(there.id, by_other.as_ref().copied());
-        other.judged(here.id, by_one.as_ref().copied());
+        let outcome = one.meet(other);
         self.nodes[to].met.insert((from, lives.1), outcome);
         self.nodes[from].met.insert((to, lives.0), outcome);
-        if let Some(why) = why {
-            self.note(Who::Node(to), "refused", from as u64, || {
-                format!("n{} and n{}: {why}", from + 1, to + 1)
-            });
-        }
         outcome
     }
 

@@ -57,7 +57,8 @@ fn agreeing(book: &Book) -> Founding {
 }
 
 fn refused(book: &Book, card: &NodeCard) -> &'static str {
-    book.judge(card).map_or_else(|refused| refused.name(), |_| "admitted")
+    book.judge(card)
+        .map_or_else(|refused| refused.name(), |_| "admitted")
 }
 
 #[test]
@@ -80,7 +81,11 @@ fn an_earlier_life_is_refused() {
         };
         assert_eq!(refused(&book, &late), "older_copy", "life {life}");
     }
-    assert_eq!(refused(&book, &card(2, 22, 5)), "admitted", "it is that one");
+    assert_eq!(
+        refused(&book, &card(2, 22, 5)),
+        "admitted",
+        "it is that one"
+    );
     assert_eq!(refused(&book, &card(2, 22, 6)), "admitted");
 }
 
@@ -112,7 +117,11 @@ fn a_peer_that_was_away_for_longer_than_the_history_is_admitted() {
     late.history.drain(..late.history.len() - HISTORY_MAX);
     assert_eq!(refused(&book, &late), "admitted");
     late.durable_lsn = 1;
-    assert_eq!(refused(&book, &late), "older_copy", "the log tells it still");
+    assert_eq!(
+        refused(&book, &late),
+        "older_copy",
+        "the log tells it still"
+    );
 }
 
 #[test]
@@ -144,13 +153,33 @@ fn a_log_that_was_durable_further_is_refused() {
 }
 
 #[test]
+fn what_a_log_did_since_its_start_is_not_held_against_that_start() {
+    let mut book = founded();
+    book.note(2, Founding::default(), 5_000);
+    // It connects once more.
+    assert_eq!(refused(&book, &card(2, 22, 3)), "admitted");
+    let next = NodeCard {
+        durable_lsn: 4_999,
+        ..card(2, 22, 4)
+    };
+    assert_eq!(
+        refused(&book, &next),
+        "older_copy",
+        "it is started once more"
+    );
+}
+
+#[test]
 fn a_retired_id_is_refused_and_who_took_part_is_not_retired() {
     let mut book = new(1);
     assert!(book.retire(3));
     assert_eq!(refused(&book, &card(3, 33, 1)), "retired");
     show(&mut book, &card(2, 22, 1)).expect("it is expected");
     book.note(2, agreeing(&book), 0);
-    assert!(book.is_founded(), "two of three are enough by the operator's word");
+    assert!(
+        book.is_founded(),
+        "two of three are enough by the operator's word"
+    );
     assert!(!book.retire(2), "it has taken part");
     assert!(book.retire(3), "it is already");
     assert!(!book.retire(1) && !book.retire(9), "no other founder");
@@ -161,7 +190,11 @@ fn a_retired_id_is_refused_and_who_took_part_is_not_retired() {
 fn strangers_are_refused_by_name() {
     let book = founded();
     assert_eq!(refused(&book, &card(9, 1, 1)), "unknown_node");
-    assert_eq!(refused(&book, &card(1, 11, 1)), "unknown_node", "its own id");
+    assert_eq!(
+        refused(&book, &card(1, 11, 1)),
+        "unknown_node",
+        "its own id"
+    );
     let other = NodeCard {
         cluster_id: 8,
         ..card(2, 22, 4)
@@ -191,7 +224,10 @@ fn a_majority_does_not_found_a_cluster() {
     assert!(!first.is_founded() && !second.is_founded());
     assert_eq!(first.status().missing, [NodeId(3)]);
     let text = first.status().to_string();
-    assert!(text.contains("waits for node 3, which it never met"), "{text}");
+    assert!(
+        text.contains("waits for node 3, which it never met"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -250,7 +286,10 @@ fn before_the_book_is_closed_a_founder_may_come_with_another_directory() {
     show(&mut book, &card(2, 23, 1)).expect("nobody promised anything");
     assert_ne!(book.founding().digest, before.digest);
     book.note(3, before, 0);
-    assert!(!book.founding().is_closed, "what it said was of the other one");
+    assert!(
+        !book.founding().is_closed,
+        "what it said was of the other one"
+    );
 }
 
 #[test]
@@ -276,7 +315,19 @@ fn starts_are_numbered_and_the_last_ones_kept() {
     for nonce in 0..40 {
         book.begin(nonce, 500);
     }
-    assert_eq!(book.own.start, Start { life: 41, nonce: 39 });
+    assert_eq!(
+        book.own.start,
+        Start {
+            life: 41,
+            nonce: 39
+        }
+    );
     assert_eq!(book.own.history.len(), HISTORY_MAX);
-    assert_eq!(book.own.history.last(), Some(&Start { life: 40, nonce: 38 }));
+    assert_eq!(
+        book.own.history.last(),
+        Some(&Start {
+            life: 40,
+            nonce: 38
+        })
+    );
 }

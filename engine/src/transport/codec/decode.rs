@@ -11,8 +11,8 @@ use thiserror::Error;
 use super::status::read_status;
 use super::{kind, tag};
 use crate::transport::{
-    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
-    SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
+    Consistency, FewNodes, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody,
+    RequestId, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
 };
 
 /// What is wrong with the body of a frame.

@@ -189,8 +189,11 @@ impl MemoryNetwork {
         });
         // Told without the lock, for what is told may be answered over this network.
         if let Some((by_other, by_one)) = judged {
-            one.gate.while_open(|| one.inbox.judged(other.node, by_other.as_ref().copied()));
-            other.gate.while_open(|| other.inbox.judged(one.node, by_one.as_ref().copied()));
+            one.gate
+                .while_open(|| one.inbox.judged(other.node, by_other.as_ref().copied()));
+            other
+                .gate
+                .while_open(|| other.inbox.judged(one.node, by_one.as_ref().copied()));
         }
         one.met.read().get(&other.number).copied().unwrap_or(false)
     }
@@ -364,7 +367,10 @@ impl NodePort {
 
     /// Judges what another node shows. Who has no card has nothing to be told apart by.
     fn judge(&self, other: &Self) -> Result<(), Refused> {
-        other.inbox.card().map_or(Ok(()), |card| self.inbox.admit(&card))
+        other
+            .inbox
+            .card()
+            .map_or(Ok(()), |card| self.inbox.admit(&card))
     }
 }
 

@@ -14,7 +14,7 @@ use super::options::TcpLimits;
 use super::queue::Queue;
 use super::stream::{enqueue, receive, say_alive, transmit};
 use super::threads::Threads;
-use crate::transport::{Frame, Inbox, Origin, Reply, ReplySink};
+use crate::transport::{Frame, Inbox, Origin, Refusal, Reply, ReplySink};
 
 /// How long to wait when the operating system has no connection to give, mostly for want of file
 /// descriptors: others must be closed first.
@@ -59,7 +59,8 @@ impl Server {
             Err(reason) => {
                 // Must not wait for the stranger: the accepting thread is everybody's.
                 if stream.set_nonblocking(true).is_ok() {
-                    let _ = write_reject(&stream, &reason);
+                    // Its version is not known yet.
+                    let _ = write_reject(&stream, &reason, 1);
                 }
                 self.monitor
                     .tell(&TransportEvent::Rejected { address, reason });
@@ -98,7 +99,7 @@ impl Server {
                 (self.heard_of)(node);
                 self.serve_node(entry, node, hello.lane)
             }
-            None => self.serve_clerk(entry),
+            None => self.serve_clerk(entry, hello.version),
         };
         let reason = entry.reason(seen);
         // Its answers come on the connection that it makes.
@@ -127,22 +128,17 @@ impl Server {
         stream
             .set_write_timeout(Some(self.limits.handshake_timeout()))
             .map_err(failed)?;
-        let judged = read_hello(stream, self.limits.handshake_timeout()).and_then(|hello| {
-            let role = self.judge(&hello)?;
-            entry.settle(role)?;
-            Ok(hello)
-        });
-        match judged {
-            Ok(hello) => {
-                write_accept(stream, &self.accept).map_err(failed)?;
-                Ok(hello)
-            }
-            Err(reason) => {
-                // A courtesy: the connection ends for `reason` whether or not it arrives.
-                let _ = write_reject(stream, &reason);
-                Err(reason)
-            }
-        }
+        // A courtesy: the connection ends for `reason` whether or not it arrives.
+        let reject = |reason: CloseReason, version| {
+            let _ = write_reject(stream, &reason, version);
+            reason
+        };
+        let hello = read_hello(stream, self.limits.handshake_timeout())
+            .map_err(|reason| reject(reason, 1))?;
+        let judged = self.judge(&hello).and_then(|role| entry.settle(role));
+        judged.map_err(|reason| reject(reason, hello.version))?;
+        write_accept(stream, &self.accept, hello.version).map_err(failed)?;
+        Ok(hello)
     }
 
     fn judge(&self, hello: &Hello) -> Result<Role, CloseReason> {
@@ -175,6 +171,10 @@ impl Server {
         if from == *node || !nodes.iter().any(|(known, _)| *known == from) {
             return Err(CloseReason::UnknownNode { node: from });
         }
+        // Before it takes the place of another connection of this node. What it shows is written down first.
+        if let Some(card) = &hello.card {
+            self.inbox.admit(card)?;
+        }
         Ok(Role::Node(from, hello.lane))
     }
 
@@ -199,7 +199,7 @@ impl Server {
         )
     }
 
-    fn serve_clerk(self: &Arc<Self>, entry: &Entry) -> CloseReason {
+    fn serve_clerk(self: &Arc<Self>, entry: &Entry, version: u16) -> CloseReason {
         let queue = Arc::new(Queue::new(&self.limits));
         queue.attach(&entry.stream);
         let (server, replies, stream) = (
@@ -218,6 +218,7 @@ impl Server {
             queue: Arc::clone(&queue),
             limits: self.limits,
             monitor: Arc::clone(&self.monitor),
+            version,
         });
         let mut answered = Instant::now();
         let seen = receive(
@@ -271,10 +272,16 @@ struct ClerkSink {
     queue: Arc<Queue>,
     limits: TcpLimits,
     monitor: Arc<Monitor>,
+    /// What the clerk speaks.
+    version: u16,
 }
 
 impl ReplySink for ClerkSink {
-    fn reply(&self, reply: Reply) {
+    fn reply(&self, mut reply: Reply) {
+        // Version 1 has no word for it, and this comes nearest: ask elsewhere, or again.
+        if self.version == 1 && matches!(reply.result, Err(Refusal::Unfounded { .. })) {
+            reply.result = Err(Refusal::NotLeader { leader: None });
+        }
         enqueue(
             &self.queue,
             Frame::Reply(reply),

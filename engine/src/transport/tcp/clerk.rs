@@ -278,12 +278,7 @@ fn find_node(
     addresses: &[String],
     options: &TcpClerkOptions,
 ) -> Result<(String, Arc<TcpStream>, Accept), TcpError> {
-    let hello = Hello {
-        cluster_id: options.cluster_id,
-        from: None,
-        to: None,
-        lane: Lane::Main,
-    };
+    let hello = Hello::clerk(options.cluster_id, None);
     let deadline = Instant::now() + millis(options.connect_timeout_ms);
     loop {
         let mut failures = Vec::new();
@@ -341,15 +336,9 @@ impl Node {
 
 impl Purpose for Node {
     fn hello(&self) -> Hello {
-        Hello {
-            cluster_id: self
-                .shared
-                .upgrade()
-                .and_then(|shared| shared.cluster_id.get().copied()),
-            from: None,
-            to: Some(self.id),
-            lane: Lane::Main,
-        }
+        let shared = self.shared.upgrade();
+        let cluster_id = shared.and_then(|shared| shared.cluster_id.get().copied());
+        Hello::clerk(cluster_id, Some(self.id))
     }
 
     fn addresses(&self) -> Vec<String> {

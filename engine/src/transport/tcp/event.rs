@@ -103,7 +103,7 @@ pub enum CloseReason {
     },
     /// One of the two refuses the other for what it shows: another directory, an older copy, a second node of one id.
     #[error(transparent)]
-    Identity(#[from] Refused),
+    Identity(Refused),
     /// The dialling node is not in the list of the listening one.
     #[error("node {node} is not in the peer list of the node it calls")]
     UnknownNode {
@@ -121,9 +121,14 @@ pub enum CloseReason {
     /// The listening node has as many connections as it may have.
     #[error("the node has as many connections as it may have")]
     TooMany,
-    /// The listening node refused for a reason that this version does not know.
-    #[error("refused with unknown code {0}")]
-    Refused(u8),
+    /// The listening node refused for a reason that this version does not know, and says so in its own words.
+    #[error("refused with unknown code {code}: {words}")]
+    Refused {
+        /// The reason's code.
+        code: u8,
+        /// What the other side says; without control characters.
+        words: String,
+    },
     /// The bytes are no frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -133,6 +138,17 @@ pub enum CloseReason {
     /// A Raft frame between other nodes than those of the connection.
     #[error("a frame between other nodes than those of the connection")]
     Misaddressed,
+}
+
+impl From<Refused> for CloseReason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::WrongCluster { ours, theirs } => Self::WrongCluster { ours, theirs },
+            Refused::WrongGroups { ours, theirs } => Self::WrongGroups { ours, theirs },
+            Refused::Unknown { node } => Self::UnknownNode { node },
+            refused => Self::Identity(refused),
+        }
+    }
 }
 
 impl CloseReason {
@@ -157,7 +173,7 @@ impl CloseReason {
             Self::UnknownNode { .. } => "unknown_node",
             Self::WrongGroups { .. } => "wrong_groups",
             Self::TooMany => "too_many",
-            Self::Refused(_) => "refused",
+            Self::Refused { .. } => "refused",
             Self::Frame(FrameError::TooLong { .. }) => "frame_too_long",
             Self::Frame(FrameError::Crc) => "frame_crc",
             Self::Frame(FrameError::Reserved) => "frame_reserved",

@@ -1,9 +1,13 @@
 //! How two ends introduce themselves (`docs/wire.md`): a hello, and an answer to it.
 //!
 //! Invariants:
-//! - The first twelve bytes of both, magic and version, are the same in all versions for ever.
-//! - Nothing is allocated for a stranger but a buffer of a fixed size, and no read waits beyond the
+//! - The first twelve bytes of both, magic and version, are the same in all versions for ever, and so is the reject that
+//!   names a version.
+//! - Behind them are tagged fields: a later version adds some, and they are skipped here.
+//! - Nothing is allocated for a stranger but a buffer of a bounded size, and no read waits beyond the
 //!   handshake's deadline.
+
+mod v1;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -13,26 +17,48 @@ use quorate_raft::NodeId;
 
 use super::event::{CloseReason, Lane};
 use super::options::{ADDRESS_BYTES_MAX, NODES_MAX};
+use crate::membership::{FieldWriter, Fields, NodeCard, Refused};
 use crate::partition::GROUPS_MAX;
 
 /// The version of the protocol spoken here.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
+
+/// The lowest version spoken here. Clerks of version 1 are served besides.
+const VERSION_MIN: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"QUORATE\n";
 const PREFIX_BYTES: usize = 12;
-const HELLO_BYTES: usize = 40;
+const LENGTH_BYTES: usize = 4;
 const ANSWER_HEADER_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
-/// An accept with as many nodes as there may be, each with the longest address.
-const ANSWER_BODY_BYTES_MAX: usize = 24 + NODES_MAX * (8 + 2 + ADDRESS_BYTES_MAX);
+/// What a stranger may make this side read.
+const HELLO_BODY_BYTES_MAX: usize = 4 << 10;
+/// An accept with as many nodes as there may be, each with the longest address, and a card.
+const ANSWER_BODY_BYTES_MAX: usize = NODES_MAX * (4 + 8 + ADDRESS_BYTES_MAX) + HELLO_BODY_BYTES_MAX;
 
-const CLUSTER_STATED: u8 = 1;
 const ACCEPT: u8 = 1;
 const REJECT: u8 = 2;
 
+/// The tags of fields that belong to a handshake and to no card.
+mod tag {
+    pub(super) const LANE: u16 = 1;
+    pub(super) const CLUSTER: u16 = 2;
+    pub(super) const NODE: u16 = 3;
+    pub(super) const TO: u16 = 4;
+    pub(super) const WORDS: u16 = 5;
+    pub(super) const NUMBERS: u16 = 6;
+    /// The first node of the cluster; the others follow.
+    pub(super) const NODES: u16 = 256;
+}
+
+/// The longest words of a reject that are sent and shown.
+const WORDS_BYTES_MAX: usize = 1 << 10;
+
 /// What the dialling side says first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
+    /// The version in which to answer.
+    pub(super) version: u16,
     /// `None`: a clerk that will take any.
     pub(super) cluster_id: Option<u64>,
     /// `None`: a clerk.
@@ -40,6 +66,34 @@ pub(super) struct Hello {
     /// `None`: a clerk that does not know yet whom it calls.
     pub(super) to: Option<NodeId>,
     pub(super) lane: Lane,
+    /// What a node shows of itself; always there if `from` is.
+    pub(super) card: Option<NodeCard>,
+}
+
+impl Hello {
+    /// Of a clerk.
+    pub(super) fn clerk(cluster_id: Option<u64>, to: Option<NodeId>) -> Self {
+        Self {
+            version: VERSION,
+            cluster_id,
+            from: None,
+            to,
+            lane: Lane::Main,
+            card: None,
+        }
+    }
+
+    /// Of a node.
+    pub(super) fn node(card: NodeCard, to: NodeId, lane: Lane) -> Self {
+        Self {
+            version: VERSION,
+            cluster_id: Some(card.cluster_id),
+            from: Some(card.node),
+            to: Some(to),
+            lane,
+            card: Some(card),
+        }
+    }
 }
 
 /// What the listening side says of itself when it accepts.
@@ -48,6 +102,8 @@ pub(super) struct Accept {
     pub(super) cluster_id: u64,
     pub(super) node: NodeId,
     pub(super) groups: u32,
+    /// What the node shows of itself.
+    pub(super) card: NodeCard,
     pub(super) nodes: Vec<(NodeId, String)>,
 }
 
@@ -73,48 +129,74 @@ pub(super) fn introduce(
 /// Reads the hello of whoever dialled.
 pub(super) fn read_hello(stream: &TcpStream, timeout: Duration) -> Result<Hello, CloseReason> {
     let mut reader = Timed::new(stream, timeout);
-    let mut bytes = [0; HELLO_BYTES + CRC_BYTES];
-    reader.exact(&mut bytes[..PREFIX_BYTES])?;
-    check_prefix(&bytes)?;
-    reader.exact(&mut bytes[PREFIX_BYTES..])?;
-    check_crc(&bytes)?;
-    decode_hello(&bytes)
-}
-
-/// Tells the dialling side that it is welcome.
-pub(super) fn write_accept(stream: &TcpStream, accept: &Accept) -> io::Result<()> {
-    let mut body = Vec::new();
-    body.extend_from_slice(&accept.cluster_id.to_le_bytes());
-    body.extend_from_slice(&accept.node.0.to_le_bytes());
-    body.extend_from_slice(&accept.groups.to_le_bytes());
-    body.extend_from_slice(&(accept.nodes.len() as u32).to_le_bytes());
-    for (node, address) in &accept.nodes {
-        assert!(
-            address.len() <= ADDRESS_BYTES_MAX,
-            "checked with the options"
-        );
-        body.extend_from_slice(&node.0.to_le_bytes());
-        body.extend_from_slice(&(address.len() as u16).to_le_bytes());
-        body.extend_from_slice(address.as_bytes());
+    let mut bytes = vec![0; PREFIX_BYTES];
+    reader.exact(&mut bytes)?;
+    if check_prefix(&bytes)? == v1::VERSION {
+        return v1::read_hello(&mut reader, &bytes);
     }
-    (&mut &*stream).write_all(&encode_answer(ACCEPT, 0, &body))
+    bytes.resize(PREFIX_BYTES + LENGTH_BYTES, 0);
+    reader.exact(&mut bytes[PREFIX_BYTES..])?;
+    let body_bytes = u32_at(&bytes, PREFIX_BYTES) as usize;
+    if body_bytes > HELLO_BODY_BYTES_MAX {
+        return Err(CloseReason::BadHandshake);
+    }
+    let at = bytes.len();
+    bytes.resize(at + body_bytes + CRC_BYTES, 0);
+    reader.exact(&mut bytes[at..])?;
+    check_crc(&bytes)?;
+    decode_hello(&bytes[at..at + body_bytes]).ok_or(CloseReason::BadHandshake)
 }
 
-/// Tells the dialling side why it is not welcome, if the protocol has a word for it.
-pub(super) fn write_reject(stream: &TcpStream, reason: &CloseReason) -> io::Result<()> {
-    let (code, ours) = match reason {
-        CloseReason::Version { ours, .. } => (code::VERSION, u64::from(*ours)),
-        CloseReason::WrongCluster { ours, .. } => (code::CLUSTER, *ours),
-        CloseReason::WrongNode { found, .. } => (code::NODE, found.0),
-        CloseReason::UnknownNode { .. } => (code::UNKNOWN_NODE, 0),
-        CloseReason::TooMany => (code::TOO_MANY, 0),
-        CloseReason::BadHandshake => (code::BAD_HANDSHAKE, 0),
+/// Tells the dialling side that it is welcome, in its version.
+pub(super) fn write_accept(stream: &TcpStream, accept: &Accept, version: u16) -> io::Result<()> {
+    let answer = if version == v1::VERSION {
+        v1::encode_accept(accept)
+    } else {
+        encode_accept(accept)
+    };
+    (&mut &*stream).write_all(&answer)
+}
+
+/// Tells the dialling side why it is not welcome, if the protocol has a word for it. `version` is the dialling side's, 1 if
+/// it is not known: every version reads that.
+pub(super) fn write_reject(
+    stream: &TcpStream,
+    reason: &CloseReason,
+    version: u16,
+) -> io::Result<()> {
+    let (code, numbers) = match reason {
+        // The same in all versions.
+        CloseReason::Version { ours, .. } => {
+            let answer = v1::encode_reject(VERSION, code::VERSION, u64::from(*ours));
+            return (&mut &*stream).write_all(&answer);
+        }
+        CloseReason::WrongCluster { ours, .. } => (code::CLUSTER, [*ours, 0, 0, 0]),
+        CloseReason::WrongNode { found, .. } => (code::NODE, [found.0, 0, 0, 0]),
+        CloseReason::UnknownNode { .. } => (code::UNKNOWN_NODE, [0; 4]),
+        CloseReason::TooMany => (code::TOO_MANY, [0; 4]),
+        CloseReason::BadHandshake => (code::BAD_HANDSHAKE, [0; 4]),
+        CloseReason::WrongGroups { ours, theirs } => {
+            let refused = Refused::WrongGroups {
+                ours: *ours,
+                theirs: *theirs,
+            };
+            refused.to_wire().unwrap_or((code::BAD_HANDSHAKE, [0; 4]))
+        }
+        CloseReason::Identity(refused) => match refused.to_wire() {
+            Some(told) => told,
+            None => return Ok(()),
+        },
         _ => return Ok(()),
     };
-    (&mut &*stream).write_all(&encode_answer(REJECT, code, &ours.to_le_bytes()))
+    let answer = if version == v1::VERSION {
+        v1::encode_reject(v1::VERSION, code, numbers[0])
+    } else {
+        encode_reject(code, numbers, &reason.to_string())
+    };
+    (&mut &*stream).write_all(&answer)
 }
 
-/// What a reject gives as its reason.
+/// What a reject gives as its reason. Those of [`Refused`] follow.
 mod code {
     pub(super) const VERSION: u8 = 1;
     pub(super) const CLUSTER: u8 = 2;
@@ -125,59 +207,91 @@ mod code {
 }
 
 fn encode_hello(hello: &Hello) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HELLO_BYTES + CRC_BYTES);
+    let mut fields = FieldWriter::default();
+    fields.put(tag::LANE, &[hello.lane as u8]);
+    if let Some(cluster_id) = hello.cluster_id {
+        fields.put(tag::CLUSTER, &cluster_id.to_le_bytes());
+    }
+    if let Some(from) = hello.from {
+        fields.put(tag::NODE, &from.0.to_le_bytes());
+    }
+    if let Some(to) = hello.to {
+        fields.put(tag::TO, &to.0.to_le_bytes());
+    }
+    if let Some(card) = &hello.card {
+        card.write(&mut fields);
+    }
+    let body = fields.into_bytes();
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES + LENGTH_BYTES + body.len() + CRC_BYTES);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[0; 2]);
-    bytes.push(hello.lane as u8);
-    bytes.push(if hello.cluster_id.is_some() {
-        CLUSTER_STATED
-    } else {
-        0
-    });
-    bytes.extend_from_slice(&[0; 2]);
-    bytes.extend_from_slice(&hello.cluster_id.unwrap_or(0).to_le_bytes());
-    bytes.extend_from_slice(&hello.from.map_or(0, |node| node.0).to_le_bytes());
-    bytes.extend_from_slice(&hello.to.map_or(0, |node| node.0).to_le_bytes());
-    assert_eq!(bytes.len(), HELLO_BYTES);
+    bytes.extend_from_slice(&VERSION_MIN.to_le_bytes());
+    bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&body);
     append_crc(bytes)
 }
 
-fn decode_hello(bytes: &[u8; HELLO_BYTES + CRC_BYTES]) -> Result<Hello, CloseReason> {
-    let lane = Lane::from_byte(bytes[12]).ok_or(CloseReason::BadHandshake)?;
-    let stated = match bytes[13] {
-        0 => false,
-        CLUSTER_STATED => true,
-        _ => return Err(CloseReason::BadHandshake),
+fn decode_hello(body: &[u8]) -> Option<Hello> {
+    let fields = Fields::read(body)?;
+    let node = |tag| {
+        fields
+            .u64(tag)
+            .map(NodeId)
+            .filter(|node| *node != NodeId::ZERO)
     };
-    let node = |at| Some(NodeId(u64_at(bytes, at))).filter(|node| *node != NodeId::ZERO);
     let hello = Hello {
-        cluster_id: stated.then(|| u64_at(bytes, 16)),
-        from: node(24),
-        to: node(32),
-        lane,
+        version: VERSION,
+        cluster_id: fields.u64(tag::CLUSTER),
+        from: node(tag::NODE),
+        to: node(tag::TO),
+        lane: Lane::from_byte(fields.u8(tag::LANE)?)?,
+        card: None,
     };
-    let incomplete = hello.from.is_some() && (hello.to.is_none() || hello.cluster_id.is_none());
-    let clerk_lane = hello.from.is_some() || hello.lane == Lane::Main;
-    if bytes[10..12] != [0; 2] || bytes[14..16] != [0; 2] || incomplete || !clerk_lane {
-        return Err(CloseReason::BadHandshake);
-    }
-    Ok(hello)
+    let Some(from) = hello.from else {
+        return (hello.lane == Lane::Main).then_some(hello);
+    };
+    hello.to?;
+    let card = NodeCard::read(from, hello.cluster_id?, &fields)?;
+    Some(Hello {
+        card: Some(card),
+        ..hello
+    })
 }
 
-fn encode_answer(kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
-    assert!(
-        body.len() <= ANSWER_BODY_BYTES_MAX,
-        "the options bound the list of nodes"
-    );
+fn encode_answer(version: u16, kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ANSWER_HEADER_BYTES + body.len() + CRC_BYTES);
     bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
     bytes.push(kind);
     bytes.push(code);
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
     bytes.extend_from_slice(body);
     append_crc(bytes)
+}
+
+fn encode_accept(accept: &Accept) -> Vec<u8> {
+    let mut fields = FieldWriter::default();
+    fields.put(tag::CLUSTER, &accept.cluster_id.to_le_bytes());
+    fields.put(tag::NODE, &accept.node.0.to_le_bytes());
+    accept.card.write(&mut fields);
+    // The options bound their number and the lengths of their addresses.
+    for (tag, (node, address)) in (tag::NODES..).zip(&accept.nodes).take(NODES_MAX) {
+        let mut content = node.0.to_le_bytes().to_vec();
+        content.extend_from_slice(address.as_bytes());
+        fields.put(tag, &content);
+    }
+    encode_answer(VERSION, ACCEPT, 0, &fields.into_bytes())
+}
+
+fn encode_reject(code: u8, numbers: [u64; 4], words: &str) -> Vec<u8> {
+    let mut fields = FieldWriter::default();
+    fields.put(tag::NUMBERS, &numbers.map(u64::to_le_bytes).concat());
+    let mut end = words.len().min(WORDS_BYTES_MAX);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    fields.put(tag::WORDS, &words.as_bytes()[..end]);
+    encode_answer(VERSION, REJECT, code, &fields.into_bytes())
 }
 
 fn read_answer(reader: &mut Timed<'_>, hello: &Hello) -> Result<Accept, CloseReason> {
@@ -194,24 +308,54 @@ fn read_answer(reader: &mut Timed<'_>, hello: &Hello) -> Result<Accept, CloseRea
     bytes.resize(ANSWER_HEADER_BYTES + body_bytes + CRC_BYTES, 0);
     reader.exact(&mut bytes[ANSWER_HEADER_BYTES..])?;
     check_crc(&bytes)?;
+    let version = u16_at(&bytes, 8);
     let body = &bytes[ANSWER_HEADER_BYTES..bytes.len() - CRC_BYTES];
-    match bytes[10] {
-        // A reject is read whatever the version: it says which version is spoken there.
-        REJECT => Err(decode_reject(bytes[11], body, hello)),
-        ACCEPT => {
-            check_prefix(&bytes)?;
+    match (bytes[10], bytes[11]) {
+        // Read whatever the version: it says which version is spoken there.
+        (REJECT, code) if code == code::VERSION || version == v1::VERSION => {
+            Err(v1::decode_reject(code, body, hello))
+        }
+        (REJECT, code) => Err(decode_reject(code, body, hello)),
+        (ACCEPT, 0) if (VERSION_MIN..=VERSION).contains(&version) => {
             decode_accept(body).ok_or(CloseReason::BadHandshake)
         }
+        (ACCEPT, 0) => Err(CloseReason::Version {
+            ours: VERSION,
+            theirs: version,
+        }),
         _ => Err(CloseReason::BadHandshake),
     }
 }
 
 /// The same reason as on the other side, told from this one.
 fn decode_reject(code: u8, body: &[u8], hello: &Hello) -> CloseReason {
-    let Some(theirs) = body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
+    let fields = Fields::read(body);
+    let Some(numbers) = fields.as_ref().and_then(|it| it.chunk::<32>(tag::NUMBERS)) else {
         return CloseReason::BadHandshake;
     };
-    match code {
+    let numbers = [0, 8, 16, 24].map(|at| u64_at(&numbers, at));
+    if let Some(reason) = reason_of(code, numbers[0], hello) {
+        return reason;
+    }
+    match Refused::from_wire(code, numbers) {
+        Some(refused) => refused.into(),
+        // In its own words, which may be anybody's: only what can be shown is.
+        None => CloseReason::Refused {
+            code,
+            words: fields
+                .and_then(|it| it.text(tag::WORDS))
+                .unwrap_or_default()
+                .chars()
+                .filter(|it| !it.is_control())
+                .take(WORDS_BYTES_MAX)
+                .collect(),
+        },
+    }
+}
+
+/// What the codes of the first version say; `None`: it is none of them.
+fn reason_of(code: u8, theirs: u64, hello: &Hello) -> Option<CloseReason> {
+    Some(match code {
         code::VERSION => CloseReason::Version {
             ours: VERSION,
             theirs: theirs as u16,
@@ -229,36 +373,33 @@ fn decode_reject(code: u8, body: &[u8], hello: &Hello) -> CloseReason {
         },
         code::TOO_MANY => CloseReason::TooMany,
         code::BAD_HANDSHAKE => CloseReason::BadHandshake,
-        code => CloseReason::Refused(code),
-    }
+        _ => return None,
+    })
 }
 
+/// The only place where an accept is read and checked.
 fn decode_accept(body: &[u8]) -> Option<Accept> {
-    let (fixed, mut rest) = body.split_at_checked(24)?;
-    let count = u32_at(fixed, 20) as usize;
-    if count > NODES_MAX {
-        return None;
+    let fields = Fields::read(body)?;
+    let (cluster_id, node) = (fields.u64(tag::CLUSTER)?, NodeId(fields.u64(tag::NODE)?));
+    let card = NodeCard::read(node, cluster_id, &fields)?;
+    let last = tag::NODES + (NODES_MAX as u16 - 1);
+    let mut nodes = Vec::new();
+    for content in fields.range(tag::NODES..=last) {
+        let (id, address) = content.split_first_chunk()?;
+        if address.len() > ADDRESS_BYTES_MAX {
+            return None;
+        }
+        let address = std::str::from_utf8(address).ok()?;
+        nodes.push((NodeId(u64::from_le_bytes(*id)), address.to_owned()));
     }
-    let mut nodes = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (fixed, tail) = rest.split_at_checked(10)?;
-        let address_bytes = usize::from(u16::from_le_bytes([fixed[8], fixed[9]]));
-        let (address, tail) = tail.split_at_checked(address_bytes)?;
-        nodes.push((
-            NodeId(u64_at(fixed, 0)),
-            String::from_utf8(address.to_vec()).ok()?,
-        ));
-        rest = tail;
-    }
-    let accept = Accept {
-        cluster_id: u64_at(fixed, 0),
-        node: NodeId(u64_at(fixed, 8)),
-        groups: u32_at(fixed, 16),
+    let named = node != NodeId::ZERO && nodes.iter().all(|(node, _)| *node != NodeId::ZERO);
+    (named && is_cluster(cluster_id, card.groups)).then_some(Accept {
+        cluster_id,
+        node,
+        groups: card.groups,
+        card,
         nodes,
-    };
-    let named = accept.node != NodeId::ZERO && accept.nodes.iter().all(|n| n.0 != NodeId::ZERO);
-    let is_sound = named && is_cluster(accept.cluster_id, accept.groups);
-    (rest.is_empty() && is_sound).then_some(accept)
+    })
 }
 
 /// Whether these can be a cluster's id and number of groups. A client makes something for each group: what it is
@@ -267,13 +408,16 @@ pub(super) fn is_cluster(cluster_id: u64, groups: u32) -> bool {
     cluster_id != 0 && (1..=GROUPS_MAX).contains(&groups)
 }
 
-fn check_prefix(bytes: &[u8]) -> Result<(), CloseReason> {
+/// The version that both sides speak: this one's, or that of a clerk of version 1.
+fn check_prefix(bytes: &[u8]) -> Result<u16, CloseReason> {
     if bytes[..8] != MAGIC {
         return Err(CloseReason::NotQuorate);
     }
-    match u16::from_le_bytes([bytes[8], bytes[9]]) {
-        VERSION => Ok(()),
-        theirs => Err(CloseReason::Version {
+    let (theirs, lowest) = (u16_at(bytes, 8), u16_at(bytes, 10));
+    match theirs {
+        v1::VERSION => Ok(v1::VERSION),
+        _ if theirs >= VERSION_MIN && (1..=VERSION).contains(&lowest) => Ok(VERSION),
+        _ => Err(CloseReason::Version {
             ours: VERSION,
             theirs,
         }),
@@ -293,6 +437,10 @@ fn check_crc(bytes: &[u8]) -> Result<(), CloseReason> {
     } else {
         Err(CloseReason::BadHandshake)
     }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -362,139 +510,4 @@ pub(super) fn is_timeout(error: &io::Error) -> bool {
 mod golden;
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(10);
-
-    /// The bytes of an example in `docs/wire.md`.
-    fn example(name: &str) -> Vec<u8> {
-        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/wire.md");
-        let page = std::fs::read_to_string(page).unwrap();
-        let (_, rest) = page.split_once(&format!("```hex {name}\n")).unwrap();
-        let (block, _) = rest.split_once("```").unwrap();
-        let hex = block
-            .lines()
-            .flat_map(|line| line.split("  ").next().unwrap().split(' '));
-        hex.map(|byte| u8::from_str_radix(byte, 16).unwrap())
-            .collect()
-    }
-
-    fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let dialled = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (dialled, listener.accept().unwrap().0)
-    }
-
-    fn hello() -> Hello {
-        Hello {
-            cluster_id: Some(7),
-            from: None,
-            to: Some(NodeId(2)),
-            lane: Lane::Main,
-        }
-    }
-
-    fn accept() -> Accept {
-        let nodes = vec![(NodeId(2), "h:1".to_owned())];
-        Accept {
-            cluster_id: 7,
-            node: NodeId(2),
-            groups: 16,
-            nodes,
-        }
-    }
-
-    #[test]
-    fn the_documented_hello_is_the_one_sent_and_understood() {
-        assert_eq!(encode_hello(&hello()), example("hello"));
-        let (dialled, accepted) = pair();
-        (&dialled).write_all(&example("hello")).unwrap();
-        assert_eq!(read_hello(&accepted, TIMEOUT), Ok(hello()));
-    }
-
-    #[test]
-    fn the_documented_accept_is_the_one_sent_and_understood() {
-        let (dialled, accepted) = pair();
-        write_accept(&accepted, &accept()).unwrap();
-        let mut sent = vec![0; example("accept").len()];
-        (&dialled).read_exact(&mut sent).unwrap();
-        assert_eq!(sent, example("accept"));
-        (&accepted).write_all(&example("accept")).unwrap();
-        assert_eq!(introduce(&dialled, &hello(), TIMEOUT), Ok(accept()));
-    }
-
-    #[test]
-    fn no_flipped_bit_of_a_hello_passes() {
-        let bytes: [u8; HELLO_BYTES + CRC_BYTES] = example("hello").try_into().unwrap();
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes;
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            let passes = check_prefix(&flipped).and_then(|()| check_crc(&flipped));
-            assert!(passes.is_err(), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn no_damaged_accept_panics_or_passes_for_another() {
-        let whole = example("accept");
-        let body = &whole[ANSWER_HEADER_BYTES..whole.len() - CRC_BYTES];
-        assert_eq!(decode_accept(body), Some(accept()));
-        for end in 0..body.len() {
-            assert_eq!(decode_accept(&body[..end]), None, "cut at {end}");
-        }
-        for bit in 0..body.len() * 8 {
-            let mut flipped = body.to_vec();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(decode_accept(&flipped), Some(accept()), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn each_reject_means_the_same_on_both_sides() {
-        let asked = Hello {
-            cluster_id: Some(7),
-            from: Some(NodeId(1)),
-            to: Some(NodeId(2)),
-            lane: Lane::Snapshot,
-        };
-        let told = [
-            CloseReason::TooMany,
-            CloseReason::BadHandshake,
-            CloseReason::UnknownNode { node: NodeId(1) },
-            CloseReason::WrongNode {
-                expected: NodeId(2),
-                found: NodeId(3),
-            },
-        ];
-        for reason in told {
-            let (dialled, accepted) = pair();
-            write_reject(&accepted, &reason).unwrap();
-            assert_eq!(introduce(&dialled, &asked, TIMEOUT), Err(reason));
-        }
-        let (dialled, accepted) = pair();
-        let here = CloseReason::WrongCluster { ours: 8, theirs: 7 };
-        write_reject(&accepted, &here).unwrap();
-        let there = CloseReason::WrongCluster { ours: 7, theirs: 8 };
-        assert_eq!(introduce(&dialled, &asked, TIMEOUT), Err(there));
-    }
-
-    /// A later version need only keep the first twelve bytes and the reject of code 1.
-    #[test]
-    fn a_reject_of_another_version_names_both() {
-        let (dialled, accepted) = pair();
-        let mut answer = encode_answer(REJECT, code::VERSION, &9_u64.to_le_bytes());
-        answer[8] = 9;
-        let crc = crc32fast::hash(&answer[..answer.len() - CRC_BYTES]).to_le_bytes();
-        let at = answer.len() - CRC_BYTES;
-        answer[at..].copy_from_slice(&crc);
-        (&accepted).write_all(&answer).unwrap();
-        let reason = CloseReason::Version {
-            ours: VERSION,
-            theirs: 9,
-        };
-        assert_eq!(introduce(&dialled, &hello(), TIMEOUT), Err(reason));
-    }
-}
+mod tests;

@@ -28,6 +28,9 @@ pub(super) trait Purpose: Send + Sync + 'static {
     /// Where the other side may be found; one is tried at a time.
     fn addresses(&self) -> Vec<String>;
 
+    /// The other side does not want this one.
+    fn rejected(&self, _reason: &CloseReason) {}
+
     /// Judges and learns from what the other side says of itself.
     fn accepted(&self, accept: Accept) -> Result<(), CloseReason>;
 
@@ -95,13 +98,14 @@ impl<P: Purpose> Link<P> {
         let Some(rest) = attempt.checked_rem(addresses.len() as u64) else {
             return Err(CloseReason::Resolve(io::ErrorKind::NotFound));
         };
-        let (stream, accept) = dial(
+        let dialled = dial(
             &addresses[rest as usize],
             &self.purpose.hello(),
             self.limits.connect_timeout(),
             self.limits.handshake_timeout(),
             |stream| self.queue.attach(stream),
-        )?;
+        );
+        let (stream, accept) = dialled.inspect_err(|reason| self.purpose.rejected(reason))?;
         self.purpose.accepted(accept)?;
         Ok(stream)
     }

@@ -21,7 +21,7 @@ mod threads;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use accept::Server;
@@ -37,6 +37,7 @@ use quorate_raft::NodeId;
 use thiserror::Error;
 use threads::Threads;
 
+use crate::membership::NodeCard;
 use crate::transport::{Frame, Inbox, Transport};
 
 /// Why a transport or a link could not begin.
@@ -121,7 +122,8 @@ impl TcpTransport {
         let told = Arc::clone(&inbox);
         let threads = Threads::watched(move |reason| told.failed(reason));
         let incoming = Incoming::new(&options.limits);
-        let peers = Arc::new(links(&options, &monitor, &threads, &inbox));
+        let card = own_card(&options, local_addr, inbox.as_ref());
+        let peers = Arc::new(links(&options, &card, &inbox, &monitor, &threads));
         // From here on, an early return drops the transport, which ends the threads begun so far.
         let transport = Arc::new(Self {
             peers: Arc::clone(&peers),
@@ -132,7 +134,7 @@ impl TcpTransport {
         });
         let server = Arc::new(Server {
             limits: options.limits,
-            accept: introduction(options, local_addr),
+            accept: introduction(options, card, local_addr),
             monitor,
             threads: Arc::clone(&threads),
             incoming,
@@ -208,8 +210,19 @@ fn lane_of(frame: &Frame) -> Lane {
     }
 }
 
+/// What this node shows to those it meets.
+fn own_card(options: &TcpOptions, local_addr: SocketAddr, inbox: &dyn Inbox) -> NodeCard {
+    let bare = || NodeCard::bare(options.node, options.cluster_id, options.groups);
+    let mut card = inbox.card().unwrap_or_else(bare);
+    card.limits.frame_bytes_max = u64::from(options.limits.frame_bytes_max);
+    if card.listen.is_empty() {
+        card.listen = local_addr.to_string();
+    }
+    card
+}
+
 /// What this node says of itself and its cluster.
-fn introduction(options: TcpOptions, local_addr: SocketAddr) -> Accept {
+fn introduction(options: TcpOptions, card: NodeCard, local_addr: SocketAddr) -> Accept {
     let TcpOptions {
         node,
         cluster_id,
@@ -225,16 +238,19 @@ fn introduction(options: TcpOptions, local_addr: SocketAddr) -> Accept {
         cluster_id,
         node,
         groups,
+        card,
         nodes,
     }
 }
 
 fn links(
     options: &TcpOptions,
+    card: &NodeCard,
+    inbox: &Arc<dyn Inbox>,
     monitor: &Arc<Monitor>,
     threads: &Arc<Threads>,
-    inbox: &Arc<dyn Inbox>,
 ) -> Peers {
+    let card = Arc::new(card.clone());
     let mut links = Peers::new();
     for (node, address) in options
         .peers
@@ -246,11 +262,10 @@ fn links(
                 node: *node,
                 lane,
                 address: address.clone(),
-                own: options.node,
-                cluster_id: options.cluster_id,
+                card: Arc::clone(&card),
                 groups: options.groups,
+                inbox: Arc::downgrade(inbox),
                 monitor: Arc::clone(monitor),
-                inbox: Arc::clone(inbox),
             };
             let link = Link {
                 purpose: peer,
@@ -284,22 +299,16 @@ struct Peer {
     node: NodeId,
     lane: Lane,
     address: String,
-    own: NodeId,
-    cluster_id: u64,
+    card: Arc<NodeCard>,
     groups: u32,
+    /// Weak: what delivers holds it, and lets it go when it stops.
+    inbox: Weak<dyn Inbox>,
     monitor: Arc<Monitor>,
-    /// Told when the connection is lost.
-    inbox: Arc<dyn Inbox>,
 }
 
 impl Purpose for Peer {
     fn hello(&self) -> Hello {
-        Hello {
-            cluster_id: Some(self.cluster_id),
-            from: Some(self.own),
-            to: Some(self.node),
-            lane: self.lane,
-        }
+        Hello::node(NodeCard::clone(&self.card), self.node, self.lane)
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -313,7 +322,24 @@ impl Purpose for Peer {
                 theirs: accept.groups,
             });
         }
+        if accept.node != self.node {
+            return Err(CloseReason::WrongNode {
+                expected: self.node,
+                found: accept.node,
+            });
+        }
+        let inbox = self.inbox.upgrade().ok_or(CloseReason::Stopped)?;
+        inbox.admit(&accept.card)?;
+        inbox.judged(self.node, Ok(()));
         Ok(())
+    }
+
+    fn rejected(&self, reason: &CloseReason) {
+        if let CloseReason::Identity(refused) = reason
+            && let Some(inbox) = self.inbox.upgrade()
+        {
+            inbox.judged(self.node, Err(refused));
+        }
     }
 
     /// What a node has to say it says on its own connection to this one.
@@ -334,7 +360,9 @@ impl Purpose for Peer {
         self.monitor
             .tell(&TransportEvent::Disconnected { node, lane, reason });
         if lane == Lane::Main && !stopped {
-            self.inbox.disconnected(node);
+            if let Some(inbox) = self.inbox.upgrade() {
+                inbox.disconnected(node);
+            }
         }
     }
 
@@ -343,7 +371,9 @@ impl Purpose for Peer {
         self.monitor
             .tell(&TransportEvent::Unreachable { node, lane, reason });
         if lane == Lane::Main && frames_dropped > 0 {
-            self.inbox.disconnected(node);
+            if let Some(inbox) = self.inbox.upgrade() {
+                inbox.disconnected(node);
+            }
         }
     }
 }

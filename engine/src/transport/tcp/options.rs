@@ -71,10 +71,10 @@ impl TcpOptions {
                 "too many peers: a cluster has at most 255 nodes",
             ));
         }
-        if self
-            .peers
-            .iter()
-            .any(|(_, address)| address.len() > ADDRESS_BYTES_MAX)
+        let addresses = self.peers.iter().map(|(_, address)| address);
+        if addresses
+            .chain([&self.listen])
+            .any(|address| address.len() > ADDRESS_BYTES_MAX)
         {
             return Err(TcpError::Options(
                 "an address of a peer is longer than 255 bytes",
