@@ -54,8 +54,6 @@ pub struct NodeSlot<M: StateMachine> {
     pub(crate) met: BTreeMap<(usize, u32), bool>,
     /// What comes back for the client in it.
     pub(crate) desk: Arc<LocalDesk>,
-    /// Processes with which this one showed cards, by place and life, and whether the two deal with each other.
-    pub(crate) met: BTreeMap<(usize, u32), bool>,
     /// It stands still for so long in the middle of its next step; zero if it does not.
     pub(crate) is_to_pause_ns: u64,
     /// It ends in its next step of the log, in this way, and is started again then; with what draws the rest.
@@ -194,7 +192,6 @@ impl<M: StateMachine> NodeSlot<M> {
             unheard: Default::default(),
             met: BTreeMap::new(),
             desk: Arc::default(),
-            met: BTreeMap::new(),
             harm: Harm::None,
             is_to_pause_ns: 0,
             is_to_end: None,
