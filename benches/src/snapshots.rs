@@ -70,8 +70,10 @@ impl Snapshotting {
                 Self::None => Ok(()),
                 _ => self.write_until(place, &ended, &written_bytes),
             });
+            // The writer ends also when the appends panic.
+            let ends = SetWhenDropped(&ended);
             let appends = log.run(Budget::Time(time));
-            ended.store(true, Ordering::SeqCst);
+            drop(ends);
             writer.join().expect("the writer returns its errors")?;
             appends
         })?;
@@ -128,5 +130,14 @@ fn keep_to(bytes_per_s: u64, ended: Arc<AtomicBool>) -> impl FnMut(u64) + Send +
             std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
         began = Instant::now();
+    }
+}
+
+/// Sets a flag when it is dropped, also while a panic passes.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }

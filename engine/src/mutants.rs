@@ -55,6 +55,14 @@ mutants! {
     /// A shard does not look at the log when it is attached: a move that was told before is lost, and no other is ever told
     /// (found here by a restart with several workers).
     ATTACHES_WITHOUT_LOOKING;
+    /// Whoever waits until the replica here has applied an index is answered at once (tried here: no test failed).
+    WAIT_APPLIED_ANSWERS_AT_ONCE;
+    /// The answer to another copy of a read's question for an index counts as the word of the replica here (found here: reads
+    /// up to 1,462 writes old).
+    SECOND_COPY_ENDS_LOCAL_READ;
+    /// The client of a node numbers its requests alike in each life of it, and takes the answer to an earlier life for its own
+    /// (found here while the reads of the replica in a process were repaired).
+    LIVES_SHARE_REQUEST_IDS;
     /// A node that comes with another directory is taken for the one that was met (a hole that was closed here: an empty
     /// disk under an old id).
     IGNORES_INCARNATION;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{DEADLINE, GROUP, TRANSPORTS, eventually, in_memory, quick, settled};
 use quorate::{Bytes, Cluster, Consistency, Error, NodeId, Pending, TransportKind};
@@ -259,12 +259,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
-    loop {
+    let began = Instant::now();
+    while began.elapsed() < 2 * DEADLINE {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return output;
         }
         std::thread::park_timeout(DEADLINE);
     }
+    panic!("not within {:?}", 2 * DEADLINE);
 }
 
 /// All of several calls.

@@ -129,6 +129,14 @@ struct Serving {
     acknowledged: Vec<(usize, u64)>,
 }
 
+impl Drop for Serving {
+    /// The child ends also when an assertion fails.
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped_already = self.child.wait();
+    }
+}
+
 impl Serving {
     fn start(dir: &Path, round: u64, transport: TransportKind) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
@@ -201,7 +209,7 @@ impl Serving {
         self.child.wait().expect("it is our child");
         // What was in the pipe is still delivered; then the other end is gone.
         self.acknowledged.extend(self.heard.iter());
-        self.acknowledged
+        std::mem::take(&mut self.acknowledged)
     }
 }
 

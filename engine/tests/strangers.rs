@@ -322,7 +322,18 @@ impl Served {
 struct Writer {
     done: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<u64>,
+    /// Gone once it was joined.
+    thread: Option<std::thread::JoinHandle<u64>>,
+}
+
+impl Drop for Writer {
+    /// The clerk ends also when an assertion fails.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _failed = thread.join();
+        }
+    }
 }
 
 impl Writer {
@@ -342,6 +353,7 @@ impl Writer {
             }
             count.load(Ordering::Acquire)
         });
+        let thread = Some(thread);
         Self { done, stop, thread }
     }
 
@@ -354,9 +366,10 @@ impl Writer {
     }
 
     /// Ends the clerk: everything that it was told is done is there, once, on every node.
-    fn finish(self, cluster: &Served) {
+    fn finish(mut self, cluster: &Served) {
         self.stop.store(true, Ordering::Release);
-        let count = self.thread.join().expect("every call succeeded");
+        let thread = self.thread.take().expect("it is joined here alone");
+        let count = thread.join().expect("every call succeeded");
         let expected: Vec<u8> = (0..count)
             .flat_map(|number| format!("{number};").into_bytes())
             .collect();

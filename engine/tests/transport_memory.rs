@@ -20,6 +20,9 @@ use quorate::transport::{
 use quorate_raft::NodeId;
 use quorate_wal::GroupId;
 
+/// Whatever a test waits for comes sooner.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
 
@@ -391,7 +394,7 @@ fn stop_returns_after_the_delivery_that_runs() {
     });
     let two = network.attach(TWO, Arc::clone(&inbox) as Arc<dyn Inbox>);
     let sender = thread::spawn(move || one.send(TWO, numbered(1)));
-    has_entered.recv().unwrap();
+    has_entered.recv_timeout(DEADLINE).unwrap();
     let (returned, has_returned) = mpsc::channel();
     let stopper = thread::spawn(move || {
         two.stop();
@@ -405,7 +408,7 @@ fn stop_returns_after_the_delivery_that_runs() {
     );
     inbox.leave.wait();
     has_returned
-        .recv()
+        .recv_timeout(DEADLINE)
         .unwrap()
         .expect("the delivery has ended before stop returns");
     stopper.join().unwrap();

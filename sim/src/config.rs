@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use quorate::Options;
+use quorate::{NodeId, Options};
 
 use crate::clock::TRUE_RATE;
 use crate::faults::{FaultClass, SwarmPlan};
 use crate::reduction::{Reduction, ReductionError};
 use crate::seed::{Rng, Stream};
+use crate::trials::{TRIALS_ON, Trial, Trials};
 
 const MS: u64 = 1_000_000;
 
@@ -15,7 +16,7 @@ const MS: u64 = 1_000_000;
 pub(crate) const WAKE_NS: u64 = 10_000;
 
 /// Which run a seed means: raised whenever a seed comes to mean another one, which a test of this file notices.
-pub const SCHEME: u32 = 7;
+pub const SCHEME: u32 = 8;
 
 /// Entries that are kept behind a snapshot at most where disks are damaged.
 const TRAILING_MAX: u64 = 4;
@@ -51,6 +52,8 @@ pub struct Config {
     pub think_ns: u64,
     /// How long a sync takes, on average.
     pub sync_ns: u64,
+    /// What it meets beside faults.
+    pub trials: Trials,
     /// How long a worker takes to notice an event, on average, while faults strike.
     pub wake_ns: u64,
     /// How long each step of attaching a worker's groups takes, on average, where a node has several workers.
@@ -93,9 +96,11 @@ impl Config {
             locals: locals(seed, nodes),
             wake_ns: WAKE_NS,
             attach_ns: 0,
+            trials: Trials::default(),
         };
         config.has_memory_transport &= !config.is_encoded;
         config.draw_workers(seed);
+        config.meet(seed, TRIALS_ON);
         config
     }
 
@@ -109,6 +114,30 @@ impl Config {
             self.options.workers = workers.min(self.groups as usize);
             (self.wake_ns, self.attach_ns) = (wake_ns, attach_ns);
         }
+    }
+
+    /// Has the run meet those of its trials that are on. Where disks are damaged it meets none, nor where there is no majority
+    /// beside one node.
+    pub fn meet(&mut self, seed: u64, on: &[Trial]) {
+        let is_sound = !self.plan.has_damage() && self.nodes > 2;
+        self.trials = if is_sound {
+            Trials::draw(seed, on)
+        } else {
+            Trials::default()
+        };
+    }
+
+    /// The options of one node in one of its lives.
+    pub fn options_of(&self, node: usize, life: u32) -> Options {
+        self.trials.options_of(&self.options, node, life)
+    }
+
+    /// Where election timeouts differ, a node with the longest.
+    pub(crate) fn patient_node(&self) -> Option<NodeId> {
+        let timeout = |node: &usize| self.options_of(*node, 0).election_timeout;
+        let longest = (0..self.nodes).max_by_key(timeout)?;
+        let differs = timeout(&longest) > self.options.election_timeout;
+        differs.then_some(NodeId(longest as u64 + 1))
     }
 
     /// Clerks, and the nodes that have a client of their own.
@@ -126,6 +155,7 @@ impl Config {
         config.locals = 0;
         config.options = options;
         (config.wake_ns, config.attach_ns) = (WAKE_NS, 0);
+        config.trials = Trials::default();
         config.plan = SwarmPlan::none();
         config.has_lease_reads = false;
         config.rates_permille = (TRUE_RATE, TRUE_RATE);
@@ -166,6 +196,7 @@ impl Config {
         config.nodes = 3;
         config.groups = 1;
         config.locals = 0;
+        config.trials = Trials::default();
         config.options.workers = 1;
         config.trouble_ns = 18_500 * MS;
         config

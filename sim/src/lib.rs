@@ -8,6 +8,8 @@
 //!
 //! - [`seed`]: one seed, and a stream of choices for each purpose.
 //! - [`config`]: the shape of the run. [`faults`]: which classes of faults it meets (a swarm).
+//! - [`budget`]: what a cluster may cost that has nothing to do.
+//! - [`trials`]: what some runs meet beside faults.
 //! - [`world`]: nodes, clerks, network and one heap of events in virtual time. [`network`], [`clock`], [`node`] are its parts.
 //! - [`phases`]: boot; trouble; a random quorum must make progress while the rest is dead; all are healed and must agree;
 //!   the power of all goes off, and every acknowledged write is read again.
@@ -27,6 +29,7 @@
 //! [`picture::write`] draws a history, and what a verdict says to look at.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod clock;
 pub mod config;
 mod damage;
@@ -43,6 +46,7 @@ pub mod shrink;
 pub mod story;
 pub mod tool;
 pub mod trace;
+pub mod trials;
 mod wire;
 pub mod workload;
 pub mod world;

@@ -155,6 +155,10 @@ marks! {
     LocalLeaseRead,
     /// a client in a node was answered by the leader, since the replica there could not serve it
     LocalReadElsewhere,
+    /// one disk was full, slow or stuck while progress was judged
+    SickDisk,
+    /// an operator started a node with the wrong directory
+    OperatorMistake,
 }
 
 /// How often each of them happened.

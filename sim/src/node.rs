@@ -38,6 +38,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub process: Option<SimNode<M>>,
     /// What its replicas did in the last step, in order for each group.
     pub deeds: Vec<(GroupId, Deed)>,
+    /// Its options in this life.
+    pub options: Options,
     /// How often it was started. What was scheduled in an earlier life means nothing any more.
     pub life: u32,
     /// Until then it stands still.
@@ -48,10 +50,10 @@ pub struct NodeSlot<M: StateMachine> {
     pub harm: Harm,
     /// The places of those whose frames are on the queue of each worker.
     pub(crate) unheard: [BTreeSet<usize>; WORKERS_MAX],
-    /// What comes back for the client in it.
-    pub(crate) desk: Arc<LocalDesk>,
     /// Processes with which this one showed cards, by place and life, and whether the two deal with each other.
     pub(crate) met: BTreeMap<(usize, u32), bool>,
+    /// What comes back for the client in it.
+    pub(crate) desk: Arc<LocalDesk>,
     /// It stands still for so long in the middle of its next step; zero if it does not.
     pub(crate) is_to_pause_ns: u64,
     /// It ends in its next step of the log, in this way, and is started again then; with what draws the rest.
@@ -96,6 +98,8 @@ pub(crate) struct Timers {
 pub(crate) struct DiskState {
     /// Syncs take so many times as long.
     pub(crate) slowness: u64,
+    /// Each sync takes so long at least.
+    pub(crate) sync_min_ns: u64,
     /// No sync returns before.
     pub(crate) stuck_until_ns: u64,
     /// A fault was set that may make the log fail, or the node impossible to open.
@@ -169,19 +173,25 @@ impl ReplySink for FromHome {
 }
 
 impl<M: StateMachine> NodeSlot<M> {
-    pub(crate) fn new(place: usize, clock: Clock, wire: Option<Arc<Wire>>) -> Self {
+    pub(crate) fn new(
+        place: usize,
+        clock: Clock,
+        options: &Options,
+        wire: Option<Arc<Wire>>,
+    ) -> Self {
         Self {
             id: NodeId(place as u64 + 1),
             disk: CrashDisk::new(),
             clock,
             process: None,
             deeds: Vec::new(),
+            options: options.clone(),
             life: 0,
             paused_until_ns: 0,
             is_abandoned: false,
             unheard: Default::default(),
-            desk: Arc::default(),
             met: BTreeMap::new(),
+            desk: Arc::default(),
             harm: Harm::None,
             is_to_pause_ns: 0,
             is_to_end: None,
@@ -201,7 +211,7 @@ impl<M: StateMachine> NodeSlot<M> {
         now_ns: u64,
         nodes: usize,
         groups: u32,
-        options: &Options,
+        options: Options,
         seed: u64,
     ) -> Result<(), OpenError> {
         assert!(self.process.is_none(), "one process at a time");
@@ -214,6 +224,7 @@ impl<M: StateMachine> NodeSlot<M> {
             options: options.clone(),
             seed: seed ^ u64::from(self.life) << 32,
         };
+        self.options = options;
         self.life += 1;
         self.met.clear();
         self.timers = Timers::default();

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quorate::simulation::ReplicaView;
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::marks::{Mark, MarkCounts};
 use crate::node::Harm;
@@ -25,6 +26,12 @@ const LIVENESS_NS: u64 = 60_000 * MS;
 const REST_EVENTS: u64 = 250_000;
 /// How often replicas that stand aside are brought back in one phase, at most: each of eight groups on three nodes, twice.
 const RETURNS_MAX: u32 = 48;
+
+/// How long nothing is called while it is counted what that costs.
+const REST_NS: u64 = 500 * MS;
+
+/// How long one disk is sick beside others that are not.
+const SICK_NS: u64 = 12_000 * MS;
 
 /// How long clerks call a cluster that stands still.
 const STILL_NS: u64 = 3_000 * MS;
@@ -140,8 +147,9 @@ fn play<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     boot(world)?;
     world.begin_trouble();
     world.start_clerks();
-    world.run_until(world.now_ns + world.config.trouble_ns)?;
+    trouble(world)?;
     world.end_trouble();
+    write_beside_a_sick_disk(world)?;
     for phase in [go_on_without_the_rest, heal_and_agree, lose_power] {
         phase(world)?;
         if world.lacks_quorum() {
@@ -157,6 +165,51 @@ fn boot<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.start_nodes()?;
     let has_leaders = world.run_until_holds(LIVENESS_NS, all_lead)?;
     require(has_leaders, "no leader was elected after boot")
+}
+
+/// Faults strike, and in some runs an operator gets something wrong meanwhile.
+fn trouble<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    let end_ns = world.now_ns + world.config.trouble_ns;
+    let Some(mistake) = world.config.trials.mistake else {
+        return world.run_until(end_ns);
+    };
+    let third_ns = world.config.trouble_ns / 3;
+    world.run_until(world.now_ns + third_ns)?;
+    let node = (world.seed % world.nodes.len() as u64) as usize;
+    let copy = world.copy_directory(node);
+    world.run_until(world.now_ns + third_ns)?;
+    world.get_wrong(mistake, node, copy)?;
+    world.run_until(end_ns)
+}
+
+/// One disk is sick, and all else is whole: each group goes on taking writes.
+fn write_beside_a_sick_disk<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    let Some((kind, of_leader)) = world.config.trials.sick else {
+        return Ok(());
+    };
+    world.heal()?;
+    let is_whole = holds_in_time(world, |world| {
+        let is_up = world.nodes.iter().all(|slot| slot.process.is_some());
+        is_up && all_lead(world)
+    })?;
+    require(is_whole, "no leader was elected when all was healed")?;
+    phase(world, "sick");
+    let think_ns = world.config.think_ns;
+    world.sicken(kind, of_leader, world.now_ns + SICK_NS);
+    world.start_clerks();
+    world.run_until_holds(SICK_NS, |world| world.stalled().is_some())?;
+    let stalled = world.stalled();
+    world.end_progress();
+    world.config.think_ns = think_ns;
+    match stalled {
+        None => Ok(()),
+        Some((group, for_ns)) => Err(format!(
+            "group {} takes no writes beside one disk that is {kind:?}: none for {} ms{}",
+            group.0,
+            for_ns / MS,
+            standing(world)
+        )),
+    }
 }
 
 /// A random quorum is healed for good, and the rest is dead: every clerk gets something done.
@@ -236,7 +289,22 @@ fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
         is_answered,
         "calls are not answered after the power was off",
     )?;
-    agree(world)
+    agree(world)?;
+    if world.lacks_quorum() {
+        return Ok(());
+    }
+    rest(world)
+}
+
+/// Nobody calls, and everybody has everything: what that costs is bounded.
+fn rest<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    phase(world, "rest");
+    // What was under way is over by then.
+    world.run_until(world.now_ns + REST_NS)?;
+    let before = world.counts();
+    world.run_until(world.now_ns + REST_NS)?;
+    let spent = world.counts() - before;
+    Budget::idle(&world.config, REST_NS).check(&spent)
 }
 
 fn agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {

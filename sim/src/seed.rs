@@ -29,6 +29,8 @@ pub enum Stream {
     Damage,
     /// Clients that are part of a node: how many, what they call and when.
     Locals,
+    /// What some runs meet beside faults.
+    Trials,
     /// How many workers share the groups of a node, and when they are attached and wake.
     Workers,
 }

@@ -9,10 +9,12 @@
 //!   [`SCHEDULED_MAX`], [`CALLS_MAX`], [`HELD_MAX`](crate::judge::HELD_MAX).
 
 mod clerks;
+mod counts;
 mod damaged;
 mod locals;
 mod scripted;
 mod steps;
+mod trials;
 mod troubles;
 
 use std::cmp::Ordering;
@@ -38,7 +40,9 @@ use crate::workload::Workload;
 use clerks::Clerk;
 use damaged::Damage;
 use locals::{Local, LocalStep};
+use trials::Progress;
 
+pub use counts::Counts;
 pub use scripted::{Submission, SubmissionState};
 pub use troubles::End;
 
@@ -100,6 +104,9 @@ pub struct World<W: Workload> {
     /// Troubles up to now, those that were left out among them.
     troubles: u32,
     damage: Damage,
+    /// Which groups have to make progress, while that is judged.
+    progress: Option<Progress>,
+    counts: Counts,
     /// Whether an operator looks after replicas that stand aside.
     is_tended: bool,
     /// Whether faults strike.
@@ -220,7 +227,7 @@ impl<W: Workload> World<W> {
         let nodes = (0..config.nodes).map(|place| {
             let shown_ns = clock_rng.between(1, 1 << 40);
             let clock = Clock::new(shown_ns, clock_rng.between(slowest, fastest));
-            NodeSlot::new(place, clock, wire.clone())
+            NodeSlot::new(place, clock, &config.options, wire.clone())
         });
         let nodes: Vec<_> = nodes.collect();
         let mut trouble_rng = Rng::of(seed, Stream::Faults).fork();
@@ -261,6 +268,8 @@ impl<W: Workload> World<W> {
             fault_rng: trouble_rng.fork(),
             trouble_rng,
             troubles: 0,
+            progress: None,
+            counts: Counts::default(),
             damage: Damage::new(seed, config.nodes),
             is_tended: false,
             has_trouble: false,

@@ -230,13 +230,18 @@ impl Caller<'_> {
     fn clerk(&mut self) -> Clerk {
         match self {
             Self::Clerk(clerk) => clerk.clone(),
-            Self::Local { cluster, node, db } => loop {
-                if let Some(db) = db {
-                    return Clerk::clone(db);
+            Self::Local { cluster, node, db } => {
+                let began = Instant::now();
+                // A node that does not come back must not keep its client for ever.
+                while began.elapsed() < DEADLINE {
+                    if let Some(db) = db {
+                        return Clerk::clone(db);
+                    }
+                    *db = cluster.db(*node);
+                    std::thread::sleep(Duration::from_millis(u64::from(db.is_none())));
                 }
-                *db = cluster.db(*node);
-                std::thread::sleep(Duration::from_millis(u64::from(db.is_none())));
-            },
+                panic!("node {node} was not restarted within {DEADLINE:?}");
+            }
         }
     }
 

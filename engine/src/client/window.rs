@@ -20,6 +20,7 @@ pub(crate) use self::reads::{READ_HERE, ReadWants};
 use self::writes::Write;
 
 use crate::error::{Error, Obstacle};
+use crate::mutants;
 use crate::options::{Options, nanos};
 use crate::pending::{Answer, Completer};
 use crate::transport::{Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
@@ -171,7 +172,9 @@ impl Window {
     /// earlier one may be answered in this one, since nodes answer a node and not a process.
     pub(crate) fn numbered_from(mut self, seed: u64) -> Self {
         // The lower half of what there is: numbers ascend, and must not come round while anybody waits.
-        self.next_request = seed >> (64 - REQUEST_COUNT_BITS + 1);
+        if !mutants::LIVES_SHARE_REQUEST_IDS {
+            self.next_request = seed >> (64 - REQUEST_COUNT_BITS + 1);
+        }
         self
     }
 

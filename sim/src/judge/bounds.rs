@@ -1,6 +1,7 @@
 //! What a node may keep waiting, send at once and take of its disk. Invariant 19 of `docs/testing.md`, and the bounds that
 //! every queue has.
 
+use quorate::Options;
 use quorate::simulation::{Body, StateMachine, TRANSFER_JOBS_MAX};
 use quorate::transport::Frame;
 
@@ -24,17 +25,21 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds of a run.
+    /// The bounds of a run in which all nodes have the same options.
     pub fn new(config: &Config) -> Self {
-        let options = &config.options;
+        Self::of(&config.options, config.nodes, config.groups)
+    }
+
+    /// The bounds of a node with these options.
+    fn of(options: &Options, nodes: usize, groups: u32) -> Self {
         let entry_bytes = options.log.entry_bytes_max as usize;
-        let groups = config.groups as usize;
         let segment_bytes = options.log.segment_bytes_max;
-        let busy_bytes = options.snapshot_log_bytes * u64::from(config.groups.min(4));
+        let busy_bytes = options.snapshot_log_bytes * u64::from(groups.min(4));
+        let groups = groups as usize;
         Self {
             // Each worker has a queue of its own.
             events_max: options.queue_max * options.workers + OWN_EVENTS_MAX * groups,
-            jobs_max: groups * jobs_max(config.nodes),
+            jobs_max: groups * jobs_max(nodes),
             append_bytes_max: options.append_bytes_max.max(entry_bytes),
             inflight_messages_max: options.inflight_messages_max,
             inflight_bytes_max: options.inflight_bytes_max
@@ -114,15 +119,21 @@ const LIVE_BYTES_MAX: u64 = 1 << 20;
 
 impl<M: StateMachine> Judge<M> for Bounds {
     fn after(&mut self, look: &Look<'_, M>, step: Step<'_>) -> Result<(), String> {
-        let (node, checked) = match step {
-            Step::Moved { node, .. } => (node, self.check_node(look, node)),
+        let (Step::Moved { node, .. } | Step::Sends { node, .. }) = step else {
+            return Ok(());
+        };
+        // Nodes may have other options than their peers, and than they had in their last life.
+        let options = &look.nodes[node].options;
+        let bounds = Self::of(options, look.config.nodes, look.config.groups);
+        let checked = match step {
             Step::Sends {
-                node,
                 sent: Sent::Frame(_, Frame::Raft(messages)),
+                ..
             } => {
                 let mut bodies = messages.iter().map(|it| &it.message.body);
-                (node, bodies.try_for_each(|body| self.check_message(body)))
+                bodies.try_for_each(|body| bounds.check_message(body))
             }
+            Step::Moved { .. } => bounds.check_node(look, node),
             _ => return Ok(()),
         };
         checked.map_err(|detail| format!("{detail}, of {}", look.nodes[node].id))

@@ -53,7 +53,10 @@ struct Seen {
 impl Observer {
     /// The observer of a run, with all rules.
     pub fn new(config: &Config) -> Self {
-        let timeout_ns = config.options.election_timeout.as_nanos() as u64;
+        // Where timeouts differ, by the longest of them.
+        let timeouts = (0..config.nodes).map(|node| config.options_of(node, 0).election_timeout);
+        let longest = timeouts.max().unwrap_or(config.options.election_timeout);
+        let timeout_ns = longest.as_nanos() as u64;
         Self {
             clerks: config.clerks,
             books: Books::new(config.nodes, config.groups),

@@ -8,6 +8,7 @@ use clap::Parser;
 use crate::config::{Config, SCHEME};
 use crate::faults::FaultClass;
 use crate::reduction::{Reduction, ReductionError};
+use crate::trials::{TRIALS_ON, Trial};
 
 /// Plays clusters over virtual networks, disks and clocks, one for each seed, and judges every step.
 #[derive(Debug, Parser)]
@@ -46,6 +47,9 @@ pub(super) struct Arguments {
     /// Of the faults that each seed draws, has only these classes strike.
     #[arg(long, value_name = "CLASS,...", value_delimiter = ',')]
     pub(super) faults: Option<Vec<FaultClass>>,
+    /// Beside what every run may meet, has seeds meet these trials as well.
+    #[arg(long, value_name = "TRIAL,...", value_delimiter = ',')]
+    pub(super) with: Option<Vec<Trial>>,
     /// Plays plain clusters of three for about twenty virtual seconds, to measure how fast runs are.
     #[arg(long)]
     pub(super) plain: bool,
@@ -122,6 +126,10 @@ impl Arguments {
         if let Some(classes) = &self.faults {
             config.allow_only(classes);
         }
+        if let Some(with) = &self.with {
+            let on: Vec<Trial> = TRIALS_ON.iter().chain(with).copied().collect();
+            config.meet(seed, &on);
+        }
         if let Some(reduction) = &self.only {
             config.reduce(reduction.clone())?;
         }
@@ -136,6 +144,10 @@ impl Arguments {
             let names = classes.iter().map(|class| format!("{class:?}"));
             let names: Vec<String> = names.collect();
             words.extend(["--faults".to_owned(), names.join(",")]);
+        }
+        if let Some(with) = &self.with {
+            let names: Vec<String> = with.iter().map(|trial| format!("{trial:?}")).collect();
+            words.extend(["--with".to_owned(), names.join(",")]);
         }
         words.join(" ")
     }

@@ -77,6 +77,8 @@ impl Workload for KvWorkload {
     ) -> Result<(), String> {
         let response = match answer {
             Ok(answer) => response_of(&answer)?,
+            // Where nodes have other limits than their peers, the leader's counts.
+            Err(Error::TooLarge(_)) => Response::Refused,
             Err(error) if error.is_retryable() => Response::Refused,
             Err(Error::Timeout { .. } | Error::SessionExpired | Error::MaybeApplied { .. }) => {
                 Response::Unknown

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate::simulation::{CallId, ClientSend, SimClient};
 use quorate::transport::{Frame, Reply, Request};
-use quorate::{Bytes, Error, NodeId};
+use quorate::{Bytes, Error, GroupId, NodeId};
 
 use super::{CALLS_MAX, Event, World, link_to_clerk};
 use crate::config::Config;
@@ -26,7 +26,8 @@ pub(super) const LONG_THOUGHT_TIMES: u64 = 10;
 pub(super) struct Clerk {
     client: SimClient,
     rng: Rng,
-    tickets: BTreeMap<CallId, Ticket>,
+    /// Each with the group of a write.
+    tickets: BTreeMap<CallId, (Ticket, Option<GroupId>)>,
     is_ticking: bool,
     /// Whether its next call is scheduled: never more than one is.
     is_thinking: bool,
@@ -156,11 +157,17 @@ impl<W: Workload> World<W> {
             client, tickets, ..
         } = &mut self.clerks[clerk];
         let group = client.group_of(&call.key);
-        let id = match call.kind {
-            CallKind::Write(command) => client.write(now_ns, group, command),
-            CallKind::Query(consistency, query) => client.query(now_ns, group, consistency, query),
+        let (id, written) = match call.kind {
+            CallKind::Write(command) => (client.write(now_ns, group, command), Some(group)),
+            CallKind::Query(consistency, query) => {
+                let id = client.query(now_ns, group, consistency, query);
+                (id, None)
+            }
         };
-        tickets.insert(id, ticket);
+        tickets.insert(id, (ticket, written));
+        if let (Some(progress), Some(group)) = (&mut self.progress, written) {
+            progress.called(now_ns, group);
+        }
     }
 
     pub(super) fn clerk_tick(&mut self, clerk: usize) -> Result<(), String> {
@@ -248,9 +255,12 @@ impl<W: Workload> World<W> {
         answer: Result<Bytes, Error>,
     ) -> Result<(), String> {
         let state = &mut self.clerks[clerk];
-        let Some(ticket) = state.tickets.remove(&id) else {
+        let Some((ticket, written)) = state.tickets.remove(&id) else {
             return Err(format!("clerk {clerk}: a call was answered twice"));
         };
+        if let (Some(progress), Some(group), Ok(_)) = (&mut self.progress, written, &answer) {
+            progress.succeeded(group);
+        }
         state.successes += u64::from(answer.is_ok());
         let is_last = state.client.outstanding() == 0 && state.goes_on;
         let number = ticket.0 << 1 | u64::from(answer.is_ok());

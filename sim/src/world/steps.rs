@@ -47,7 +47,8 @@ impl<W: Workload> World<W> {
         let (now_ns, seed) = (self.now_ns, self.seed);
         self.read_well(node);
         let slot = &mut self.nodes[node];
-        let opened = slot.open(now_ns, nodes, groups, &self.config.options, seed);
+        let options = self.config.options_of(node, slot.life);
+        let opened = slot.open(now_ns, nodes, groups, options, seed);
         let is_faulty = slot.disk_state.is_faulty;
         if let Err(error) = opened {
             self.happens(Some(node), What::Unopened(error.to_string()));
@@ -111,6 +112,24 @@ impl<W: Workload> World<W> {
             self.schedule(self.now_ns + wait_ns, event);
         }
         Ok(())
+    }
+
+    /// Whether a process can be opened on a disk that is not its own. It is ended at once.
+    pub(super) fn opens(&mut self, node: usize) -> bool {
+        let (nodes, groups) = (self.config.nodes, self.config.groups);
+        let (now_ns, seed) = (self.now_ns, self.seed);
+        let slot = &mut self.nodes[node];
+        let options = self.config.options_of(node, slot.life);
+        let opened = slot.open(now_ns, nodes, groups, options, seed);
+        let refusal = opened.as_ref().err().map(ToString::to_string);
+        slot.kill();
+        self.note(
+            Who::Node(node),
+            "strange",
+            u64::from(opened.is_ok()),
+            || refusal.unwrap_or_default(),
+        );
+        opened.is_ok()
     }
 
     pub(super) fn restart(&mut self, node: usize) -> Result<(), String> {
@@ -185,6 +204,8 @@ impl<W: Workload> World<W> {
         if let Some(process) = &mut slot.process {
             process.pass_worker(worker, shown_ns);
         }
+        self.counts.passes += 1;
+        let slot = &mut self.nodes[node];
         for from in std::mem::take(&mut slot.unheard[worker]) {
             self.judge(Step::Hears { node, from })?;
         }
@@ -315,6 +336,7 @@ impl<W: Workload> World<W> {
         }
         // What it did is known before what it says is judged.
         self.judge(Step::Moved { node, worker })?;
+        self.count_proposed(node);
         self.send_all(node, what)?;
         self.take_local_answers(node)?;
         self.note_offices(node);
@@ -357,8 +379,10 @@ impl<W: Workload> World<W> {
             Sent::Frame(to, frame) => {
                 let to = to.0 as usize - 1;
                 let (from_end, to_end) = (Endpoint::Node(node), Endpoint::Node(to));
+                self.counts.sent(&frame);
                 let route = self.network.send(at_ns, from_end, to_end, frame);
                 for (at_ns, packet) in route.arrivals {
+                    self.counts.packed(&packet);
                     let event = Event::Arrive {
                         from: node,
                         to,
@@ -442,7 +466,7 @@ impl<W: Workload> World<W> {
     fn sync_end_ns(&mut self, node: usize, syncs: u64) -> u64 {
         let wait_ns = self.disk_rng.wait(self.config.sync_ns);
         let state = self.nodes[node].disk_state;
-        let took_ns = 1_000 + wait_ns * syncs * (1 + state.slowness);
+        let took_ns = 1_000 + wait_ns * syncs * (1 + state.slowness) + state.sync_min_ns;
         (self.now_ns + took_ns).max(state.stuck_until_ns)
     }
 

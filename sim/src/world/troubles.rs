@@ -44,6 +44,16 @@ impl<W: Workload> World<W> {
     /// Lets faults strike from now on.
     pub fn begin_trouble(&mut self) {
         self.has_trouble = true;
+        // Whoever waits longest for a leader holds the longest leases.
+        let patient = self.config.patient_node();
+        for group in self.groups().filter(|_| patient.is_some()) {
+            let leader = self
+                .leader(group)
+                .and_then(|it| self.nodes[it].process.as_ref());
+            leader
+                .into_iter()
+                .for_each(|it| it.transfer(group, patient));
+        }
         self.network.trouble();
         self.schedule_trouble();
     }
@@ -346,7 +356,7 @@ impl<W: Workload> World<W> {
         if asks {
             process.campaign(group);
         } else {
-            process.transfer(group, None);
+            process.transfer(group, self.config.patient_node());
         }
         self.note(Who::Node(node), "handover", u64::from(asks), || {
             format!("{number}")

@@ -69,7 +69,7 @@ pub(super) struct Read {
     pub(super) completer: Completer,
     pub(super) stage: Stage,
     /// Copies sent before the one of [`Stage::Sent`], the oldest first, [`EARLIER_MAX`] at most.
-    earlier: VecDeque<(RequestId, NodeId)>,
+    pub(super) earlier: VecDeque<(RequestId, NodeId)>,
     /// The replica here could not serve it when it was last asked.
     pub(super) is_behind: bool,
 }

@@ -15,6 +15,7 @@ use quorate_raft::{LogIndex, NodeId};
 use super::outstanding::{Here, Part, Stage};
 use super::{Send, UNSENT, Window};
 use crate::error::Error;
+use crate::mutants;
 use crate::pending::{Answer, Completer};
 use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestId};
 
@@ -151,6 +152,7 @@ impl Window {
         reply: Reply,
     ) -> Option<Refusal> {
         let read = self.reads.look(number)?;
+        let has_other_copies = !read.earlier.is_empty();
         match (reply.result, &read.wants) {
             (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
                 self.note_progress();
@@ -159,6 +161,10 @@ impl Window {
             (Ok(ReplyBody::ReadIndex(index)), ReadWants::LocalIndex | ReadWants::LocalOr(_)) => {
                 self.note_progress();
                 self.leader = Some(from);
+                if mutants::SECOND_COPY_ENDS_LOCAL_READ && has_other_copies {
+                    self.complete_read(number, Ok(READ_HERE));
+                    return None;
+                }
                 let id = self.request_id();
                 let until_ns = now_ns.saturating_add(self.options.read_wait_ns());
                 let stage = Stage::AwaitsLocal {
