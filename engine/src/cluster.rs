@@ -191,17 +191,19 @@ impl Cluster {
             .builder
             .setup(Arc::clone(&member.disk), random_seed())?;
         let members = self.nodes();
-        Db::start(&setup, &members, &self.runtime, None, |inbox| match &self.net {
-            Net::Memory(network) => Ok(network.attach(member.id, inbox) as Arc<dyn Transport>),
-            Net::Tcp(_) => {
-                let options = member
-                    .builder
-                    .tcp_options(inbox.card().map(|card| card.cluster_id));
-                let transport = match member.socket.lock().take() {
-                    Some(socket) => TcpTransport::bind_socket(options, socket, inbox)?,
-                    None => TcpTransport::bind(options, inbox)?,
-                };
-                Ok(transport as Arc<dyn Transport>)
+        Db::start(&setup, &members, &self.runtime, None, |inbox| {
+            match &self.net {
+                Net::Memory(network) => Ok(network.attach(member.id, inbox) as Arc<dyn Transport>),
+                Net::Tcp(_) => {
+                    let options = member
+                        .builder
+                        .tcp_options(inbox.card().map(|card| card.cluster_id));
+                    let transport = match member.socket.lock().take() {
+                        Some(socket) => TcpTransport::bind_socket(options, socket, inbox)?,
+                        None => TcpTransport::bind(options, inbox)?,
+                    };
+                    Ok(transport as Arc<dyn Transport>)
+                }
             }
         })
     }

@@ -283,5 +283,4 @@ impl<M: StateMachine> NodeFiles<M> {
             machine,
         })
     }
-
 }

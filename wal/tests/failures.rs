@@ -5,9 +5,9 @@
 mod common;
 
 use std::path::Path;
-use std::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::*;
 use quorate_wal::*;

@@ -141,7 +141,10 @@ impl Client {
 
     /// Replies that made no sense, so far.
     pub(crate) fn rejected_replies(&self) -> u64 {
-        let each = self.groups.iter().map(|slot| slot.relay.with(|window| window.rejected()));
+        let each = self
+            .groups
+            .iter()
+            .map(|slot| slot.relay.with(|window| window.rejected()));
         each.sum::<u64>() + self.stray_replies.load(Ordering::Relaxed)
     }
 
@@ -209,7 +212,10 @@ impl Client {
     /// How often each window was ticked.
     #[cfg(test)]
     fn ticks(&self) -> Vec<u64> {
-        let ticks = self.groups.iter().map(|slot| slot.relay.with(|window| window.ticks));
+        let ticks = self
+            .groups
+            .iter()
+            .map(|slot| slot.relay.with(|window| window.ticks));
         ticks.collect()
     }
 
@@ -222,7 +228,8 @@ impl Client {
 impl ClerkInbox for Client {
     fn reply(&self, from: NodeId, reply: Reply) {
         if let Some(slot) = self.slot_of(reply.id) {
-            slot.relay.with(|window| window.reply(self.clock.now_ns(), from, reply));
+            slot.relay
+                .with(|window| window.reply(self.clock.now_ns(), from, reply));
             self.act(slot);
         } else {
             self.stray_replies.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +307,9 @@ impl Outside<Window> for Hands<'_> {
                 let id = request.id;
                 if !link.send(to, request) {
                     let now_ns = self.client.clock.now_ns();
-                    self.slot.relay.with(|window| window.not_sent(now_ns, to, id));
+                    self.slot
+                        .relay
+                        .with(|window| window.not_sent(now_ns, to, id));
                 }
             }
         }

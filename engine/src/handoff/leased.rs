@@ -77,11 +77,7 @@ impl<V: Clone> Leased<V> {
 
     /// The next load of such a read. Each load is an acquire, so that they are made in this order; each store of the writer
     /// is a release, so that whoever sees a new lease sees the word that was changed before it.
-    pub(crate) fn step(
-        &self,
-        read: LeasedRead<V>,
-        now_ns: impl FnOnce() -> u64,
-    ) -> LeasedRead<V> {
+    pub(crate) fn step(&self, read: LeasedRead<V>, now_ns: impl FnOnce() -> u64) -> LeasedRead<V> {
         match read {
             LeasedRead::Begun => LeasedRead::HasWord(self.word.load(Ordering::Acquire)),
             LeasedRead::HasWord(word) => {

@@ -415,9 +415,7 @@ impl<M: StateMachine> Replica<M> {
         let incoming = self.snapshots.incoming.as_ref();
         let incoming = incoming.map_or(u64::MAX, |incoming| incoming.give_up_at_ns);
         let deadline_ns = self.raft.deadline_ns().min(self.reads.deadline_ns());
-        deadline_ns
-            .min(transfers.unwrap_or(u64::MAX))
-            .min(incoming)
+        deadline_ns.min(transfers.unwrap_or(u64::MAX)).min(incoming)
     }
 }
 

@@ -169,8 +169,7 @@ impl<M: StateMachine> Replica<M> {
         outlet: Outlet,
         ports: &Ports<M>,
     ) {
-        let is_applied =
-            self.published.applied() >= index || mutants::WAIT_APPLIED_ANSWERS_AT_ONCE;
+        let is_applied = self.published.applied() >= index || mutants::WAIT_APPLIED_ANSWERS_AT_ONCE;
         if self.published.has_state() && is_applied {
             outlet.answer(ports, Ok(ReplyBody::ReadIndex(index)));
             return;
