@@ -85,20 +85,22 @@ pub(crate) fn open<M: StateMachine>(
     let config = Config {
         voters: identity.members.iter().copied().map(NodeId).collect(),
     };
+    // A lease may rest on a longer promise than what the options say now.
+    let restart_wait_ns = membership.promised_ms().saturating_mul(1_000_000);
     let groups = (0..u64::from(identity.groups)).map(GroupId);
     let replicas = groups.map(|group| {
         let found = recovered.groups.get(&group);
         let found = found.map(|found| (found, &recovered.report.damage[..]));
-        open_replica(setup, now_ns(), group, &config, found, &snapshots)
+        open_replica(setup, now_ns(), restart_wait_ns, group, &config, found, &snapshots)
     });
     Ok(Opened {
         replicas: replicas.collect::<Result<_, _>>()?,
         lock,
         log,
+        limits: Arc::clone(membership.limits()),
         membership,
         snapshots: Arc::new(snapshots),
         base_log_bytes: base_log_bytes(&setup.options, identity.groups),
-        limits: Arc::new(Limits::new(setup.options.log.entry_bytes_max)),
         rejections: Arc::default(),
     })
 }
@@ -234,6 +236,7 @@ fn millis(duration: Duration) -> u64 {
 fn open_replica<M: StateMachine>(
     setup: &NodeSetup,
     now_ns: u64,
+    restart_wait_ns: u64,
     group: GroupId,
     config: &Config,
     found: Option<(&RecoveredGroup, &[Damage])>,
@@ -265,7 +268,11 @@ fn open_replica<M: StateMachine>(
     // What cannot be deleted now goes with the next snapshot.
     let _left = snapshots.retain(group, &keep);
     let seed = mix(setup.seed ^ mix(id.0) ^ group.0);
-    let raft = Raft::new(setup.options.raft(seed), restored, now_ns)
+    let raft_options = quorate_raft::Options {
+        restart_wait_ns,
+        ..setup.options.raft(seed)
+    };
+    let raft = Raft::new(raft_options, restored, now_ns)
         .map_err(|error| bad_group(error.to_string()))?;
     let options = ReplicaOptions {
         snapshot_log_bytes: setup.options.snapshot_log_bytes,

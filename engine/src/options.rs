@@ -13,7 +13,8 @@ use crate::node::MARGIN_BYTES;
 #[non_exhaustive]
 pub struct Options {
     /// How long a follower waits for its leader before it asks for an election; the wait is drawn between this and
-    /// twice this. Default 500 ms.
+    /// twice this. At most an hour. Nodes tell each other theirs, and leases rest on the shortest; a node that is opened
+    /// again waits for the longest that it ever had before it votes. Default 500 ms.
     pub election_timeout: Duration,
     /// How often a leader shows that it lives. At most a third of the election timeout. Default 50 ms.
     pub heartbeat_interval: Duration,
@@ -64,6 +65,9 @@ pub struct Options {
     pub log: LogOptions,
 }
 
+/// The longest timer of the protocol.
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
 /// Steps consist of whole chunks of a snapshot file.
 const STEP_BYTES_MIN: u64 = 256 << 10;
 const STEP_BYTES_MAX: u64 = 64 << 20;
@@ -107,6 +111,10 @@ impl Options {
                 reason: what.to_owned(),
             })
         };
+        // Checked before it is announced to peers, who hold this node to it for good.
+        if self.election_timeout > ELECTION_TIMEOUT_MAX {
+            return refuse("election_timeout must be at most an hour");
+        }
         if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 3 > self.election_timeout
         {
             return refuse(

@@ -46,6 +46,8 @@ pub(super) struct Own {
     pub(super) history: Vec<Start>,
     /// What it announced last, zero before the first time.
     pub(super) election_timeout_ms: u64,
+    /// The longest election timeout that it ever announced: leases of others may rest on it after a restart.
+    pub(super) promised_ms: u64,
 }
 
 /// What is known of a founder.
@@ -100,6 +102,7 @@ impl Book {
                 start: Start::default(),
                 history: Vec::new(),
                 election_timeout_ms: 0,
+                promised_ms: 0,
             },
             peers: others.map(|&other| (other, Standing::Expected)).collect(),
             is_closed: false,
@@ -131,6 +134,7 @@ impl Book {
             nonce,
         };
         own.election_timeout_ms = election_timeout_ms;
+        own.promised_ms = own.promised_ms.max(election_timeout_ms);
     }
 
     /// Takes the operator's word that a founder will not come. `false`: it is no other founder, or has taken part.
@@ -158,6 +162,20 @@ impl Book {
 
     pub(crate) fn is_founded(&self) -> bool {
         self.is_founded
+    }
+
+    /// What each other founder that counts announced last; `None` of one that was never met.
+    pub(crate) fn announced(&self) -> impl Iterator<Item = Option<NodeLimits>> + '_ {
+        let counted = self.peers.values().filter(|it| **it != Standing::Retired);
+        counted.map(|standing| match standing {
+            Standing::Met(known) => Some(known.limits),
+            Standing::Expected | Standing::Retired => None,
+        })
+    }
+
+    /// The longest election timeout that this node ever announced.
+    pub(crate) fn promised_ms(&self) -> u64 {
+        self.own.promised_ms
     }
 
     /// Whether to deal with the node that shows this card: if so, whether the card has news, which must be

@@ -29,6 +29,7 @@ pub use refused::{OlderBy, Refused};
 
 use crate::error::OpenError;
 use crate::mutants;
+use crate::node::{Announced, Limits};
 use crate::transport::{FewNodes, Founding};
 
 /// What a node's peers are told of at once.
@@ -57,6 +58,8 @@ pub(crate) struct Membership {
     book: Mutex<Book>,
     /// As in the book, for those who ask often.
     is_founded: AtomicBool,
+    /// What the members announced, as in the book.
+    limits: Arc<Limits>,
     refused_by: Mutex<BTreeMap<NodeId, Refused>>,
     watcher: OnceLock<Watcher>,
 }
@@ -64,6 +67,8 @@ pub(crate) struct Membership {
 impl Membership {
     /// Takes over a book whose present start is durable. `card` is completed by what the book knows.
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, book: Book, card: NodeCard) -> Self {
+        let limits = Limits::new(announced(card.limits));
+        limits.set_members(book.announced().map(|it| it.map(announced)));
         let own = &book.own;
         let card = NodeCard {
             node: NodeId(own.node),
@@ -80,6 +85,7 @@ impl Membership {
             card,
             writing: Mutex::new(()),
             is_founded: AtomicBool::new(book.is_founded()),
+            limits: Arc::new(limits),
             book: Mutex::new(book),
             refused_by: Mutex::default(),
             watcher: OnceLock::new(),
@@ -102,6 +108,16 @@ impl Membership {
     /// What this node shows its peers.
     pub(crate) fn card(&self) -> &NodeCard {
         &self.card
+    }
+
+    /// What counts of what the members announced.
+    pub(crate) fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// How long this node must wait after a restart before it votes or stands, whatever its election timeout is now.
+    pub(crate) fn promised_ms(&self) -> u64 {
+        self.book.lock().promised_ms()
     }
 
     /// Whether this node takes part: asks for and gives votes, acknowledges, leads.
@@ -199,6 +215,9 @@ impl Membership {
         record::write(self.disk.as_ref(), &self.path, &next)?;
         let mut book = self.book.lock();
         let is_founded = next.is_founded();
+        // Before whoever announced something else is dealt with.
+        self.limits
+            .set_members(next.announced().map(|it| it.map(announced)));
         *book = next;
         self.is_founded.store(is_founded, Ordering::Release);
         Ok(())
@@ -208,6 +227,13 @@ impl Membership {
         if let Some(watcher) = self.watcher.get() {
             watcher(change);
         }
+    }
+}
+
+fn announced(limits: NodeLimits) -> Announced {
+    Announced {
+        entry_bytes_max: limits.entry_bytes_max,
+        election_timeout_ns: limits.election_timeout_ms.saturating_mul(1_000_000),
     }
 }
 

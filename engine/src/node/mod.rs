@@ -27,7 +27,7 @@ mod writes;
 pub(crate) use event::{Event, JobDone, Outlet, Received};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
 pub(crate) use install::SnapshotState;
-pub(crate) use limits::Limits;
+pub(crate) use limits::{Announced, Limits};
 #[cfg(feature = "simulation")]
 pub(crate) use ports::TRANSFER_JOBS_MAX;
 pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports};

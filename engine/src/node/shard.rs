@@ -56,6 +56,8 @@ pub(crate) struct Shard<M: StateMachine> {
     space: LogSpace,
     space_check_at_ns: u64,
     let_go_at_ns: u64,
+    /// What the replicas were told last of how long all members wait before they vote for another.
+    promise_ns: Option<Option<u64>>,
     /// Groups for which an election was asked before the cluster was founded.
     campaigns: Vec<GroupId>,
     /// Set while an [`Event::LogMoved`] is on its way.
@@ -114,9 +116,11 @@ impl<M: StateMachine> Shard<M> {
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
             let_go_at_ns: 0,
+            promise_ns: None,
             campaigns: Vec::new(),
             log_moved,
         };
+        shard.note_promise();
         for slot in 0..shard.replicas.len() {
             assert!(
                 shard.replicas[slot].is_self(node),
@@ -193,6 +197,8 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn handle_frame(&mut self, now_ns: u64, origin: Origin, frame: Frame) {
+        // In front of what a member says: it may have announced a shorter election timeout before.
+        self.note_promise();
         match (origin, frame) {
             (Origin::Node(from), Frame::Raft(messages)) => {
                 for GroupMessage { group, message } in messages {
@@ -246,6 +252,17 @@ impl<M: StateMachine> Shard<M> {
             }
             // A clerk speaks in requests only, and replies go to the node's clients.
             (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_)) => {}
+        }
+    }
+
+    /// Tells the replicas for how long the members wait before they vote for another leader.
+    fn note_promise(&mut self) {
+        let promise_ns = self.ports.limits.promise_ns();
+        if self.promise_ns != Some(promise_ns) {
+            self.promise_ns = Some(promise_ns);
+            for replica in &mut self.replicas {
+                replica.raft.set_promise_ns(promise_ns);
+            }
         }
     }
 

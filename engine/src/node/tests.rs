@@ -14,6 +14,7 @@ use quorate_wal::{
 };
 
 use super::event::JobDone;
+use super::limits::Announced;
 use super::ports::{Job, Jobs};
 use super::*;
 use crate::membership::Membership;
@@ -57,6 +58,7 @@ impl ReplySink for Heard {
 
 struct Bench {
     shard: Shard<Map>,
+    limits: Arc<Limits>,
     log: Arc<Log>,
     jobs: Arc<Queue>,
     snapshots: Snapshots,
@@ -106,12 +108,15 @@ impl Bench {
         let state = SnapshotState::new(None, 0);
         let replica = Replica::new(GROUP, raft, Sessions::default(), state, replica_options);
         let jobs = Arc::new(Queue::default());
+        let limits = Arc::new(Limits::new(Announced {
+            entry_bytes_max: 1 << 20,
+            election_timeout_ns: 500_000_000,
+        }));
         let ports = Ports {
             log: Arc::clone(&log),
             transport,
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
-            limits: Arc::new(Limits::new(1 << 20)),
-            rejections: Arc::default(),
+            limits: Arc::clone(&limits),rejections: Arc::default(),
             membership: Arc::new(Membership::alone(NodeId(1))),
             status: ShardStatus {
                 board: Arc::new(StatusBoard::new(peers, 1, 500_000_000)),
@@ -122,6 +127,7 @@ impl Bench {
         let told = Arc::default();
         let shard = Shard::new(NodeId(1), vec![replica], ports, space, 0, told);
         let mut bench = Self {
+            limits,
             shard,
             log,
             jobs,
@@ -555,4 +561,50 @@ fn a_transfer_ends_the_published_lease_before_the_message_leaves_that_ends_it() 
     }
     let seen = wire.leased_at_timeout_now.lock().clone();
     assert_eq!(seen, [false], "the lease was withdrawn before");
+}
+
+/// A member with a shorter election timeout votes for another earlier: what was published rested on the leader's own.
+#[test]
+fn a_published_lease_is_as_short_as_the_shortest_election_timeout_announced() {
+    let voters = vec![NodeId(1), NodeId(2)];
+    let wire = Arc::new(Wire::default());
+    let mut bench = Bench::over(
+        Arc::new(MemoryDisk::new()),
+        u64::MAX / 4,
+        voters.clone(),
+        Arc::clone(&wire) as Arc<dyn Transport>,
+    );
+    let replica = bench.shard.replica(GROUP).expect("its only one");
+    let published = Arc::clone(replica.published());
+    assert!(wire.published.set(Arc::clone(&published)).is_ok());
+    let start = restored(NodeId(2), &Config { voters }, None).expect("nothing is restored");
+    let mut peer = Raft::new(Options::default().raft(2), start, 0).expect("a fresh replica");
+    for _ in 0..1_000 {
+        if wire.is_leased() {
+            break;
+        }
+        converse(&mut bench, &mut peer, &wire);
+    }
+    assert!(wire.is_leased(), "it leads, and holds a lease");
+    let announce = |bench: &Bench, member: Option<Announced>| {
+        bench.limits.set_members([member].into_iter());
+    };
+    let short_ns = 100_000_000;
+    announce(
+        &bench,
+        Some(Announced {
+            entry_bytes_max: 1 << 20,
+            election_timeout_ns: short_ns,
+        }),
+    );
+    converse(&mut bench, &mut peer, &wire);
+    let at_ns = bench.now_ns;
+    assert!(published.load_leased(|| at_ns).is_some(), "it goes on");
+    assert!(
+        published.load_leased(|| at_ns + short_ns).is_none(),
+        "and ends before that member may vote"
+    );
+    announce(&bench, None);
+    converse(&mut bench, &mut peer, &wire);
+    assert!(!wire.is_leased(), "one said nothing");
 }

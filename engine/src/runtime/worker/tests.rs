@@ -10,7 +10,7 @@ use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, W
 use super::*;
 use crate::membership::Membership;
 use crate::node::{
-    Job, Jobs, Limits, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions, ShardStatus,
+    Job, Jobs, Announced, Limits, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions, ShardStatus,
     SnapshotState, StatusBoard, restored,
 };
 use crate::options::Options;
@@ -57,7 +57,10 @@ fn shard(
         log: Arc::clone(log),
         transport: Arc::new(NoTransport),
         jobs: Arc::new(NoJobs),
-        limits: Arc::new(Limits::new(1 << 20)),
+        limits: Arc::new(Limits::new(Announced {
+            entry_bytes_max: 1 << 20,
+            election_timeout_ns: 500_000_000,
+        })),
         rejections: Arc::default(),
         membership: Arc::new(Membership::alone(NodeId(1))),
         status: ShardStatus {
