@@ -422,7 +422,7 @@ fn what_is_read_from_a_disk_of_another_crate_is_a_copy() {
     for name in RealDisk.list(dir.path()).unwrap() {
         let path = dir.path().join(name);
         if path.extension().is_some_and(|it| it == "seg") {
-            write(&RealDisk, &path, 0, &[0xff; 64 << 10]);
+            write(&RealDisk, &path, 0, &vec![0xff; 64 << 10]);
         }
     }
     assert_eq!(read, entries(1, 1..=3, 1, 5000));
