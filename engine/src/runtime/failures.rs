@@ -1,4 +1,5 @@
-//! Threads that end, and callers' code that does odd things on them: the node stops by name, or nothing happens at all.
+//! Threads that end, and callers' code that does odd things on them: the node stops by name, or
+//! nothing happens at all.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -55,7 +56,8 @@ fn in_time<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'sta
     result.unwrap_or_else(|error| panic!("{what}: {error} after {DEADLINE:?}"))
 }
 
-/// A test whose threads may wait for each other for ever if it fails, also while they are taken down: it fails all the same.
+/// A test whose threads may wait for each other for ever if it fails, also while they are taken
+/// down: it fails all the same.
 fn bounded(body: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -137,7 +139,8 @@ fn troubled(nodes: u64, options: Options) -> (Cluster, Vec<Arc<Trouble>>) {
     (cluster, troubles)
 }
 
-/// A thread of the leader of group 0 panics: the node stops by name, the others go on, and it can be started again.
+/// A thread of the leader of group 0 panics: the node stops by name, the others go on, and it can
+/// be started again.
 fn a_thread_of_a_leader_ends(
     options: Options,
     thread: &'static str,
@@ -316,7 +319,8 @@ fn a_waker_that_panics_ends_no_worker() {
     });
 }
 
-/// The last handle dropped in a waker waited on its worker for that worker, for ever, and kept the directory.
+/// The last handle dropped in a waker waited on its worker for that worker, for ever, and kept the
+/// directory.
 #[test]
 fn the_last_handle_may_be_dropped_or_closed_by_a_waker() {
     bounded(|| {
@@ -333,7 +337,8 @@ fn the_last_handle_may_be_dropped_or_closed_by_a_waker() {
             let call = move || {
                 let db = theirs.lock().take().expect("it was put there");
                 let trouble = db.trouble(GROUP);
-                // Waited for its own thread until the call was over its deadline, and so did all groups of the worker.
+                // Waited for its own thread until the call was over its deadline, and so did all
+                // groups of the worker.
                 let put = db.put("k", "from a waker");
                 assert_eq!(put, Err(Error::OwnThread));
                 if closes {
