@@ -1,4 +1,5 @@
-//! Several workers: each group of a node goes on, whichever worker owns it and whenever its node came back.
+//! Several workers: each group of a node goes on, whichever worker owns it and whenever its node
+//! came back.
 
 mod common;
 
@@ -64,8 +65,9 @@ fn keys(clerk: &Clerk) -> Vec<String> {
     keys.into_iter().flatten().collect()
 }
 
-/// A node that came back under load must vote and acknowledge in each of its groups. With another one down it is needed in all
-/// of them, and a group whose shard does not hear of its log makes no progress.
+/// A node that came back under load must vote and acknowledge in each of its groups. With another
+/// one down it is needed in all of them, and a group whose shard does not hear of its log makes no
+/// progress.
 #[test]
 fn a_node_that_comes_back_under_load_takes_part_in_each_of_its_groups() {
     for (workers, transport) in [1, 4].into_iter().zip(TRANSPORTS) {

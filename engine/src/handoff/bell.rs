@@ -6,8 +6,8 @@ use super::sync::{AtomicBool, Bug, Condvar, Mutex, Ordering, is_built_in};
 
 /// What the timer waits at.
 ///
-/// Invariant: after [`ring`](Self::ring) there is another [`wait`](Self::wait) that returns the clients, whatever
-/// the timer was doing.
+/// Invariant: after [`ring`](Self::ring) there is another [`wait`](Self::wait) that returns the
+/// clients, whatever the timer was doing.
 #[derive(Debug)]
 pub(crate) struct Bell<C> {
     state: Mutex<State<C>>,
@@ -57,7 +57,8 @@ impl<C: Clone> Bell<C> {
         self.rung.notify_one();
     }
 
-    /// Sleeps until something is outstanding, and a tick longer. Returns the clients that are still `wanted`; `None`: stopped.
+    /// Sleeps until something is outstanding, and a tick longer. Returns the clients that are still
+    /// `wanted`; `None`: stopped.
     pub(crate) fn wait(&self, tick: Duration, wanted: impl Fn(&C) -> bool) -> Option<Vec<C>> {
         let mut state = self.state.lock();
         state.is_asleep = true;
@@ -108,7 +109,8 @@ impl Watched {
             self.0.store(is_busy, Ordering::Release);
             return is_busy;
         }
-        // In front of the look: whoever calls from here on rings again. All changes are swaps, and so have one order.
+        // In front of the look: whoever calls from here on rings again. All changes are swaps, and
+        // so have one order.
         self.0.swap(false, Ordering::AcqRel);
         let is_busy = look();
         if is_busy {

@@ -110,8 +110,8 @@ impl<A: Actor> Seat<A> {
             .send(Order::Attach(self.key, Box::new(actor)));
     }
 
-    /// Takes the actor off its worker; when this returns it answers nobody any more. With `waits` false it returns
-    /// earlier: for the worker's own thread, which would wait for itself.
+    /// Takes the actor off its worker; when this returns it answers nobody any more. With `waits`
+    /// false it returns earlier: for the worker's own thread, which would wait for itself.
     pub(crate) fn detach(&self, in_order: bool, waits: bool) {
         let (done, stopped) = unbounded();
         let order = Order::Detach {
@@ -153,8 +153,8 @@ impl<A: Actor> Seat<A> {
 /// What a worker's thread owns.
 ///
 /// Invariants:
-/// - An actor that is attached hears of every move of the log: of those before by a look when it is attached, of those after
-///   by an event.
+/// - An actor that is attached hears of every move of the log: of those before by a look when it is
+///   attached, of those after by an event.
 /// - An actor that panics is gone, and the others are not harmed.
 pub(crate) struct Desk<A: Actor> {
     orders: Receiver<Order<A>>,
@@ -219,7 +219,8 @@ impl<A: Actor> Desk<A> {
         match order {
             Order::Attach(key, actor) => {
                 self.actors.insert(key, actor);
-                // A move of the log that was told before now was turned away, and the flag still says that it will be told.
+                // A move of the log that was told before now was turned away, and the flag still
+                // says that it will be told.
                 if !is_built_in(Bug::AttachedWithoutLook) {
                     self.handle(now_ns, key, A::log_moved());
                 }
@@ -267,7 +268,8 @@ impl<A: Actor> Desk<A> {
         std::mem::take(&mut self.touched)
     }
 
-    /// Has an actor do something, and touches it if that says so. An actor that panics is dismissed.
+    /// Has an actor do something, and touches it if that says so. An actor that panics is
+    /// dismissed.
     pub(crate) fn run(&mut self, key: u64, step: impl FnOnce(&mut A) -> bool) {
         if self.with(key, step) == Some(true) {
             self.touch(key);

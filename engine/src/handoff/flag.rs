@@ -1,10 +1,12 @@
-//! One flag between the log and a shard, so that at most one "the log moved" is on the shard's queue.
+//! One flag between the log and a shard, so that at most one "the log moved" is on the shard's
+//! queue.
 
 use super::sync::{AtomicBool, Bug, Ordering, is_built_in};
 
 /// Whether a shard was told to look at the log, and did not yet.
 ///
-/// Invariant: whatever moved before [`raise`](Self::raise) is seen by the next [`look`](Self::look) that begins behind it.
+/// Invariant: whatever moved before [`raise`](Self::raise) is seen by the next [`look`](Self::look)
+/// that begins behind it.
 #[derive(Debug)]
 pub(crate) struct LogFlag(AtomicBool);
 
@@ -21,8 +23,9 @@ impl LogFlag {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// The shard looks. The flag is lowered before, so that a move after the look is told again; by a swap, not a store:
-    /// that reads the flag, so that the look sees what moved before whoever found the flag up.
+    /// The shard looks. The flag is lowered before, so that a move after the look is told again; by
+    /// a swap, not a store: that reads the flag, so that the look sees what moved before whoever
+    /// found the flag up.
     pub(crate) fn look<R>(&self, look: impl FnOnce() -> R) -> R {
         if is_built_in(Bug::FlagLoweredAfterLook) {
             let looked = look();

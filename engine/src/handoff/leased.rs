@@ -1,16 +1,19 @@
-//! A view that one thread publishes, and until when others may answer from it without asking anybody.
+//! A view that one thread publishes, and until when others may answer from it without asking
+//! anybody.
 
 use super::sync::{AtomicU64, Bug, Ordering, RwLock, is_built_in};
 use crate::mutants;
 
-/// A view and the lease that covers it. Written by the worker that owns the replica, read by everybody.
+/// A view and the lease that covers it. Written by the worker that owns the replica, read by
+/// everybody.
 ///
 /// Invariants:
-/// - An answer to a write leaves only after the view that includes it was published; so whoever loads the view and
-///   *then* finds a lease of the same generation valid has seen every write acknowledged before the load.
-/// - `word` changes before a lease is withdrawn, and before one is granted that does not extend the last one: while it
-///   stays the same, no other replica led. A reader that sleeps between its loads, while the leadership goes away and
-///   comes back, finds another word.
+/// - An answer to a write leaves only after the view that includes it was published; so whoever
+///   loads the view and *then* finds a lease of the same generation valid has seen every write
+///   acknowledged before the load.
+/// - `word` changes before a lease is withdrawn, and before one is granted that does not extend the
+///   last one: while it stays the same, no other replica led. A reader that sleeps between its
+///   loads, while the leadership goes away and comes back, finds another word.
 #[derive(Debug)]
 pub(crate) struct Leased<V> {
     state: RwLock<(u64, V)>,
@@ -18,8 +21,9 @@ pub(crate) struct Leased<V> {
     word: AtomicU64,
     /// Until when the lease holds, 0 for none.
     until_ns: AtomicU64,
-    /// The last lease, and its term, as the writer remembers them. Nobody else reads these, and the writer reads nothing that
-    /// others do: the model checker tells which orders matter by the last access to each.
+    /// The last lease, and its term, as the writer remembers them. Nobody else reads these, and the
+    /// writer reads nothing that others do: the model checker tells which orders matter by the last
+    /// access to each.
     granted_ns: AtomicU64,
     term: AtomicU64,
 }
@@ -122,7 +126,8 @@ impl<V: Clone> Leased<V> {
         drop(old);
     }
 
-    /// Grants a lease of the leader of a term, extends it, or withdraws it. The view that it covers is published.
+    /// Grants a lease of the leader of a term, extends it, or withdraws it. The view that it covers
+    /// is published.
     pub(crate) fn set_lease(&self, term: u64, until_ns: Option<u64>) {
         let until_ns = until_ns.unwrap_or(0);
         let present_ns = self.granted_ns.load(Ordering::Relaxed);

@@ -1,8 +1,10 @@
-//! Where one thread hands something to another that may sleep: every such place of the engine, and nothing else.
+//! Where one thread hands something to another that may sleep: every such place of the engine, and
+//! nothing else.
 //!
-//! The locks, flags and queues here come from [`sync`], which is either the real ones or those of a model checker. With
-//! the feature `model-check` the tests in `model` run this code, not a copy of it, through every interleaving of a few
-//! threads (up to a number of preemptions), and through what the memory order allows a load to see.
+//! The locks, flags and queues here come from [`sync`], which is either the real ones or those of a
+//! model checker. With the feature `model-check` the tests in `model` run this code, not a copy of
+//! it, through every interleaving of a few threads (up to a number of preemptions), and through
+//! what the memory order allows a load to see.
 //!
 //! | module | from | to |
 //! | --- | --- | --- |

@@ -17,18 +17,19 @@ pub(crate) trait Effects {
     fn has_effects(&self) -> bool;
 }
 
-/// What a relay does for its state. Runs on whichever thread has the right to, without the lock of the state.
+/// What a relay does for its state. Runs on whichever thread has the right to, without the lock of
+/// the state.
 pub(crate) trait Outside<W: Effects> {
     fn complete(&self, completion: W::Completion);
     /// May call into the relay again, on this thread too.
     fn send(&self, send: W::Send);
 }
 
-/// A window, and the right to hand over what it sends. The two are apart so that a link may answer from within
-/// `send`, and so that sends keep their order nevertheless.
+/// A window, and the right to hand over what it sends. The two are apart so that a link may answer
+/// from within `send`, and so that sends keep their order nevertheless.
 ///
-/// Invariant: when the last [`act`](Self::act) has returned, everything that was asked for before it has been done, once,
-/// sends in order.
+/// Invariant: when the last [`act`](Self::act) has returned, everything that was asked for before
+/// it has been done, once, sends in order.
 #[derive(Debug)]
 pub(crate) struct Relay<W> {
     state: Mutex<State<W>>,
@@ -57,8 +58,8 @@ impl<W: Effects> Relay<W> {
         change(&mut self.state.lock().window)
     }
 
-    /// Takes something in that has to be answered, unless the window was closed: then `call` is not called, and nobody
-    /// would answer it.
+    /// Takes something in that has to be answered, unless the window was closed: then `call` is not
+    /// called, and nobody would answer it.
     pub(crate) fn enter<C>(&self, input: C, call: impl FnOnce(&mut W, C)) -> Result<(), C> {
         let mut state = self.state.lock();
         if state.is_closed && !is_built_in(Bug::CallIntoClosedWindow) {
@@ -75,7 +76,8 @@ impl<W: Effects> Relay<W> {
         close(&mut state.window);
     }
 
-    /// Does what the window asked for. Whoever finds another thread sending leaves its sends to that one.
+    /// Does what the window asked for. Whoever finds another thread sending leaves its sends to
+    /// that one.
     pub(crate) fn act(&self, outside: &impl Outside<W>) {
         loop {
             let completions = self.with(W::take_completions);

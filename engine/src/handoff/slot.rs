@@ -8,8 +8,8 @@ use super::sync::{Bug, Condvar, Mutex, is_built_in};
 
 /// A place for one value between the thread that gives it and the one that waits for it.
 ///
-/// Invariant: whoever waits, or left a waker, when the value comes is woken; whoever comes later finds it. Code of the
-/// caller (its waker's `clone`, `wake` and `drop`) runs without the lock.
+/// Invariant: whoever waits, or left a waker, when the value comes is woken; whoever comes later
+/// finds it. Code of the caller (its waker's `clone`, `wake` and `drop`) runs without the lock.
 #[derive(Debug)]
 pub(crate) struct Slot<V> {
     inner: Mutex<Inner<V>>,
@@ -46,7 +46,8 @@ impl<V> Slot<V> {
             inner.waker.take()
         };
         if let Some(waker) = waker {
-            // The caller's code, on a thread that has more to do: its panic is reported by the panic hook, and ends here.
+            // The caller's code, on a thread that has more to do: its panic is reported by the
+            // panic hook, and ends here.
             let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }

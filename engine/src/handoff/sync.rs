@@ -6,8 +6,8 @@ pub(super) use real::*;
 #[cfg(feature = "model-check")]
 pub(super) use modelled::*;
 
-/// Deliberate mistakes, each built in by one test of the model to see that the model finds it. In the ordinary build
-/// nothing of them is left.
+/// Deliberate mistakes, each built in by one test of the model to see that the model finds it. In
+/// the ordinary build nothing of them is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bug {
     /// The flag is lowered by a store, which orders no later load behind it.
@@ -110,8 +110,9 @@ mod modelled {
         }
     }
 
-    /// One that somebody only tries to take. The model looks at other orders of two steps only where both touch something;
-    /// that a try fails behind the holder's last step, and before it lets go, is an order of a try and the letting go.
+    /// One that somebody only tries to take. The model looks at other orders of two steps only
+    /// where both touch something; that a try fails behind the holder's last step, and before it
+    /// lets go, is an order of a try and the letting go.
     #[derive(Debug)]
     pub(crate) struct TryMutex<T> {
         lock: loom::sync::Mutex<T>,
@@ -194,8 +195,8 @@ mod modelled {
         }
     }
 
-    /// A mutex: the model's own lock for many readers knows only the last access to it, and misses orders of others. Readers
-    /// that exclude each other are fewer orders of theirs alone.
+    /// A mutex: the model's own lock for many readers knows only the last access to it, and misses
+    /// orders of others. Readers that exclude each other are fewer orders of theirs alone.
     #[derive(Debug)]
     pub(crate) struct RwLock<T>(Mutex<T>);
 

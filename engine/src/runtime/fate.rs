@@ -44,7 +44,8 @@ impl Fate {
         let Some(farewell) = self.farewell.lock().take() else {
             return;
         };
-        // Without a thread to give, whoever closes the node stops it; its replicas show no leader already.
+        // Without a thread to give, whoever closes the node stops it; its replicas show no leader
+        // already.
         let _no_thread = threads::spawn_apart(move || farewell(&reason));
     }
 }

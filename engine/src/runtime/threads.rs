@@ -1,5 +1,5 @@
-//! What threads of this crate are, so that code of the caller that runs on one of them may stop a node without waiting
-//! for that very thread.
+//! What threads of this crate are, so that code of the caller that runs on one of them may stop a
+//! node without waiting for that very thread.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -41,8 +41,9 @@ pub(crate) fn mark(kind: Kind) {
     KIND.set(kind);
 }
 
-/// What the present thread is. Whatever the caller's code does on a thread of this crate, in a waker or an observer, it
-/// does on one of these. (A thread whose locals are gone runs nothing of the crate any more.)
+/// What the present thread is. Whatever the caller's code does on a thread of this crate, in a
+/// waker or an observer, it does on one of these. (A thread whose locals are gone runs nothing of
+/// the crate any more.)
 pub(crate) fn kind() -> Kind {
     KIND.try_with(Cell::get).unwrap_or(Kind::Caller)
 }
@@ -52,18 +53,20 @@ pub(crate) fn is_own() -> bool {
     kind() != Kind::Caller
 }
 
-/// Whether the present thread may wait for an answer: not where the wait holds up, or never ends without, this very thread.
+/// Whether the present thread may wait for an answer: not where the wait holds up, or never ends
+/// without, this very thread.
 pub(crate) fn may_wait() -> bool {
     !matches!(kind(), Kind::Worker | Kind::Timer)
 }
 
-/// Does something that waits for threads of this crate: here, or, on one of them, on a thread that lives for as long as
-/// this takes. `None` if it was handed over.
+/// Does something that waits for threads of this crate: here, or, on one of them, on a thread that
+/// lives for as long as this takes. `None` if it was handed over.
 pub(crate) fn apart<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
     if !is_own() {
         return Some(work());
     }
-    // Without a thread to give, the system has not much to give at all: what waits is left to whoever closes next.
+    // Without a thread to give, the system has not much to give at all: what waits is left to
+    // whoever closes next.
     let _no_thread = spawn_apart(move || drop(work()));
     None
 }

@@ -1,4 +1,5 @@
-//! Worker threads: each owns shards, drains its queue, steps what has work, sleeps until the next deadline.
+//! Worker threads: each owns shards, drains its queue, steps what has work, sleeps until the next
+//! deadline.
 
 use std::io;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use super::threads::{self, Kind};
 use crate::handoff::desk::{Actor, Desk, Line, Seat, told};
 use crate::node::{Event, EventSink, Shard};
 
-/// Events taken from the queue before the shards that they touched are flushed: enough to make large
-/// batches, few enough that the first event of a pass does not wait long for the last.
+/// Events taken from the queue before the shards that they touched are flushed: enough to make
+/// large batches, few enough that the first event of a pass does not wait long for the last.
 const EVENTS_PER_PASS_MAX: usize = 4_096;
 
 /// A shard on a worker, and how its node is told if it panics.
@@ -134,17 +135,20 @@ impl<M: StateMachine> Worker<M> {
                 self.pass();
             }
         });
-        // Not in a shard, whose panics end that shard alone. What is on the queue is turned away with it.
+        // Not in a shard, whose panics end that shard alone. What is on the queue is turned away
+        // with it.
         if let Err(panic) = ended {
             let reason = format!("a worker panicked: {}", told(&*panic));
             self.desk.fail_all(&reason);
         }
     }
 
-    /// Takes orders until there is something to flush or a deadline has come. `false`: the runtime ended.
+    /// Takes orders until there is something to flush or a deadline has come. `false`: the runtime
+    /// ended.
     fn wait(&mut self) -> bool {
         let clock = self.clock;
-        // Read after the order was taken: a lease that a message renews counts from a time after it arrived.
+        // Read after the order was taken: a lease that a message renews counts from a time after it
+        // arrived.
         let now_ns = move || clock.now_ns();
         if !self.desk.has_touched() {
             let (present_ns, deadline_ns) = (now_ns(), self.deadline_ns());

@@ -9,8 +9,9 @@ use super::super::leased::Leased;
 use super::super::sync::Bug;
 use super::{PREEMPTIONS, holds_and_finds};
 
-/// The view is the number of the last write that it includes. `acknowledged` is what the reader knows to be acknowledged before
-/// it begins: its load stands for whatever told it. No lease ends by time here.
+/// The view is the number of the last write that it includes. `acknowledged` is what the reader
+/// knows to be acknowledged before it begins: its load stands for whatever told it. No lease ends
+/// by time here.
 fn hands_over_and_gets_back() {
     let leased = Arc::new(Leased::new(0, 0_u64));
     leased.set_lease(1, Some(100));
@@ -20,10 +21,12 @@ fn hands_over_and_gets_back() {
         // Its own write: the view stands before the answer leaves.
         theirs.publish(1, 1);
         told.store(1, Ordering::Release);
-        // The lease ends before the message that ends it leaves. From here on the other node leads, and acknowledges.
+        // The lease ends before the message that ends it leaves. From here on the other node leads,
+        // and acknowledges.
         theirs.shorten_lease(None);
         told.store(2, Ordering::Release);
-        // The leadership comes back; the view includes what was committed meanwhile before the lease is granted.
+        // The leadership comes back; the view includes what was committed meanwhile before the
+        // lease is granted.
         theirs.publish(2, 2);
         theirs.set_lease(3, Some(100));
     });

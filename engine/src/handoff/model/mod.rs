@@ -1,8 +1,10 @@
-//! The hand-offs under a model checker: `cargo test -p quorate --features model-check --lib handoff::model`.
+//! The hand-offs under a model checker: `cargo test -p quorate --features model-check --lib
+//! handoff::model`.
 //!
-//! Each scenario is run through all interleavings of its threads with a few preemptions, and through all values that the
-//! memory order lets a load return; a thread that would sleep for ever ends the run as a deadlock. Beside each scenario stand
-//! the mistakes that it must find: they are built in one at a time, and a scenario that passes with one fails its test.
+//! Each scenario is run through all interleavings of its threads with a few preemptions, and
+//! through all values that the memory order lets a load return; a thread that would sleep for ever
+//! ends the run as a deadlock. Beside each scenario stand the mistakes that it must find: they are
+//! built in one at a time, and a scenario that passes with one fails its test.
 
 mod answers;
 mod bell;

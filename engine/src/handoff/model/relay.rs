@@ -41,7 +41,8 @@ impl Window {
     }
 }
 
-/// What was done outside. Its lock is not of the model: it is never held while another thread may come.
+/// What was done outside. Its lock is not of the model: it is never held while another thread may
+/// come.
 #[derive(Default)]
 struct Done {
     sent: std::sync::Mutex<Vec<u32>>,
