@@ -184,6 +184,7 @@ fn frame_decode() -> Vec<Seed> {
         "propose",
         "outcome",
         "refusal",
+        "status",
     ];
     for (name, wire) in names.into_iter().zip(wires) {
         // The kind, and the body without its header of twelve bytes.
