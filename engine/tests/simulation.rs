@@ -372,6 +372,10 @@ fn three_nodes_elect_write_lose_power_and_go_on_where_they_were() {
 fn nothing_happens_but_in_steps() {
     let mut bench = Bench::new(options());
     let mut asked = 0;
+    bench.until("the cluster begins", |bench| {
+        let mut nodes = bench.members.iter().filter_map(|it| it.node.as_ref());
+        nodes.all(|node| node.founding().is_founded)
+    });
     // Who meets others says at once how it is.
     bench.members[0].outbox.frames.lock().clear();
     for _ in 0..10 {
