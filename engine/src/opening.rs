@@ -91,7 +91,15 @@ pub(crate) fn open<M: StateMachine>(
     let replicas = groups.map(|group| {
         let found = recovered.groups.get(&group);
         let found = found.map(|found| (found, &recovered.report.damage[..]));
-        open_replica(setup, now_ns(), restart_wait_ns, group, &config, found, &snapshots)
+        open_replica(
+            setup,
+            now_ns(),
+            restart_wait_ns,
+            group,
+            &config,
+            found,
+            &snapshots,
+        )
     });
     Ok(Opened {
         replicas: replicas.collect::<Result<_, _>>()?,
@@ -272,8 +280,8 @@ fn open_replica<M: StateMachine>(
         restart_wait_ns,
         ..setup.options.raft(seed)
     };
-    let raft = Raft::new(raft_options, restored, now_ns)
-        .map_err(|error| bad_group(error.to_string()))?;
+    let raft =
+        Raft::new(raft_options, restored, now_ns).map_err(|error| bad_group(error.to_string()))?;
     let options = ReplicaOptions {
         snapshot_log_bytes: setup.options.snapshot_log_bytes,
         trailing_entries: setup.options.trailing_entries,

@@ -85,9 +85,15 @@ mod tests {
             })
         };
         limits.set_members([member(40, 900), member(70, 300)].into_iter());
-        assert_eq!((limits.entry_bytes_max(), limits.promise_ns()), (40, Some(300)));
+        assert_eq!(
+            (limits.entry_bytes_max(), limits.promise_ns()),
+            (40, Some(300))
+        );
         limits.set_members([member(4_000, 900), member(7_000, 3_000)].into_iter());
-        assert_eq!((limits.entry_bytes_max(), limits.promise_ns()), (100, Some(500)));
+        assert_eq!(
+            (limits.entry_bytes_max(), limits.promise_ns()),
+            (100, Some(500))
+        );
     }
 
     #[test]

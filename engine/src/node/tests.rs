@@ -116,7 +116,8 @@ impl Bench {
             log: Arc::clone(&log),
             transport,
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
-            limits: Arc::clone(&limits),rejections: Arc::default(),
+            limits: Arc::clone(&limits),
+            rejections: Arc::default(),
             membership: Arc::new(Membership::alone(NodeId(1))),
             status: ShardStatus {
                 board: Arc::new(StatusBoard::new(peers, 1, 500_000_000)),

@@ -10,8 +10,8 @@ use quorate_wal::{GroupId, GroupState, Log, LogOptions, LogThread, MemoryDisk, W
 use super::*;
 use crate::membership::Membership;
 use crate::node::{
-    Job, Jobs, Announced, Limits, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions, ShardStatus,
-    SnapshotState, StatusBoard, restored,
+    Announced, Job, Jobs, Limits, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions,
+    ShardStatus, SnapshotState, StatusBoard, restored,
 };
 use crate::options::Options;
 use crate::transport::{
