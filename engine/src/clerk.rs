@@ -13,7 +13,7 @@ use self::answers::{
     finish_conditional, finish_count, finish_done, finish_entries, finish_existed, finish_length,
     finish_value,
 };
-use crate::client::{Client, READ_HERE, ReadWants, RemoteLink, ReplyPort};
+use crate::client::{Client, ClientLife, READ_HERE, ReadWants, RemoteLink, ReplyPort};
 use crate::db::random_seed;
 use crate::error::{Error, OpenError};
 use crate::node::Published;
@@ -111,7 +111,7 @@ impl Clerk {
             options,
             clock,
             Arc::clone(timer),
-            random_seed(),
+            ClientLife::without_owner(random_seed()),
         );
         port.bind(&client);
         Self::new(client, None, Arc::clone(timer))

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use quorate_kv::CommandBuffer;
+use quorate_kv::{CommandBuffer, SessionOwner};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
@@ -58,6 +58,22 @@ impl Link for RemoteLink {
     }
 }
 
+/// What tells one life of a client from others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientLife {
+    /// Drawn anew in each life.
+    pub(crate) seed: u64,
+    /// Whose its sessions are, if the cluster knows owners.
+    pub(crate) owner: Option<SessionOwner>,
+}
+
+impl ClientLife {
+    /// A life in which sessions have no owner.
+    pub(crate) fn without_owner(seed: u64) -> Self {
+        Self { seed, owner: None }
+    }
+}
+
 /// What a [`crate::Db`] and a [`crate::Clerk`] have in common.
 pub(crate) struct Client {
     link: Arc<dyn Link>,
@@ -88,14 +104,16 @@ impl Client {
         options: &Options,
         clock: Clock,
         timer: Arc<Timer>,
-        seed: u64,
+        life: ClientLife,
     ) -> Arc<Self> {
         let window_options = WindowOptions::of(options);
         let groups = partitioner
             .groups()
             .map(|group| Slot {
                 relay: Relay::new(
-                    Window::new(group, nodes.to_vec(), window_options).numbered_from(seed),
+                    Window::new(group, nodes.to_vec(), window_options)
+                        .numbered_from(life.seed)
+                        .owned_by(life.owner),
                 ),
                 is_busy: AtomicBool::new(false),
             })

@@ -11,7 +11,7 @@ mod writes;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quorate_kv::{Command, Outcome, SessionId};
+use quorate_kv::{Command, Outcome, SessionId, SessionOwner};
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
@@ -80,6 +80,7 @@ pub(crate) struct Window {
     nodes: Vec<NodeId>,
     target: NodeId,
     leader: Option<NodeId>,
+    owner: Option<SessionOwner>,
     session: Session,
     /// Registrations that were sent and may be answered, the oldest first, `1 + EARLIER_MAX` at most. Whichever is
     /// answered opens the session; those behind it make sessions that nobody uses, which expire.
@@ -147,6 +148,7 @@ impl Window {
             nodes,
             target,
             leader: None,
+            owner: None,
             session: Session::Absent,
             registrations: VecDeque::new(),
             writes: VecDeque::new(),
@@ -176,6 +178,20 @@ impl Window {
             self.next_request = seed >> (64 - REQUEST_COUNT_BITS + 1);
         }
         self
+    }
+
+    /// Has its sessions remember whose they are.
+    pub(crate) fn owned_by(mut self, owner: Option<SessionOwner>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    fn registration(&self) -> Bytes {
+        let sessions_max = self.options.sessions_max;
+        self.owner.map_or_else(
+            || Command::register(sessions_max),
+            |owner| Command::register_owned(sessions_max, owner),
+        )
     }
 
     /// Whether a tick may be needed.
@@ -325,7 +341,7 @@ impl Window {
                     request: id,
                     asked: self.target,
                 });
-                let command = Command::register(self.options.sessions_max);
+                let command = self.registration();
                 self.send(id, command);
             }
             Session::Open(session) => self.send_writes(session),

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use quorate_raft::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::card::{HISTORY_MAX, NodeCard, NodeLimits, Start};
+use super::card::{FEATURES, HISTORY_MAX, NodeCard, NodeLimits, Start};
 use super::refused::{OlderBy, Refused};
 use crate::mutants;
 use crate::transport::Founding;
@@ -29,6 +29,8 @@ pub(crate) struct Book {
     peers: BTreeMap<u64, Standing>,
     is_closed: bool,
     is_founded: bool,
+    /// The feature version that all members were found to know. Never goes back: what it brings may be in the log.
+    agreed_features: u32,
     /// What peers said last of their own books. Forgotten with the process: they say it again.
     #[serde(skip)]
     said: BTreeMap<u64, Founding>,
@@ -65,6 +67,8 @@ struct Known {
     incarnation: u64,
     start: Start,
     limits: NodeLimits,
+    /// The newest feature version that it knows.
+    features_max: u32,
     /// How far its log was durable. Grows in memory, and is written along with the rest.
     lsn: u64,
 }
@@ -107,6 +111,7 @@ impl Book {
             peers: others.map(|&other| (other, Standing::Expected)).collect(),
             is_closed: false,
             is_founded: false,
+            agreed_features: FEATURES.0,
             said: BTreeMap::new(),
         };
         book.settle();
@@ -135,6 +140,7 @@ impl Book {
         };
         own.election_timeout_ms = election_timeout_ms;
         own.promised_ms = own.promised_ms.max(election_timeout_ms);
+        self.agree_on_features();
     }
 
     /// Takes the operator's word that a founder will not come. `false`: it is no other founder, or has taken part.
@@ -208,6 +214,13 @@ impl Book {
                 shown: 0,
             });
         }
+        if card.features.1 < self.agreed_features {
+            return Err(Refused::Features {
+                node,
+                theirs: card.features.1,
+                agreed: self.agreed_features,
+            });
+        }
         let Some(known) = known else { return Ok(true) };
         // Before the book is closed nobody has promised anything, whatever became of this founder.
         if self.is_closed {
@@ -215,7 +228,8 @@ impl Book {
         }
         Ok(known.incarnation != card.incarnation
             || known.start != card.start
-            || known.limits != card.limits)
+            || known.limits != card.limits
+            || known.features_max != card.features.1)
     }
 
     /// Takes in a card that was judged well.
@@ -237,12 +251,33 @@ impl Book {
             incarnation: card.incarnation,
             start: card.start,
             limits: card.limits,
+            features_max: card.features.1,
             lsn,
         };
         if let Some(standing) = self.peers.get_mut(&card.node.0) {
             *standing = Standing::Met(known);
         }
         self.settle();
+        self.agree_on_features();
+    }
+
+    /// The newest feature version that every member that counts has announced once: what it brings may be written.
+    pub(crate) fn agreed_features(&self) -> u32 {
+        self.agreed_features
+    }
+
+    /// Goes on to what all members know by now. A member that was never met knows nothing new.
+    fn agree_on_features(&mut self) {
+        let counted = self.peers.values().filter(|it| **it != Standing::Retired);
+        let known = counted.map(|standing| match standing {
+            Standing::Met(known) => known.features_max,
+            Standing::Expected | Standing::Retired => FEATURES.0,
+        });
+        let all = known.min().unwrap_or(FEATURES.1).min(FEATURES.1);
+        // Before the book is closed, another directory may come under an id.
+        if self.is_closed || self.peers.is_empty() {
+            self.agreed_features = self.agreed_features.max(all);
+        }
     }
 
     /// Takes in what a peer says of its book and its log. Returns whether this book goes on to another stage by it, and has
@@ -314,6 +349,7 @@ impl Book {
             let is_founded = is_closed && (is_told || all(|said| said.is_closed));
             (self.is_closed, self.is_founded) = (is_closed, is_founded);
         }
+        self.agree_on_features();
         before != (self.is_closed, self.is_founded)
     }
 

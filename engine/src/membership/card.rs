@@ -9,8 +9,12 @@ use super::fields::{FieldWriter, Fields};
 /// made cannot be told by them any more.
 pub(super) const HISTORY_MAX: usize = 16;
 
-/// The features that this build reads and writes: nothing beyond the first version yet.
-pub(super) const FEATURES: (u32, u32) = (1, 1);
+/// The oldest and the newest feature version that this build reads and writes. Version 2 has sessions with owners. What a
+/// version brings enters no log and no snapshot before all members read it: see `Book::agreed_features`.
+pub(super) const FEATURES: (u32, u32) = (1, FEATURES_OWNED_SESSIONS);
+
+/// The feature version from which on sessions have owners.
+pub(crate) const FEATURES_OWNED_SESSIONS: u32 = 2;
 
 /// One start of a node: its number, and a random number that no other start has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,7 @@ use quorate_wal::Disk;
 
 pub(crate) use book::Book;
 pub use book::FoundingStatus;
+pub(crate) use card::FEATURES_OWNED_SESSIONS;
 pub use card::{NodeCard, NodeLimits, NodeRole, Start};
 pub(crate) use fields::{FieldWriter, Fields};
 pub(crate) use record::FILE_NAME;
@@ -113,6 +114,11 @@ impl Membership {
     /// What counts of what the members announced.
     pub(crate) fn limits(&self) -> &Arc<Limits> {
         &self.limits
+    }
+
+    /// The newest feature version that all members know: what it brings may be written.
+    pub(crate) fn agreed_features(&self) -> u32 {
+        self.book.lock().agreed_features()
     }
 
     /// How long this node must wait after a restart before it votes or stands, whatever its election timeout is now.
@@ -262,6 +268,13 @@ pub(crate) fn reopen(
     mut book: Book,
     start: &Opening<'_>,
 ) -> Result<Book, OpenError> {
+    let (agreed, known) = (book.agreed_features(), card::FEATURES.1);
+    if agreed > known {
+        let reason = format!(
+            "the cluster writes features of version {agreed}, and this build knows up to {known}: run a newer build"
+        );
+        return Err(OpenError::Options { reason });
+    }
     if mutants::FORGETS_BOOK {
         let own = &book.own;
         book = Book::new(

@@ -71,6 +71,19 @@ pub enum Refused {
         /// The number of the start.
         life: u64,
     },
+    /// It is of a build that does not know what the cluster has agreed to write.
+    #[error(
+        "node {} knows features up to version {theirs}, and the cluster writes those of version {agreed}; run a newer build \
+         there", node.0
+    )]
+    Features {
+        /// Its id.
+        node: NodeId,
+        /// The newest version that it knows.
+        theirs: u32,
+        /// What all members knew before.
+        agreed: u32,
+    },
     /// The node that refuses could not write down whom it met.
     #[error("the book of peers could not be written; see to the disk of the node that refuses")]
     NotWritten,
@@ -116,6 +129,7 @@ impl Refused {
             Self::Retired { .. } => "retired",
             Self::OlderCopy { .. } => "older_copy",
             Self::SecondCopy { .. } => "second_copy",
+            Self::Features { .. } => "features",
             Self::NotWritten => "book_not_written",
         }
     }
@@ -141,6 +155,14 @@ impl Refused {
                 (code::OLDER_COPY, [node.0, by, known, shown])
             }
             Self::SecondCopy { node, life } => (code::SECOND_COPY, [node.0, life, 0, 0]),
+            Self::Features {
+                node,
+                theirs,
+                agreed,
+            } => (
+                code::FEATURES,
+                [node.0, u64::from(theirs), u64::from(agreed), 0],
+            ),
             Self::NotWritten => (code::NOT_WRITTEN, [0; 4]),
         })
     }
@@ -177,6 +199,11 @@ impl Refused {
                 },
             },
             code::SECOND_COPY => Self::SecondCopy { node, life: second },
+            code::FEATURES => Self::Features {
+                node,
+                theirs: u32::try_from(second).unwrap_or(u32::MAX),
+                agreed: u32::try_from(third).unwrap_or(u32::MAX),
+            },
             code::NOT_WRITTEN => Self::NotWritten,
             _ => return None,
         })
@@ -191,6 +218,7 @@ mod code {
     pub(super) const OLDER_COPY: u8 = 10;
     pub(super) const SECOND_COPY: u8 = 11;
     pub(super) const NOT_WRITTEN: u8 = 12;
+    pub(super) const FEATURES: u8 = 13;
 }
 
 /// How an older copy shows, on the wire.

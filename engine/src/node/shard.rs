@@ -260,8 +260,10 @@ impl<M: StateMachine> Shard<M> {
         let promise_ns = self.ports.limits.promise_ns();
         if self.promise_ns != Some(promise_ns) {
             self.promise_ns = Some(promise_ns);
-            for replica in &mut self.replicas {
-                replica.raft.set_promise_ns(promise_ns);
+            for slot in 0..self.replicas.len() {
+                self.replicas[slot].raft.set_promise_ns(promise_ns);
+                // What is published of its lease changes in its next pass.
+                self.mark_ready(slot);
             }
         }
     }

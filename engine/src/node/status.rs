@@ -11,10 +11,11 @@ use parking_lot::Mutex;
 use quorate_raft::NodeId;
 use quorate_wal::{Log, LogStatus, Lsn};
 
+use crate::membership::FEATURES_OWNED_SESSIONS;
 use crate::transport::{Founding, LogHealth, NodeStatus};
 
 /// The newest feature version that this build reads and writes.
-const FEATURE_VERSION: u32 = 1;
+const FEATURE_VERSION: u32 = FEATURES_OWNED_SESSIONS;
 
 const NS_PER_MS: u64 = 1_000_000;
 

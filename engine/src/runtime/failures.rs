@@ -13,7 +13,7 @@ use quorate_raft::{LogIndex, NodeId, Role};
 use quorate_wal::{Disk, GroupId, MemoryDisk};
 
 use super::{Clock, Runtime, Timer};
-use crate::client::{Client, Link, ReadWants};
+use crate::client::{Client, ClientLife, Link, ReadWants};
 use crate::options::Options;
 use crate::partition::Partitioner;
 use crate::pending::Pending;
@@ -199,10 +199,16 @@ fn a_worker_that_panics_stops_its_node_openly() {
     });
 }
 
+/// Only a node without peers writes on its workers.
 #[test]
 fn a_worker_that_panics_while_it_writes_stops_its_node_openly() {
     bounded(|| {
-        a_thread_of_a_leader_ends(options(1), "quorate-work-0", |db, _| write_on(db));
+        let (cluster, troubles) = troubled(1, options(1));
+        let db = cluster.db(NodeId(1)).expect("it runs");
+        db.put("k", "v").expect("it is alone");
+        *troubles[0].panics_on.lock() = Some("quorate-work-0");
+        write_on(&db);
+        assert_failed_openly(&db, "quorate-work-0");
     });
 }
 
@@ -244,11 +250,12 @@ fn a_lone_node_that_fails_tells_its_observer_and_its_callers_and_can_be_opened_a
             .expect("a fresh node");
         db.put("k", "v").expect("it is alone");
         let _failed = db.inspect(GROUP, |_| panic!("a panic that the test wants"));
-        let event = heard.recv_timeout(DEADLINE).expect("the observer is told");
-        assert!(
-            matches!(&event, TransportEvent::NodeFailed { reason } if reason.contains("quorate-work-0")),
-            "{event:?}"
-        );
+        let told = heard.iter().take(3).find_map(|event| match event {
+            TransportEvent::NodeFailed { reason } => Some(reason),
+            _ => None,
+        });
+        let reason = told.expect("the observer is told");
+        assert!(reason.contains("quorate-work-0"), "{reason}");
         assert_failed_openly(&db, "quorate-work-0");
         // The old handle is still there: its directory is free all the same, once it has stopped.
         eventually("the directory is free", || {
@@ -415,7 +422,7 @@ fn a_client_that_panics_on_the_timer_fails_its_calls_and_nobody_else_s() {
             &options(1),
             clock,
             Arc::clone(&timer),
-            1,
+            ClientLife::without_owner(1),
         );
         let ask = |client: &Client| {
             let (pending, completer) = Pending::new(|answer| answer);
@@ -443,7 +450,7 @@ fn a_client_that_panics_on_the_timer_fails_its_calls_and_nobody_else_s() {
             &quick,
             clock,
             timer,
-            2,
+            ClientLife::without_owner(2),
         );
         let third = ask(&other);
         let answer = in_time("a call with a deadline", move || third.wait());

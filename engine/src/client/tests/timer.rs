@@ -37,7 +37,7 @@ fn only_windows_with_something_outstanding_are_ticked() {
         &Options::default(),
         clock,
         timer,
-        7,
+        crate::client::ClientLife::without_owner(7),
     );
     let put = |group| {
         let (pending, completer) = Pending::new(|answer: Answer| answer);

@@ -331,3 +331,61 @@ fn starts_are_numbered_and_the_last_ones_kept() {
         })
     );
 }
+
+fn of_features(card: NodeCard, max: u32) -> NodeCard {
+    NodeCard {
+        features: (1, max),
+        ..card
+    }
+}
+
+#[test]
+fn what_is_new_is_agreed_on_once_every_member_knows_it_and_for_good() {
+    let newest = FEATURES.1;
+    let mut book = new(1);
+    for node in [2, 3] {
+        let old = of_features(card(node, node * 11, 3), newest - 1);
+        show(&mut book, &old).expect("nobody is founded yet");
+    }
+    for node in [2, 3] {
+        book.note(node, agreeing(&book), 0);
+    }
+    assert!(book.is_founded());
+    assert_eq!(book.agreed_features(), newest - 1, "nobody else knows it");
+    show(&mut book, &card(2, 22, 4)).expect("a newer build");
+    assert_eq!(book.agreed_features(), newest - 1, "one does not know it");
+    show(&mut book, &card(3, 33, 4)).expect("a newer build");
+    assert_eq!(book.agreed_features(), newest);
+    let old = of_features(card(2, 22, 5), newest - 1);
+    assert_eq!(
+        refused(&book, &old),
+        "features",
+        "it could not read the log"
+    );
+    let newer = of_features(card(2, 22, 5), newest + 7);
+    show(&mut book, &newer).expect("it reads what is written");
+    assert_eq!(book.agreed_features(), newest, "this build knows no more");
+}
+
+#[test]
+fn nothing_is_agreed_on_before_it_is_certain_who_the_members_are() {
+    let mut book = new(1);
+    for node in [2, 3] {
+        show(&mut book, &card(node, node * 11, 3)).expect("nobody is founded yet");
+    }
+    assert_eq!(book.agreed_features(), FEATURES.0);
+    for node in [2, 3] {
+        book.note(node, agreeing(&book), 0);
+    }
+    assert_eq!(book.agreed_features(), FEATURES.1);
+    let alone = Book::new(1, CLUSTER, 4, 11, &[1]);
+    assert_eq!(alone.agreed_features(), FEATURES.1, "it has nobody to ask");
+}
+
+#[test]
+fn the_longest_promise_is_remembered() {
+    let mut book = new(1);
+    book.begin(2, 9_000);
+    book.begin(3, 100);
+    assert_eq!(book.promised_ms(), 9_000, "a lease may rest on it");
+}

@@ -62,6 +62,7 @@ fn card(node: u64) -> NodeCard {
             frame_bytes_max: 64 << 20,
             election_timeout_ms: 500,
         },
+        features: (1, 2),
         listen: "0.0.0.0:7400".to_owned(),
         advertise: "10.0.0.1:7400".to_owned(),
         ..NodeCard::bare(NodeId(node), 0x0102_0304_0506_0708, 16)
