@@ -16,7 +16,7 @@ use crate::error::{Error, OpenError};
 use crate::identity::Wanted;
 use crate::membership::{FEATURES_OWNED_SESSIONS, FoundingStatus};
 use crate::node::{Event, Outlet, Replica};
-use crate::opening::NodeSetup;
+use crate::opening::{self, NodeSetup};
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
 use crate::rejected::Rejected;
@@ -532,7 +532,7 @@ impl Builder {
         let setup = self.setup(disk, random_seed())?;
         // First, so that a wrong address leaves no directory behind.
         let is_alone = self.members.is_empty();
-        let socket = (!is_alone).then(|| listen(&setup.listen)).transpose()?;
+        let socket = (!is_alone).then(|| listen(&setup)).transpose()?;
         let members: Vec<NodeId> = setup.identity.members.iter().copied().map(NodeId).collect();
         let runtime = Runtime::start(&setup.options).map_err(OpenError::Thread)?;
         let observer = self.observer.clone();
@@ -626,10 +626,11 @@ impl Builder {
 }
 
 /// A socket that listens, before anything else of the node is made.
-fn listen(address: &str) -> Result<TcpListener, OpenError> {
-    TcpListener::bind(address).map_err(|source| {
-        let address = address.to_owned();
-        TcpError::Listen { address, source }.into()
+fn listen(setup: &NodeSetup) -> Result<TcpListener, OpenError> {
+    TcpListener::bind(&setup.listen).map_err(|source| {
+        let address = setup.listen.clone();
+        // The process that has the address may be the one that has the directory: that says more.
+        opening::held(setup).unwrap_or_else(|| TcpError::Listen { address, source }.into())
     })
 }
 

@@ -113,6 +113,13 @@ pub(crate) fn open<M: StateMachine>(
     })
 }
 
+/// Why the directory cannot be opened now, if it is a node's and somebody has it. Makes nothing.
+pub(crate) fn held(setup: &NodeSetup) -> Option<OpenError> {
+    let names = setup.disk.list(&setup.dir).ok()?;
+    let is_node = names.iter().any(|name| name == crate::identity::FILE_NAME);
+    is_node.then(|| lock(setup).err()).flatten()
+}
+
 fn lock(setup: &NodeSetup) -> Result<DirLock, OpenError> {
     let path = || setup.dir.clone();
     setup

@@ -12,10 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quorate::transport::memory::{Endpoint, LinkFaults, MemoryNetwork, MemoryTransport};
 use quorate::transport::{
-    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Reply, ReplyBody, Request, RequestBody, RequestId,
-    Transport,
+    ClerkInbox, ClerkLink, Frame, Inbox, NodeCard, Origin, Refused, Reply, ReplyBody, Request,
+    RequestBody, RequestId, Transport,
 };
 use quorate_raft::NodeId;
 use quorate_wal::GroupId;
@@ -553,4 +554,100 @@ fn ids(heard: &Receiver<(Option<NodeId>, Frame)>) -> Vec<u64> {
         other => panic!("not a request: {other:?}"),
     };
     heard.try_iter().map(|(_, frame)| id(frame)).collect()
+}
+
+/// Shows a card, refuses one node, and counts.
+struct Picky {
+    id: u64,
+    refuses: u64,
+    shown: Mutex<Vec<u64>>,
+    judged: Mutex<Vec<(NodeId, bool)>>,
+    frames: Mutex<usize>,
+}
+
+impl Picky {
+    fn new(id: u64, refuses: u64) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            refuses,
+            shown: Mutex::default(),
+            judged: Mutex::default(),
+            frames: Mutex::default(),
+        })
+    }
+}
+
+impl Inbox for Picky {
+    fn deliver(&self, _from: Origin, _frame: Frame) {
+        *self.frames.lock() += 1;
+    }
+
+    fn card(&self) -> Option<NodeCard> {
+        Some(NodeCard::bare(NodeId(self.id), 7, 1))
+    }
+
+    fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        self.shown.lock().push(card.node.0);
+        if card.node.0 == self.refuses {
+            return Err(Refused::Retired { node: card.node });
+        }
+        Ok(())
+    }
+
+    fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        self.judged.lock().push((by, judged.is_ok()));
+    }
+}
+
+#[test]
+fn two_nodes_show_their_cards_once_and_again_after_a_restart() {
+    let network = MemoryNetwork::new();
+    let (one, two) = (Picky::new(1, 0), Picky::new(2, 0));
+    let from_one = network.attach(NodeId(1), Arc::clone(&one) as Arc<dyn Inbox>);
+    let _from_two = network.attach(NodeId(2), Arc::clone(&two) as Arc<dyn Inbox>);
+    for _ in 0..3 {
+        assert!(from_one.send(NodeId(2), Frame::Raft(Vec::new())));
+    }
+    assert_eq!(
+        (&*one.shown.lock(), &*two.shown.lock()),
+        (&vec![2], &vec![1])
+    );
+    assert_eq!(*one.judged.lock(), [(NodeId(2), true)]);
+    let again = Picky::new(2, 0);
+    let _from_two = network.attach(NodeId(2), Arc::clone(&again) as Arc<dyn Inbox>);
+    assert!(from_one.send(NodeId(2), Frame::Raft(Vec::new())));
+    assert_eq!(
+        (&*one.shown.lock(), &*again.shown.lock()),
+        (&vec![2, 2], &vec![1])
+    );
+    assert_eq!((*two.frames.lock(), *again.frames.lock()), (3, 1));
+}
+
+#[test]
+fn nothing_is_moved_between_two_nodes_of_which_one_refuses_the_other() {
+    let network = MemoryNetwork::new();
+    let (one, two) = (Picky::new(1, 2), Picky::new(2, 0));
+    let from_one = network.attach(NodeId(1), Arc::clone(&one) as Arc<dyn Inbox>);
+    let from_two = network.attach(NodeId(2), Arc::clone(&two) as Arc<dyn Inbox>);
+    assert!(!from_one.send(NodeId(2), Frame::Raft(Vec::new())));
+    assert!(!from_two.send(NodeId(1), Frame::Raft(Vec::new())));
+    assert_eq!((*one.frames.lock(), *two.frames.lock()), (0, 0));
+    assert_eq!(*two.judged.lock(), [(NodeId(1), false)]);
+}
+
+#[test]
+fn two_nodes_that_do_not_reach_each_other_do_not_meet() {
+    let network = MemoryNetwork::new();
+    network.isolate(NodeId(2));
+    let (one, two) = (Picky::new(1, 0), Picky::new(2, 0));
+    let from_one = network.attach(NodeId(1), Arc::clone(&one) as Arc<dyn Inbox>);
+    let _from_two = network.attach(NodeId(2), Arc::clone(&two) as Arc<dyn Inbox>);
+    assert!(
+        from_one.send(NodeId(2), Frame::Raft(Vec::new())),
+        "it is lost on the way"
+    );
+    assert!(one.shown.lock().is_empty() && two.shown.lock().is_empty());
+    network.rejoin(NodeId(2));
+    assert!(from_one.send(NodeId(2), Frame::Raft(Vec::new())));
+    assert_eq!((two.shown.lock().len(), *two.frames.lock()), (1, 1));
 }
