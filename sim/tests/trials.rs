@@ -30,13 +30,19 @@ fn a_group_that_takes_no_writes_is_found() {
     let stalls = |world: &mut World<KvWorkload>| {
         world.run_until_holds(12 * SECOND_NS, |world| world.stalled().is_some())
     };
-    assert!(!stalls(&mut world).expect("it is sound"), "two disks are quick");
+    assert!(
+        !stalls(&mut world).expect("it is sound"),
+        "two disks are quick"
+    );
     let leader = world.groups().find_map(|group| world.leader(group));
     let leader = leader.expect("somebody leads");
     for other in (0..3).filter(|&node| node != leader) {
         world.abandon(other).expect("a process that ends");
     }
-    assert!(stalls(&mut world).expect("it is sound"), "one node is no majority");
+    assert!(
+        stalls(&mut world).expect("it is sound"),
+        "one node is no majority"
+    );
 }
 
 #[test]

@@ -178,8 +178,17 @@ impl<W: Workload> World<W> {
             return false;
         };
         let outcome = one.meet(other);
-        self.nodes[to].met.insert((from, lives.1), outcome);
-        self.nodes[from].met.insert((to, lives.0), outcome);
+        // Who is refused tries again, as transports do: a disk that was full may have had no room for the book.
+        if outcome {
+            self.nodes[to].met.insert((from, lives.1), outcome);
+            self.nodes[from].met.insert((to, lives.0), outcome);
+        }
+        if !outcome {
+            let process = |node: usize| self.nodes[node].process.as_ref();
+            let founding = [from, to].map(|node| process(node).map(SimNode::founding));
+            let why = founding.map(|it| it.map(|it| it.refused_by));
+            self.note(Who::Node(to), "refused", from as u64, || format!("{why:?}"));
+        }
         outcome
     }
 
