@@ -266,13 +266,13 @@ mod tests {
     /// What seeds mean in a scheme: a hash of what many of them draw, and what the traces of some come to. Between them, these
     /// have all ways in which frames travel, and damaged disks.
     const MEANING: (u32, u64, [(u64, u64); 4]) = (
-        7,
-        0xa534_735d_c117_393f,
+        8,
+        0x1d57_ee32_fe23_eb9b,
         [
-            (11, 0x5477_8012_e643_7029),
-            (13, 0xf82d_b338_adb8_614f),
-            (21, 0x70a3_9111_f247_eb7e),
-            (24, 0xcffc_11d9_bbd1_f9d0),
+            (11, 0xf7dd_c5e0_9264_51d5),
+            (13, 0xb00f_ebab_636d_fc9f),
+            (21, 0x56b0_1ab5_03b8_e444),
+            (24, 0x58ef_5d18_f34b_5083),
         ],
     );
 

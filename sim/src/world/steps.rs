@@ -178,13 +178,12 @@ impl<W: Workload> World<W> {
             return false;
         };
         let met = one.meet(other);
-        if met == Err(Refused::NotWritten) {
-            // A disk that takes nothing now may do so later, and they try again then.
-            return false;
-        }
         let outcome = met.is_ok();
-        self.nodes[to].met.insert((from, lives.1), outcome);
-        self.nodes[from].met.insert((to, lives.0), outcome);
+        // Who is refused tries again, as transports do: a disk that was full may have had no room for the book.
+        if outcome {
+            self.nodes[to].met.insert((from, lives.1), outcome);
+            self.nodes[from].met.insert((to, lives.0), outcome);
+        }
         if let Err(why) = met {
             self.note(Who::Node(to), "refuses", from as u64, || {
                 format!("n{}, or is refused by it: {why}", from + 1)
