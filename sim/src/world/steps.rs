@@ -5,7 +5,7 @@
 //! many of its operations, see [`troubles`](super::troubles).
 
 use quorate::simulation::{LogStatus, SimNode};
-use quorate::transport::{Frame, Origin, Refused};
+use quorate::transport::{Frame, Origin};
 use quorate::{GroupId, Role};
 
 use super::locals::PAUSED_NS;
