@@ -78,4 +78,16 @@ mutants! {
     IGNORES_DURABLE_LSN;
     /// A node that was left out at the founding is taken in when it comes.
     ACCEPTS_RETIRED;
+    /// The log refuses what this node took from its leader and is larger than this node's own limit (found here: a node with
+    /// smaller limits than its peers failed for good).
+    OWN_LIMITS_FAIL_LOG;
+    /// A leader whose disk is full or stands still goes on leading, as its heartbeats still come (found here: no write for as long
+    /// as the disk was sick).
+    SICK_LEADER_STAYS;
+    /// A snapshot that rotted is taken for an empty machine, from which its replica goes on (NATS 2.12.1: one flipped bit in a
+    /// snapshot).
+    ROTTEN_SNAPSHOT_IS_EMPTY;
+    /// A read waits for the replica in its process, however far that one lags, and asks nobody else (found here: a follower
+    /// with a full disk).
+    WAITS_FOR_LAGGING_REPLICA;
 }

@@ -309,7 +309,7 @@ fn open_replica<M: StateMachine>(
     if let Some((last, reason)) = lost.filter(|_| !mutants::IGNORES_LOST_ENTRIES) {
         replica.set_aside(now_ns, last, reason);
     }
-    if let Some(reason) = rotten {
+    if let Some(reason) = rotten.filter(|_| !mutants::ROTTEN_SNAPSHOT_IS_EMPTY) {
         replica.lose_snapshot(now_ns, &reason);
     }
     Ok(replica)

@@ -65,4 +65,16 @@ mutants! {
     SNAPSHOT_KEEPS_CONFLICTS;
     /// What was committed before a restart is not applied again (redisraft #14).
     SKIPS_REPLAY;
+    /// One message raises the term as far as it likes, also to the last one (found here, by forged messages: a group without
+    /// a leader for good).
+    BELIEVES_ANY_TERM;
+    /// An entry of a kind that no replica can apply is stored (found here, by forged messages: committed, it halted a replica for
+    /// good).
+    STORES_CONFIGURATIONS;
+    /// A leader's lease is as long as its own election timeout allows, whatever shorter one a peer announced (found here:
+    /// a cluster of unequal options).
+    LEASE_IGNORES_SHORTER_PROMISE;
+    /// What a follower with a slow disk has not yet acknowledged is sent again every few heartbeats (found here: everything was
+    /// sent 2.8 times at syncs of 150 ms).
+    RESENDS_TO_SLOW_DISK;
 }

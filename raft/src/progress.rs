@@ -338,6 +338,9 @@ impl Progress {
             .heartbeat_interval_ns
             .saturating_mul(self.retry_heartbeats);
         let disk_ns = self.acceptance_ns.saturating_mul(2);
+        if mutants::RESENDS_TO_SLOW_DISK {
+            return heartbeats_ns;
+        }
         heartbeats_ns.max(disk_ns.min(options.election_timeout_ns.saturating_mul(2)))
     }
 

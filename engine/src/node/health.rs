@@ -11,6 +11,7 @@ use quorate_raft::{NodeId, PeerStatus, Role};
 
 use super::replica::Replica;
 use super::shard::Shard;
+use crate::mutants;
 use crate::transport::{Frame, LogHealth, NodeStatus};
 
 /// Looks at the health, and frames to each peer, in an election timeout.
@@ -152,7 +153,7 @@ impl<M: StateMachine> Shard<M> {
     fn hand_over(&mut self, now_ns: u64, health: LogHealth) {
         let board = self.ports.status.board.clone();
         let healthier = board.healthier(now_ns, health);
-        if healthier.len() < board.majority() {
+        if healthier.len() < board.majority() || mutants::SICK_LEADER_STAYS {
             return;
         }
         let wait_ns = board.election_timeout_ns().saturating_mul(2);

@@ -444,7 +444,9 @@ impl<M: StateMachine> Shard<M> {
         while let Some((since_ns, (mut batch, after))) = self.stalled.pop_front() {
             // What is in it was agreed on, or was taken from whoever was agreed with: this node's own limits
             // count where commands are proposed, and no message may bring the log to refuse a batch.
-            batch.lift_limits();
+            if !mutants::OWN_LIMITS_FAIL_LOG {
+                batch.lift_limits();
+            }
             match self.ports.log.enqueue(&mut batch) {
                 Ok(lsn) => {
                     self.unacked.push_back(Unacked {

@@ -10,6 +10,7 @@
 use super::{NUMBER_MAX, Raft};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::message::{Body, Entry, EntryKind, Message, SnapshotMeta};
+use crate::mutants;
 use crate::quorum::Quorum;
 use crate::rejection::{FIRST_NUMBER_MAX, Rejection, RejectionReason, TERM_JUMP_MAX};
 
@@ -39,7 +40,7 @@ impl Raft {
         if !is_addressed || !is_sound(message) {
             return Err(RejectionReason::Unsound);
         }
-        if message.term.0 > self.term_max() {
+        if message.term.0 > self.term_max() && !mutants::BELIEVES_ANY_TERM {
             return Err(RejectionReason::TermJump {
                 term: message.term,
                 own: self.term,
@@ -68,7 +69,7 @@ impl Raft {
     fn check_entries(&self, entries: &[Entry]) -> Result<(), RejectionReason> {
         let bytes_max = self.options.entry_bytes_max;
         for entry in entries {
-            if entry.kind == EntryKind::Config {
+            if entry.kind == EntryKind::Config && !mutants::STORES_CONFIGURATIONS {
                 return Err(RejectionReason::EntryKind {
                     index: entry.index,
                     kind: entry.kind as u8,

@@ -25,6 +25,7 @@ use crate::error::{ProposeError, ReadError, TransferError};
 use crate::ids::{LogIndex, NodeId, PersistSeq, Term};
 use crate::log::{Log, release_idle};
 use crate::message::{Body, Config, Entry, EntryKind, HardState, Message, SnapshotMeta};
+use crate::mutants;
 use crate::options::Options;
 use crate::output::{ReadReady, Role, Soft};
 use crate::progress::{PeerStatus, Progress};
@@ -276,6 +277,9 @@ impl Raft {
     pub fn set_promise_ns(&mut self, promise_ns: Option<u64>) {
         // A longer promise of others does not outlast the own one: this replica may vote as well.
         let own_ns = self.options.election_timeout_ns;
+        if mutants::LEASE_IGNORES_SHORTER_PROMISE {
+            return;
+        }
         self.promise_ns = promise_ns.map(|promise_ns| promise_ns.min(own_ns));
     }
 

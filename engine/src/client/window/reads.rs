@@ -214,7 +214,7 @@ impl Window {
             return;
         };
         read.is_behind = true;
-        if read.turn_to_leader() {
+        if !mutants::WAITS_FOR_LAGGING_REPLICA && read.turn_to_leader() {
             self.reads.enter(number, Stage::Unsent);
             self.reads.unsent.push_back(number);
         } else {
