@@ -56,6 +56,9 @@ struct Link {
     last_arrival_ns: u64,
 }
 
+/// A link whose last frame arrives within this holds nothing up.
+const CLEAR_NS: u64 = 10 * MS;
+
 /// What links do to frames in general.
 #[derive(Clone, Copy, Debug)]
 struct Quality {
@@ -201,6 +204,14 @@ impl Network {
             link.is_cut = false;
             link.clogged_until_ns = 0;
         }
+    }
+
+    /// Whether what is sent now is not held up by what was sent before between nodes: one that is late keeps those behind it
+    /// waiting, also once nothing happens to frames any more.
+    pub fn is_clear(&self, now_ns: u64) -> bool {
+        let between_nodes = &self.links[..self.nodes * self.nodes];
+        let until_ns = now_ns + CLEAR_NS;
+        between_nodes.iter().all(|link| link.last_arrival_ns <= until_ns)
     }
 
     /// Frames get lost, repeated, delayed and damaged from here on, as the plan says.

@@ -26,6 +26,18 @@ pub(crate) const WORKERS_MAX: usize = 4;
 pub(crate) const LOG_DIR: &str = "wal";
 pub(crate) const SNAPSHOT_DIR: &str = "snap";
 
+/// How two processes judged each other's cards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Met {
+    /// They deal with each other.
+    Accepted,
+    /// One refuses the other, or both do; they show each other their cards again from then on.
+    Refused {
+        /// In virtual time.
+        again_ns: u64,
+    },
+}
+
 /// A node of the world.
 pub struct NodeSlot<M: StateMachine> {
     /// Its id, one above its place.
@@ -50,8 +62,8 @@ pub struct NodeSlot<M: StateMachine> {
     pub harm: Harm,
     /// The places of those whose frames are on the queue of each worker.
     pub(crate) unheard: [BTreeSet<usize>; WORKERS_MAX],
-    /// Processes with which this one showed cards, by place and life, and whether the two deal with each other.
-    pub(crate) met: BTreeMap<(usize, u32), bool>,
+    /// Processes with which this one showed cards, by place and life, and what came of it.
+    pub(crate) met: BTreeMap<(usize, u32), Met>,
     /// What comes back for the client in it.
     pub(crate) desk: Arc<LocalDesk>,
     /// It stands still for so long in the middle of its next step; zero if it does not.

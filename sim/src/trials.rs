@@ -39,7 +39,13 @@ pub const TRIALS: [Trial; 6] = [
 ];
 
 /// Those that take place without being asked for.
-pub const TRIALS_ON: &[Trial] = &[Trial::UnequalOptions, Trial::SwappedDirectories];
+pub const TRIALS_ON: &[Trial] = &[
+    Trial::SickDisk,
+    Trial::UnequalOptions,
+    Trial::UnequalTimeouts,
+    Trial::UnequalLimits,
+    Trial::SwappedDirectories,
+];
 
 /// What is wrong with the one disk that is sick while progress is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

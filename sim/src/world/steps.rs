@@ -14,7 +14,7 @@ use crate::config::WAKE_NS;
 use crate::judge::Step;
 use crate::marks::Mark;
 use crate::network::{Endpoint, Packet};
-use crate::node::Sent;
+use crate::node::{Met, Sent};
 use crate::story::What;
 use crate::trace::Who;
 use crate::workload::Workload;
@@ -26,6 +26,9 @@ const COVER_NS: u64 = 20 * MS;
 
 /// How often a full log looks whether space returned, as in production.
 const FULL_NS: u64 = 250 * MS;
+
+/// How long after a refusal two nodes show each other their cards again.
+const MEETS_AGAIN_NS: u64 = 100 * MS;
 
 /// How long a failed node stays up until its operator starts it again.
 const FAILED_NS: u64 = 500 * MS;
@@ -171,25 +174,43 @@ impl<W: Workload> World<W> {
     fn have_met(&mut self, from: usize, to: usize) -> bool {
         let (here, there) = (&self.nodes[to], &self.nodes[from]);
         let lives = (here.life, there.life);
-        if let Some(&outcome) = here.met.get(&(from, lives.1)) {
-            return outcome;
+        match here.met.get(&(from, lives.1)) {
+            Some(Met::Accepted) => return true,
+            Some(&Met::Refused { again_ns }) if self.now_ns < again_ns => return false,
+            _ => {}
         }
         let (Some(one), Some(other)) = (&here.process, &there.process) else {
             return false;
         };
         let met = one.meet(other);
-        let outcome = met.is_ok();
+        let is_met = met.is_ok();
         // Who is refused tries again, as transports do: a disk that was full may have had no room for the book.
-        if outcome {
-            self.nodes[to].met.insert((from, lives.1), outcome);
-            self.nodes[from].met.insert((to, lives.0), outcome);
-        }
+        let outcome = match met {
+            Ok(()) => Met::Accepted,
+            Err(_) => Met::Refused {
+                again_ns: self.now_ns + MEETS_AGAIN_NS,
+            },
+        };
+        self.nodes[to].met.insert((from, lives.1), outcome);
+        self.nodes[from].met.insert((to, lives.0), outcome);
         if let Err(why) = met {
             self.note(Who::Node(to), "refuses", from as u64, || {
                 format!("n{}, or is refused by it: {why}", from + 1)
             });
         }
-        outcome
+        is_met
+    }
+
+    /// Whether all processes deal with each other, and nothing holds up what they send.
+    pub fn is_connected(&self) -> bool {
+        let pairs = self.nodes.iter().enumerate();
+        let have_met = pairs.clone().all(|(place, _)| {
+            pairs.clone().filter(|(other, _)| *other != place).all(|(other, there)| {
+                let met = self.nodes[place].met.get(&(other, there.life));
+                met.is_some_and(|met| matches!(met, Met::Accepted))
+            })
+        });
+        have_met && self.network.is_clear(self.now_ns)
     }
 
     pub(super) fn pass(&mut self, node: usize, worker: usize) -> Result<(), String> {

@@ -50,9 +50,11 @@ impl<W: Workload> World<W> {
         } else {
             (leader + 1) % self.nodes.len()
         };
-        let options = &self.config.options;
-        let timeout_ns = options.election_timeout.as_nanos() as u64;
-        let turn_ns = options.retry_after.as_nanos() as u64;
+        // Where they differ, the most patient node decides how soon another one leads.
+        let timeouts = (0..self.nodes.len()).map(|node| self.config.options_of(node, 0));
+        let timeouts = timeouts.map(|options| options.election_timeout.as_nanos() as u64);
+        let timeout_ns = timeouts.max().unwrap_or_default();
+        let turn_ns = self.config.options.retry_after.as_nanos() as u64;
         let bound_ns = timeout_ns * u64::from(PROGRESS_TIMEOUTS) + turn_ns * 2;
         self.config.think_ns = BUSY_THINK_NS;
         self.progress = Some(Progress {
