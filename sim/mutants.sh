@@ -45,6 +45,14 @@ declare -A scripted=(
     [READS_BEFORE_APPLIED]="quorate-raft protocol reads::a_read_comes_out_only_with_the_entries_that_it_has_to_see"
     [REFUSES_SNAPSHOT_SILENTLY]="quorate simulation a_follower_that_has_all_of_a_snapshot_says_so_when_it_is_sent"
     [RESENDS_WHOLE_WINDOW]="quorate lib client::tests::a_busy_leader_is_sent_again_only_what_it_refused"
+    [BELIEVES_ANY_TERM]="quorate-raft protocol hostile::a_term_that_no_counting_leads_to_is_refused_in_every_kind_of_message"
+    [STORES_CONFIGURATIONS]="quorate-raft protocol hostile::entries_that_cannot_be_applied_or_stored_never_enter_the_log"
+    [LEASE_IGNORES_SHORTER_PROMISE]="quorate-raft protocol leases::a_lease_is_as_long_as_the_shortest_promise_of_all_members"
+    [RESENDS_TO_SLOW_DISK]="quorate-raft protocol resends::a_follower_with_a_slow_disk_is_sent_what_it_lacks_about_once"
+    [OWN_LIMITS_FAIL_LOG]="quorate hostile limits::an_entry_that_only_the_leaders_options_allow_stops_nobody"
+    [SICK_LEADER_STAYS]="quorate sick_disks a_leader_whose_disk_is_full_hands_over_before_two_election_timeouts_are_over"
+    [ROTTEN_SNAPSHOT_IS_EMPTY]="quorate rot a_rotten_snapshot_costs_a_node_one_group_until_its_leader_sends_another"
+    [WAITS_FOR_LAGGING_REPLICA]="quorate lib client::tests::reads::where_the_replica_here_cannot_serve_the_leader_answers_until_it_has_caught_up"
     [VOTES_WHILE_HEARING_LEADER]="quorate-raft protocol elections::who_hears_a_leader_votes_for_nobody_else"
 )
 

@@ -2,7 +2,7 @@
 //! differ between nodes, operators who start the wrong directory.
 //!
 //! Each is drawn for some of the seeds. Those of [`TRIALS_ON`] take place in every range of seeds; the others where they are
-//! asked for with `--with`, since the product does not pass them yet.
+//! asked for with `--with`, since the judges do not know yet how to tell a node that its peers refuse.
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -97,5 +97,5 @@ fn a_peer_with_a_slow_disk_is_not_sent_everything_again_and_again() {
     }
 }
 
-/// Measured: 1.46 with 60 ms, 1.51 with 200 ms, where the other peer is sent everything once.
-const SLOW_RATIO_MAX: f64 = 1.8;
+/// Measured: 1.20 with 60 ms, 1.14 with 200 ms, where the other peer is sent everything once.
+const SLOW_RATIO_MAX: f64 = 1.25;
