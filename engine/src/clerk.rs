@@ -397,7 +397,8 @@ impl Clerk {
             return Pending::ready(Err(Error::Closed));
         };
         let published = Arc::clone(&local[group.0 as usize]);
-        if published.is_out() {
+        let is_alone = matches!(wants, ReadWants::LocalIndex);
+        if published.is_out() || is_alone && !published.has_state() {
             return Pending::ready(Err(Error::Quarantined { group }));
         }
         let (pending, completer) = Pending::new(move |answer| match answer {

@@ -7,6 +7,10 @@ use quorate_wal::{ENTRY_BYTES_LIMIT, LogOptions};
 use crate::error::OpenError;
 use crate::node::MARGIN_BYTES;
 
+/// The least that `log.entry_bytes_max` may be, in bytes. The smallest of all members counts, and what opens a session must
+/// fit.
+pub(crate) const ENTRY_BYTES_MIN: u64 = 1 << 10;
+
 /// Tunables of a node and of the clients that it serves. Every bound in the system that is not a
 /// limit of a format stands here.
 #[derive(Clone, Debug)]
@@ -133,6 +137,9 @@ impl Options {
             return refuse(
                 "outstanding_max must be above zero and at most half of what a session keeps",
             );
+        }
+        if self.log.entry_bytes_max < ENTRY_BYTES_MIN {
+            return refuse("log.entry_bytes_max must be at least 1 KiB");
         }
         if self.log.batch_bytes_max < self.log.entry_bytes_max.saturating_add(MARGIN_BYTES) {
             return refuse("log.batch_bytes_max must be at least 32 KiB above log.entry_bytes_max");

@@ -242,6 +242,7 @@ fn options_out_of_range_are_named() {
             o.log.segment_bytes_max = o.log.segment_bytes_min / 2;
         }),
         ("segment_bytes_max", |o| o.log.segment_bytes_max = 256 << 20),
+        ("entry_bytes_max", |o| o.log.entry_bytes_max = 1023),
         ("batch_bytes_max", |o| {
             o.log.batch_bytes_max = o.log.entry_bytes_max - 1;
         }),

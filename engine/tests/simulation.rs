@@ -603,20 +603,22 @@ fn what_is_promised_behind_a_cut_write_is_durable() {
     };
     // Entries of the new term, and such as an earlier leader left behind.
     for entry_term in [TERM, Term(7)] {
-        let disk = CrashDisk::new();
+        // A node votes once it is founded, and it is before anybody could have become a candidate.
+        let mut bench = Bench::new(options());
+        bench.until("founding", |bench| bench.node(0).founding().is_founded);
+        let Member {
+            setup,
+            disk,
+            outbox,
+            node,
+            ..
+        } = bench.members.swap_remove(0);
+        let now_ns = bench.now_ns;
+        let mut node = node.expect("it runs");
         let setup_on = |disk: &CrashDisk| SimSetup {
-            dir: Path::new("/data/node").to_path_buf(),
             disk: Arc::new(disk.clone()),
-            node: NodeId(1),
-            members: vec![NodeId(1), NodeId(2), candidate],
-            groups: 1,
-            options: options(),
-            seed: 1,
+            ..setup.clone()
         };
-        let outbox = Arc::<Outbox>::default();
-        let transport = Arc::clone(&outbox);
-        let node = SimNode::<Map>::open(&setup_on(&disk), 0, Arc::new(NoClients), |_| transport);
-        let mut node = node.expect("the disk is sound");
         let entry = |index| Entry {
             index: LogIndex(index),
             term: entry_term,
@@ -637,13 +639,13 @@ fn what_is_promised_behind_a_cut_write_is_durable() {
         };
         let frame = Frame::Raft(vec![in_group(vote), in_group(append)]);
         node.deliver(Origin::Node(candidate), frame);
-        node.pass(MS);
+        node.pass(now_ns);
         let (mut batches, mut promises) = (0, 0);
         while node.due().prepare || node.due().drive {
             node.prepare_step().expect("the disk is sound");
             node.log_step().expect("the disk is sound");
             batches += 1;
-            node.pass(MS);
+            node.pass(now_ns);
             let has_promised = |frame: &Frame| match frame {
                 Frame::Raft(messages) => messages.iter().any(|it| {
                     let body = &it.message.body;

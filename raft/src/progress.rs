@@ -77,12 +77,10 @@ pub(crate) struct Progress {
     pub(crate) acked_sent_ns: u64,
     /// The commit index it was last told, as far as it can use it.
     pub(crate) commit_told: LogIndex,
-    /// The caller was asked to send a snapshot and has not said that this ended.
-    pub(crate) is_snapshot_asked: bool,
+    /// The caller was asked to send a snapshot that covers this, and has not said that this ended.
+    snapshot_asked: Option<LogIndex>,
     /// A snapshot that covers this was sent at that time.
     snapshot_sent: Option<(LogIndex, u64)>,
-    /// What the snapshot asked for covers.
-    snapshot_index: LogIndex,
     /// Snapshots that were sent since anything new was accepted.
     snapshots_in_vain: u32,
     /// Transfers that failed one after the other, and until when none is tried again.
@@ -119,9 +117,8 @@ impl Progress {
             acked_round: Round::ZERO,
             acked_sent_ns: 0,
             commit_told: LogIndex::ZERO,
-            is_snapshot_asked: false,
+            snapshot_asked: None,
             snapshot_sent: None,
-            snapshot_index: LogIndex::ZERO,
             snapshots_in_vain: 0,
             snapshots_failed: 0,
             snapshot_retry_at_ns: 0,
@@ -230,6 +227,16 @@ impl Progress {
             && prev_index.next() == self.next
     }
 
+    /// It denies what it has accepted: it is asked for that again. Without entries to send, nothing
+    /// else would ask it. Returns whether it will be.
+    pub(crate) fn asked_again(&mut self) -> bool {
+        let is_asked = self.state == PeerState::Replicate;
+        if is_asked {
+            self.probe(self.match_index.next());
+        }
+        is_asked
+    }
+
     /// It has lost entries, and none that it has counts. Returns whether that is news: until it has
     /// a snapshot, nothing but empty appends go to it, to see whether it is back.
     pub(crate) fn vouches_for_nothing(&mut self) -> bool {
@@ -256,7 +263,7 @@ impl Progress {
 
     /// Whether a transfer may begin.
     pub(crate) fn may_be_sent_snapshot(&self, now_ns: u64, options: &Options) -> bool {
-        !self.is_snapshot_asked
+        self.snapshot_asked.is_none()
             && self.is_active(now_ns, options)
             && now_ns >= self.snapshot_retry_at_ns
     }
@@ -357,19 +364,20 @@ impl Progress {
     pub(crate) fn need_snapshot(&mut self, index: LogIndex) {
         self.clear_inflight();
         self.state = PeerState::Snapshot;
-        self.snapshot_index = index;
-        self.is_snapshot_asked = true;
+        self.snapshot_asked = Some(index);
     }
 
     /// The transfer of a snapshot ended.
     pub(crate) fn snapshot_ended(&mut self, was_sent: bool, now_ns: u64, options: &Options) {
-        self.is_snapshot_asked = false;
+        let Some(index) = self.snapshot_asked.take() else {
+            return;
+        };
         let is_stuck = mutants::FAILED_SNAPSHOT_NEVER_RETRIED && !was_sent;
         if self.state != PeerState::Snapshot || is_stuck {
             return;
         }
         if was_sent || self.vouches_for_nothing {
-            self.snapshot_sent = Some((self.snapshot_index, now_ns));
+            self.snapshot_sent = Some((index, now_ns));
             self.snapshots_in_vain = self.snapshots_in_vain.saturating_add(1);
         }
         if was_sent {
@@ -382,7 +390,7 @@ impl Progress {
             self.snapshot_retry_at_ns = now_ns.saturating_add(wait_ns);
         }
         let next = if was_sent {
-            self.snapshot_index.max(self.match_index).next()
+            index.max(self.match_index).next()
         } else {
             self.match_index.next()
         };

@@ -157,6 +157,10 @@ impl<M: StateMachine> Shard<M> {
             return;
         }
         let wait_ns = board.election_timeout_ns().saturating_mul(2);
+        let healthier: Vec<(NodeId, u8)> = healthier
+            .into_iter()
+            .map(|peer| (peer, board.severity_of(now_ns, peer).unwrap_or(0)))
+            .collect();
         for slot in 0..self.replicas.len() {
             if self.replicas[slot].hand_over(now_ns, wait_ns, &healthier) {
                 self.mark_ready(slot);
@@ -197,9 +201,9 @@ impl<M: StateMachine> Shard<M> {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// Tries to hand over to one of these, if it leads and the last attempt is long enough ago.
-    /// Returns whether something was begun.
-    fn hand_over(&mut self, now_ns: u64, wait_ns: u64, healthier: &[NodeId]) -> bool {
+    /// Tries to hand over to one of these, of which the severity is known, if it leads and the last
+    /// attempt is long enough ago. Returns whether something was begun.
+    fn hand_over(&mut self, now_ns: u64, wait_ns: u64, healthier: &[(NodeId, u8)]) -> bool {
         if self.raft.role() != Role::Leader {
             self.hand_over = HandOver::default();
             return false;
@@ -224,19 +228,21 @@ impl<M: StateMachine> Replica<M> {
         true
     }
 
-    /// The peer that is closest to having the whole log. One that was tried in vain comes last.
-    fn best_of(&self, healthier: &[NodeId]) -> Option<NodeId> {
+    /// The healthiest peer that has what is committed, of these the one with most of the log. One
+    /// that was tried in vain comes last. A peer that knows of a healthier one does not stand.
+    fn best_of(&self, healthier: &[(NodeId, u8)]) -> Option<NodeId> {
         let commit = self.raft.commit();
-        let can_lead = |peer: &PeerStatus| {
-            peer.is_active
-                && !peer.is_aside
-                && peer.match_index >= commit
-                && healthier.contains(&peer.id)
-        };
         let tried = self.hand_over.tried;
-        let candidates = self.raft.peers().filter(can_lead);
-        candidates
-            .max_by_key(|peer| (Some(peer.id) != tried, peer.match_index))
-            .map(|peer| peer.id)
+        let candidates = self.raft.peers().filter_map(|peer: PeerStatus| {
+            let (_, severity) = healthier.iter().find(|(id, _)| *id == peer.id)?;
+            let can_lead = peer.is_active && !peer.is_aside && peer.match_index >= commit;
+            can_lead.then_some((
+                Some(peer.id) != tried,
+                Reverse(*severity),
+                peer.match_index,
+                peer.id,
+            ))
+        });
+        candidates.max().map(|(.., to)| to)
     }
 }

@@ -9,6 +9,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+
+use quorate_kv::Command;
+
+use crate::membership::FEATURES_OWNED_SESSIONS;
+use crate::options::ENTRY_BYTES_MIN;
+
 /// What a member announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Announced {
@@ -56,7 +63,9 @@ impl Limits {
                 least.election_timeout_ns = 0;
                 continue;
             };
-            least.entry_bytes_max = least.entry_bytes_max.min(member.entry_bytes_max);
+            // No node opens with less, and what says so must not keep the cluster from opening sessions.
+            let entry_bytes_max = member.entry_bytes_max.max(ENTRY_BYTES_MIN);
+            least.entry_bytes_max = least.entry_bytes_max.min(entry_bytes_max);
             least.election_timeout_ns = least.election_timeout_ns.min(member.election_timeout_ns);
         }
         self.entry_bytes_max
@@ -66,12 +75,31 @@ impl Limits {
     }
 }
 
+/// The command to propose where a client asked for this one: one that every member can read. A session that a replica cannot
+/// know the owner of has none; a replica that met a command of a version beyond its own would halt.
+pub(super) fn as_all_members_read(
+    command: Bytes,
+    checked: &Command,
+    agreed_features: impl FnOnce() -> u32,
+) -> Bytes {
+    match checked {
+        Command::RegisterOwned { sessions_max, .. }
+            if agreed_features() < FEATURES_OWNED_SESSIONS =>
+        {
+            Command::register(*sessions_max)
+        }
+        _ => command,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use quorate_kv::SessionOwner;
+
     use super::*;
 
     const OWN: Announced = Announced {
-        entry_bytes_max: 100,
+        entry_bytes_max: 100_000,
         election_timeout_ns: 500,
     };
 
@@ -84,15 +112,15 @@ mod tests {
                 election_timeout_ns,
             })
         };
-        limits.set_members([member(40, 900), member(70, 300)].into_iter());
+        limits.set_members([member(40_000, 900), member(70_000, 300)].into_iter());
         assert_eq!(
             (limits.entry_bytes_max(), limits.promise_ns()),
-            (40, Some(300))
+            (40_000, Some(300))
         );
-        limits.set_members([member(4_000, 900), member(7_000, 3_000)].into_iter());
+        limits.set_members([member(400_000, 900), member(700_000, 3_000)].into_iter());
         assert_eq!(
             (limits.entry_bytes_max(), limits.promise_ns()),
-            (100, Some(500))
+            (100_000, Some(500))
         );
     }
 
@@ -100,12 +128,37 @@ mod tests {
     fn no_lease_rests_on_a_member_that_announced_nothing() {
         let limits = Limits::new(OWN);
         let silent = Some(Announced {
-            entry_bytes_max: 100,
+            entry_bytes_max: 100_000,
             election_timeout_ns: 0,
         });
         for member in [None, silent] {
             limits.set_members([member].into_iter());
-            assert_eq!((limits.entry_bytes_max(), limits.promise_ns()), (100, None));
+            assert_eq!(
+                (limits.entry_bytes_max(), limits.promise_ns()),
+                (100_000, None)
+            );
         }
+    }
+
+    /// One member that announced a limit of nothing stopped all writes of its cluster.
+    #[test]
+    fn a_limit_below_what_any_node_opens_with_does_not_count() {
+        let limits = Limits::new(OWN);
+        let member = Announced {
+            entry_bytes_max: 0,
+            ..OWN
+        };
+        limits.set_members([Some(member)].into_iter());
+        assert_eq!(limits.entry_bytes_max(), ENTRY_BYTES_MIN);
+    }
+
+    #[test]
+    fn a_session_has_an_owner_only_where_every_member_can_read_of_it() {
+        let owner = SessionOwner::new(7).expect("not zero");
+        let asked = Command::register_owned(3, owner);
+        let checked = Command::decode(&asked).expect("it is sound");
+        let proposed = |agreed| as_all_members_read(asked.clone(), &checked, || agreed);
+        assert_eq!(proposed(FEATURES_OWNED_SESSIONS - 1), Command::register(3));
+        assert_eq!(proposed(FEATURES_OWNED_SESSIONS), asked);
     }
 }

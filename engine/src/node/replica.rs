@@ -16,6 +16,7 @@ use quorate_wal::{GroupId, Log};
 use super::event::Outlet;
 use super::health::HandOver;
 use super::install::SnapshotState;
+use super::limits::as_all_members_read;
 use super::ports::Ports;
 use super::proposals::{Proposals, Standing};
 use super::published::Published;
@@ -324,14 +325,16 @@ impl<M: StateMachine> Replica<M> {
             return Err(Refusal::TooLarge { limit_bytes });
         }
         // What a replica cannot apply must never enter the log: it would stop the whole group.
-        let position = match Sessions::<M>::check(&command) {
-            Ok(Command::Apply(position) | Command::Skip(position)) => Some(position),
-            Ok(_) => None,
-            Err(_) => {
-                ports.rejections.commands.add(1);
-                return Err(Refusal::NotUnderstood);
-            }
+        let Ok(checked) = Sessions::<M>::check(&command) else {
+            ports.rejections.commands.add(1);
+            return Err(Refusal::NotUnderstood);
         };
+        let position = match checked {
+            Command::Apply(position) | Command::Skip(position) => Some(position),
+            _ => None,
+        };
+        let agreed_features = || ports.membership.agreed_features();
+        let command = as_all_members_read(command, &checked, agreed_features);
         self.proposals.enter(self.raft.term());
         let applied = position.and_then(|position| self.last_applied_of(position));
         let standing = position.map(|position| self.proposals.standing(position, applied));

@@ -57,7 +57,7 @@ pub(crate) struct Shard<M: StateMachine> {
     space_check_at_ns: u64,
     let_go_at_ns: u64,
     /// What the replicas were told last of how long all members wait before they vote for another.
-    promise_ns: Option<Option<u64>>,
+    promise_ns: Option<u64>,
     /// Groups for which an election was asked before the cluster was founded.
     campaigns: Vec<GroupId>,
     /// Set while an [`Event::LogMoved`] is on its way.
@@ -100,7 +100,8 @@ impl<M: StateMachine> Shard<M> {
         log_moved: Arc<LogFlag>,
     ) -> Self {
         replicas.sort_by_key(|replica| replica.group);
-        let care = Care::new(now_ns, ports.status.board.election_timeout_ns());
+        let election_timeout_ns = ports.status.board.election_timeout_ns();
+        let care = Care::new(now_ns, election_timeout_ns);
         let mut shard = Self {
             node,
             ready: Vec::with_capacity(replicas.len()),
@@ -116,7 +117,7 @@ impl<M: StateMachine> Shard<M> {
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
             let_go_at_ns: 0,
-            promise_ns: None,
+            promise_ns: Some(election_timeout_ns),
             campaigns: Vec::new(),
             log_moved,
         };
@@ -258,8 +259,8 @@ impl<M: StateMachine> Shard<M> {
     /// Tells the replicas for how long the members wait before they vote for another leader.
     fn note_promise(&mut self) {
         let promise_ns = self.ports.limits.promise_ns();
-        if self.promise_ns != Some(promise_ns) {
-            self.promise_ns = Some(promise_ns);
+        if self.promise_ns != promise_ns {
+            self.promise_ns = promise_ns;
             for slot in 0..self.replicas.len() {
                 self.replicas[slot].raft.set_promise_ns(promise_ns);
                 // What is published of its lease changes in its next pass.

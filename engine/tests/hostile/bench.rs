@@ -130,11 +130,27 @@ impl Bench {
             member.open(0);
             member
         });
-        Self {
+        let bench = Self {
             now_ns: 0,
             members: members.collect(),
             client,
             loses: |_| false,
+        };
+        bench.introduce();
+        bench
+    }
+
+    /// Has all that run show each other their cards, as transports do.
+    fn introduce(&self) {
+        let nodes: Vec<_> = self
+            .members
+            .iter()
+            .filter_map(|it| it.node.as_ref())
+            .collect();
+        for (place, one) in nodes.iter().enumerate() {
+            for other in &nodes[..place] {
+                one.meet(other).expect("each runs on its own directory");
+            }
         }
     }
 
@@ -220,6 +236,12 @@ impl Bench {
     pub(crate) fn start(&mut self, id: u64) {
         let now_ns = self.now_ns;
         self.members[id as usize - 1].open(now_ns);
+        self.introduce();
+    }
+
+    /// What a node that is stopped opens with when it is started.
+    pub(crate) fn set_options(&mut self, id: u64, options: Options) {
+        self.members[id as usize - 1].setup.options = options;
     }
 
     pub(crate) fn rejected(&self, id: u64) -> Rejected {

@@ -5,22 +5,24 @@ use quorate_raft::{Body, Entry, EntryKind, LogIndex, Round};
 
 use crate::bench::{Bench, GROUP, options};
 
-/// Only the first node takes entries of 48 KiB.
-fn unequal(node: u64) -> Options {
+/// What every node takes, up to 48 KiB.
+fn generous(node: u64) -> Options {
     let mut options = options(node);
-    if node == 1 {
-        options.log.entry_bytes_max = 48 << 10;
-        options.log.batch_bytes_max = 128 << 10;
-    }
+    options.log.entry_bytes_max = 48 << 10;
+    options.log.batch_bytes_max = 128 << 10;
     options
 }
 
-/// One legal write under unequal `entry_bytes_max` ended the shards of both followers, with all groups in them, and told
-/// nobody: the cluster stood still until both were restarted.
+/// One legal write over the `entry_bytes_max` of the followers ended their shards, with all groups in them, and told nobody:
+/// the cluster stood still until both were restarted. A follower takes what was legal when it was written, and a leader
+/// accepts no more than every node announced.
 #[test]
-fn an_entry_that_only_the_leaders_options_allow_stops_nobody() {
-    let mut bench = Bench::led_by_first(unequal);
+fn an_entry_over_the_lowered_limit_of_a_follower_is_taken_and_no_other_is_accepted() {
+    let mut bench = Bench::led_by_first(generous);
+    bench.stop(3);
     bench.put("large", &vec![7; 40 << 10]);
+    bench.set_options(3, options(3));
+    bench.start(3);
     bench.until("all have it", |bench| {
         (1..=3).all(|id| {
             bench
@@ -32,6 +34,11 @@ fn an_entry_that_only_the_leaders_options_allow_stops_nobody() {
     for id in 1..=3 {
         assert_eq!(bench.trouble(id), "");
         assert_eq!(bench.rejected(id), Rejected::default());
+    }
+    let call = bench.issue("larger", &vec![7; 40 << 10]);
+    match bench.answer(call) {
+        Err(Error::TooLarge(error)) => assert_eq!(error.limit, 16 << 10),
+        other => panic!("{other:?}"),
     }
     // A node whose limit is low opens with what it has, and serves it to others.
     for id in [1, 2, 3] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use quorate::transport::{Frame, ReplySink, RequestId};
+use quorate::transport::{Frame, Origin, ReplySink, RequestId};
 use quorate::{LogHealth, NodeId, Role};
 use quorate_wal::testing::{DiskError, Effect, Fault, OpKind};
 
@@ -319,6 +319,45 @@ fn a_hand_over_that_fails_is_tried_again_with_others_and_less_and_less_often() {
     bench.until("it succeeds", |bench| {
         bench.leader().is_some_and(|leader| leader != old)
     });
+}
+
+/// One peer has everything but says that its disk stands still, as with another group; the other one is healthy. Both are
+/// healthier than the leader, and the sicker one was asked, which does not stand while it knows of a healthier one.
+#[test]
+fn of_two_peers_with_equal_logs_the_healthier_one_is_asked() {
+    for seed in 1..=10 {
+        let mut bench = Bench::new(3, seed);
+        let (old, _) = bench.reign();
+        let others: Vec<usize> = (0..3).filter(|&it| it != old).collect();
+        let (healthy, sick) = (bench.members[others[0]].id, bench.members[others[1]].id);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let said = Arc::new(Mutex::new(None));
+        let (log, status) = (Arc::clone(&asked), Arc::clone(&said));
+        bench.loses = Box::new(move |from, to, frame| {
+            if is_timeout_now(frame) {
+                log.lock().push(to);
+            }
+            match frame {
+                Frame::Status(it) if from == sick => {
+                    *status.lock() = Some(*it);
+                    true
+                }
+                _ => is_timeout_now(frame),
+            }
+        });
+        bench.until("the sick one spoke", |_| said.lock().is_some());
+        let mut status = said.lock().expect("it spoke");
+        status.health = LogHealth::Stalled;
+        bench.members[old].fill();
+        bench.until("one is asked", |bench| {
+            bench
+                .node(old)
+                .deliver(Origin::Node(sick), Frame::Status(status));
+            bench.begin_put(3 << 10);
+            !asked.lock().is_empty()
+        });
+        assert_eq!(*asked.lock(), [healthy], "seed {seed}");
+    }
 }
 
 #[test]

@@ -209,6 +209,8 @@ fn unreliable_churn_3c() {
 fn churn(seed: u64, network: Option<Unreliability>) {
     const ROUNDS: u32 = 20;
     let mut raft = Raft::new(seed, 5);
+    // A cluster that has not been founded commits nothing, and is not founded while one of its nodes is cut off.
+    raft.one(5, true);
     if let Some(how) = network {
         raft.set_unreliable(how);
     }

@@ -46,6 +46,25 @@ fn a_write_that_is_too_large_for_one_node_may_be_in_the_log_of_another() {
     assert!(!in_doubt(&error));
 }
 
+/// A hostile node, or one that is told so by its options, refuses even the shortest command.
+#[test]
+fn what_takes_the_place_of_a_write_is_not_sent_at_once_where_it_is_refused_as_too_large() {
+    let too_large = Refusal::TooLarge { limit_bytes: 10 };
+    let (mut script, first) = Script::open();
+    let sent = script.sent();
+    script.answer(&sent[0], Err(too_large));
+    first.wait().expect_err("it is too large");
+    for _ in 0..20 {
+        let skip = script.sent();
+        assert_eq!(skip.len(), 1);
+        script.answer(&skip[0], Err(too_large));
+        assert!(script.sent().is_empty(), "it waits");
+        script.pass(9 * MS);
+        assert!(script.sent().is_empty(), "it waits");
+        script.pass(2 * MS);
+    }
+}
+
 #[test]
 fn where_everything_fails_only_what_was_never_taken_has_no_effect() {
     let (mut script, first, again) = with_two_copies();

@@ -111,6 +111,24 @@ fn an_answer_of_a_node_that_was_not_asked_is_ignored() {
     assert!(!read.is_ready());
 }
 
+/// An empty answer of a server passed for the word of the replica here, from whose view the read was answered then.
+#[test]
+fn an_empty_answer_of_a_leader_is_not_the_word_of_the_replica_here() {
+    let mut script = Script::new();
+    let read = script.get();
+    let first = only(&script.sent());
+    script.index(&first, 5);
+    let wait = only(&script.waits());
+    script.cannot(wait);
+    let instead = only(&script.sent());
+    script.reply(
+        instead.0,
+        instead.1.id,
+        Ok(ReplyBody::Answer(Bytes::new())),
+    );
+    assert_eq!(read.wait(), Err(Error::Incompatible));
+}
+
 #[test]
 fn a_refusal_of_an_earlier_copy_does_not_take_back_the_one_that_is_out() {
     let mut script = Script::new();

@@ -356,6 +356,10 @@ impl Read {
                 consistency: *consistency,
                 query: query.clone(),
             },
+            ReadWants::LeaderInstead(query) => RequestBody::Query {
+                consistency: Consistency::Linearizable,
+                query: query.clone(),
+            },
             ReadWants::LocalIndex | ReadWants::LocalOr(_) => RequestBody::ReadIndex,
         }
     }
@@ -366,7 +370,7 @@ impl Read {
         if let ReadWants::LocalOr(query) = &self.wants
             && self.earlier.is_empty()
         {
-            self.wants = ReadWants::Answer(Consistency::Linearizable, query.clone());
+            self.wants = ReadWants::LeaderInstead(query.clone());
             self.is_behind = false;
             return true;
         }

@@ -34,6 +34,8 @@ pub(crate) enum ReadWants {
     LocalIndex,
     /// The same; if that replica cannot serve, the leader's answer to this query instead.
     LocalOr(Bytes),
+    /// That replica cannot serve: the leader's answer to this query, which is not [`READ_HERE`].
+    LeaderInstead(Bytes),
 }
 
 impl Window {
@@ -154,7 +156,13 @@ impl Window {
         let read = self.reads.look(number)?;
         let has_other_copies = !read.earlier.is_empty();
         match (reply.result, &read.wants) {
-            (Ok(ReplyBody::Answer(answer)), ReadWants::Answer(..)) => {
+            (Ok(ReplyBody::Answer(answer)), ReadWants::LeaderInstead(_)) if answer == READ_HERE => {
+                self.complete_read(number, Err(Error::Incompatible));
+            }
+            (
+                Ok(ReplyBody::Answer(answer)),
+                ReadWants::Answer(..) | ReadWants::LeaderInstead(_),
+            ) => {
                 self.note_progress();
                 self.complete_read(number, Ok(answer));
             }

@@ -215,6 +215,10 @@ impl Window {
                 }
                 if let Refusal::TooLarge { limit_bytes } = refusal {
                     let len = self.command_bytes(place);
+                    if matches!(self.writes[place].body, Body::Skip) {
+                        // Nothing is smaller than what goes again: a node that refuses it may go on like that.
+                        self.retry_at_ns = now_ns.saturating_add(ROTATE_BACKOFF_NS);
+                    }
                     let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
                     let error = quorate_kv::TooLarge {
                         what: "command bytes",
