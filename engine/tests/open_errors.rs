@@ -215,7 +215,7 @@ fn what_the_builder_is_told_is_checked() {
 fn options_out_of_range_are_named() {
     type Change = fn(&mut Options);
     let home = Home::new();
-    let cases: [(&str, Change); 22] = [
+    let cases: [(&str, Change); 23] = [
         ("heartbeat_interval", |o| {
             o.heartbeat_interval = Duration::ZERO;
         }),

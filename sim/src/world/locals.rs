@@ -1,14 +1,15 @@
 //! Clients that are part of a node, as those of a [`quorate::Db`] are: they come and go with its process.
 //!
 //! A linearizable read asks the leader for an index, waits until the replica of its own node has applied it, and is answered
-//! from what that replica shows; if that replica cannot serve it, the leader answers. A read under a lease looks at what the replica shows and at its lease, one load after the
-//! other, on a thread that may sleep between any two of them; without a lease it goes the longer way. A stale read looks at
-//! what is shown. Writes go to whoever leads.
+//! from what that replica shows; if that replica cannot serve it, the leader answers. A read under a lease looks at
+//! what the replica shows and at its lease, one load after the other, on a thread that may sleep between any two of them;
+//! without a lease it goes the longer way. A stale read looks at what is shown. Writes go to whoever leads.
 //!
 //! Ids of requests are stamped, so that no two clients of a run use the same one at the same node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 
 use quorate::simulation::{CallId, ClientSend, SimClient, SimReader, StateMachine};
 use quorate::transport::{Reply, Request, RequestId};
@@ -83,17 +84,19 @@ struct Leased<L> {
     loads: L,
 }
 
-/// The loads of a read under a lease, whatever the machine: `Some` when they are over, with the answer and its index.
+/// The loads of a read under a lease, whatever the machine: ready when they are over, with the answer and its index.
 trait Loads {
-    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Option<Option<(LogIndex, Bytes)>>;
+    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Poll<Option<(LogIndex, Bytes)>>;
 }
 
 struct LoadsOf<M: StateMachine>(SimReader<M::View>);
 
 impl<M: StateMachine> Loads for LoadsOf<M> {
-    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Option<Option<(LogIndex, Bytes)>> {
-        let over = self.0.step(|| shown_ns)?;
-        Some(over.map(|(index, view)| (index, M::query(&view, query))))
+    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Poll<Option<(LogIndex, Bytes)>> {
+        match self.0.step(|| shown_ns) {
+            None => Poll::Pending,
+            Some(over) => Poll::Ready(over.map(|(index, view)| (index, M::query(&view, query)))),
+        }
     }
 }
 
@@ -409,16 +412,16 @@ impl<W: Workload> World<W> {
         };
         let query = leased.reading.query.clone();
         match leased.loads.step(shown_ns, &query) {
-            None => {
+            Poll::Pending => {
                 local.leased.insert(ticket, leased);
                 self.schedule_load(node, ticket);
                 Ok(())
             }
-            Some(None) => {
+            Poll::Ready(None) => {
                 local.read(shown_ns, ticket, leased.reading);
                 self.after_local(node)
             }
-            Some(Some((index, answer))) => {
+            Poll::Ready(Some((index, answer))) => {
                 self.local_saw(node, &leased.reading, index)?;
                 self.mark(Mark::LocalLeaseRead);
                 self.local_answered(node, ticket, Ok(answer))
