@@ -2,6 +2,14 @@ use super::*;
 
 const CLUSTER: u64 = 7;
 
+impl Book {
+    /// Hears what a peer says, and goes on by it.
+    fn note(&mut self, node: u64, said: Founding, lsn: u64) -> bool {
+        self.hear(node, said, lsn);
+        self.settle()
+    }
+}
+
 /// A founder, as its peers see it: a card that can be turned into others.
 fn card(node: u64, incarnation: u64, life: u64) -> NodeCard {
     NodeCard {
