@@ -324,8 +324,8 @@ pub(crate) fn reopen(
     }
     start.retire(&mut book)?;
     book.begin(start.nonce, start.election_timeout_ms);
-    // A lone node has nobody to whom its starts mean anything.
-    if book.members().len() > 1 {
+    // A lone node has nobody to whom its starts mean anything. What it may write from now on must keep older builds out.
+    if book.members().len() > 1 || book.agreed_features() != agreed {
         record::write(disk, &dir.join(FILE_NAME), &book)?;
     }
     Ok(book)
@@ -339,33 +339,56 @@ pub(crate) struct Opening<'a> {
     pub(crate) without: &'a [NodeId],
 }
 
+/// Checks the operator's word on who will not come against the list of nodes, before anything is made.
+pub(crate) fn check_without(
+    without: &[NodeId],
+    own: u64,
+    members: &[u64],
+) -> Result<(), OpenError> {
+    for node in without {
+        if node.0 == own || !members.contains(&node.0) {
+            return Err(not_in_the_list(*node));
+        }
+    }
+    let left = members.iter().filter(|id| !without.contains(&NodeId(**id)));
+    check_majority(left.count(), members.len())
+}
+
+fn not_in_the_list(node: NodeId) -> OpenError {
+    let reason = format!(
+        "node {} cannot be left out: it is this node, or not in the list of nodes",
+        node.0
+    );
+    OpenError::Options { reason }
+}
+
+fn check_majority(left: usize, all: usize) -> Result<(), OpenError> {
+    if left * 2 > all {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} of {all} nodes are left out: a majority must be left",
+        all - left
+    );
+    Err(OpenError::Options { reason })
+}
+
 impl Opening<'_> {
     fn retire(&self, book: &mut Book) -> Result<(), OpenError> {
         for &node in self.without {
             if !book.retire(node.0) {
-                let reason = if book.is_founded() {
-                    format!(
-                        "node {} cannot be left out any more: the cluster was founded with it",
-                        node.0
-                    )
-                } else {
-                    format!(
-                        "node {} cannot be left out: it is this node, or not in the list of nodes",
-                        node.0
-                    )
-                };
+                if !book.is_founded() {
+                    return Err(not_in_the_list(node));
+                }
+                let reason = format!(
+                    "node {} cannot be left out any more: the cluster was founded with it",
+                    node.0
+                );
                 return Err(OpenError::Options { reason });
             }
         }
-        let (active, all) = (book.active(), book.members().len());
-        if active * 2 <= all {
-            let reason = format!(
-                "{} of {all} nodes are left out: a majority must be left",
-                all - active
-            );
-            return Err(OpenError::Options { reason });
-        }
-        Ok(())
+        // With those that were left out before.
+        check_majority(book.active(), book.members().len())
     }
 }
 

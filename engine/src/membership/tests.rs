@@ -315,3 +315,44 @@ fn a_stage_that_a_card_completes_is_told_like_any_other() {
     assert!(one.is_founded());
     assert_eq!(stages.load(Ordering::Relaxed), 1);
 }
+
+#[test]
+fn a_lone_node_writes_down_what_it_may_write_from_now_on() {
+    let disk = CrashDisk::new();
+    let dir = Path::new("/n");
+    disk.create_dir_all(dir).expect("no fault");
+    let book = Book::new(1, 7, 1, 11, &[1]);
+    let newest = book.agreed_features();
+    let book = create(&disk, dir, book, &opening()).expect("no fault");
+    let changes = disk.changes();
+    let book = reopen(&disk, dir, book, &opening()).expect("no fault");
+    assert_eq!(disk.changes(), changes, "there is no news");
+
+    let old = book.of_older_features();
+    record::write(&disk, &dir.join(FILE_NAME), &old).expect("no fault");
+    let book = reopen(&disk, dir, old, &opening()).expect("no fault");
+    assert_eq!(book.agreed_features(), newest);
+    let written = read(&disk, dir).expect("it was written");
+    assert_eq!(
+        written.agreed_features(),
+        newest,
+        "an older build must find it"
+    );
+}
+
+#[test]
+fn who_is_left_out_must_be_another_node_of_the_list_and_a_majority_must_be_left() {
+    let check = |without: &[u64]| {
+        let without: Vec<NodeId> = without.iter().copied().map(NodeId).collect();
+        check_without(&without, 1, &[1, 2, 3])
+    };
+    for good in [&[][..], &[2], &[3, 3]] {
+        assert!(check(good).is_ok(), "{good:?}");
+    }
+    for bad in [&[9][..], &[1], &[2, 3], &[2, 9]] {
+        assert!(
+            matches!(check(bad), Err(OpenError::Options { .. })),
+            "{bad:?}"
+        );
+    }
+}

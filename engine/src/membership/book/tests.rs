@@ -8,6 +8,14 @@ impl Book {
         self.hear(node, said, lsn);
         self.settle()
     }
+
+    /// As the build before this one would have left it.
+    pub(in crate::membership) fn of_older_features(&self) -> Self {
+        Self {
+            agreed_features: FEATURES.1 - 1,
+            ..self.clone()
+        }
+    }
 }
 
 /// A founder, as its peers see it: a card that can be turned into others.
