@@ -217,11 +217,20 @@ impl Book {
                 shown: 0,
             });
         }
-        if card.features.1 < self.agreed_features {
+        // It must read what this node writes, and this node what it writes.
+        let needed = self.agreed_features.max(FEATURES.0);
+        if card.features.1 < needed {
             return Err(Refused::Features {
                 node,
                 theirs: card.features.1,
-                agreed: self.agreed_features,
+                agreed: needed,
+            });
+        }
+        if card.features.0 > FEATURES.1 {
+            return Err(Refused::Features {
+                node: NodeId(own.node),
+                theirs: FEATURES.1,
+                agreed: card.features.0,
             });
         }
         let Some(known) = known else { return Ok(true) };
@@ -473,7 +482,8 @@ impl std::fmt::Display for FoundingStatus {
         }
         if let Some(why) = &self.unwritten {
             parts.push(format!(
-                "this node cannot write its book of peers, and goes no further until it can: {why}; see to its disk"
+                "this node cannot write its book of peers ({why}): see to its disk; until then founding does not go on, and \
+                 peers that were started again are refused"
             ));
         }
         f.write_str(&parts.join("; "))

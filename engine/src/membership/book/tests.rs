@@ -384,6 +384,32 @@ fn what_is_new_is_agreed_on_once_every_member_knows_it_and_for_good() {
 }
 
 #[test]
+fn a_peer_whose_build_has_no_feature_version_in_common_with_this_one_is_refused() {
+    let (book, newest) = (founded(), FEATURES.1);
+    let of = |features| NodeCard {
+        features,
+        ..card(2, 22, 4)
+    };
+    assert_eq!(refused(&book, &of((newest, newest + 3))), "admitted");
+    let newer = of((newest + 1, newest + 3));
+    assert_eq!(
+        book.judge(&newer),
+        Err(Refused::Features {
+            node: NodeId(1),
+            theirs: newest,
+            agreed: newest + 1
+        }),
+        "this node is the one that needs another build"
+    );
+    let older = Book {
+        agreed_features: 0,
+        ..book
+    };
+    assert_eq!(refused(&older, &of((0, FEATURES.0 - 1))), "features");
+    assert_eq!(refused(&older, &of((0, FEATURES.0))), "admitted");
+}
+
+#[test]
 fn nothing_is_agreed_on_before_it_is_certain_who_the_members_are() {
     let mut book = new(1);
     for node in [2, 3] {
