@@ -48,7 +48,8 @@ pub(super) struct Own {
     pub(super) history: Vec<Start>,
     /// What it announced last, zero before the first time.
     pub(super) election_timeout_ms: u64,
-    /// The longest election timeout that it ever announced: leases of others may rest on it after a restart.
+    /// The longest election timeout that it ever announced: leases of others may rest on it after a restart. Never lowered:
+    /// nothing durable says how long ago it was announced.
     pub(super) promised_ms: u64,
 }
 
