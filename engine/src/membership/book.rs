@@ -118,6 +118,13 @@ impl Book {
         book
     }
 
+    /// As it is read again: what peers said last is not written.
+    #[cfg(test)]
+    pub(super) fn without_what_was_said(mut self) -> Self {
+        self.said.clear();
+        self
+    }
+
     /// All founders, ascending.
     pub(crate) fn members(&self) -> Vec<u64> {
         let mut members: Vec<u64> = self.peers.keys().copied().collect();
