@@ -118,10 +118,15 @@ impl Book {
         book
     }
 
-    /// As it is read again: what peers said last is not written.
+    /// At another stage, however it was reached.
     #[cfg(test)]
-    pub(super) fn without_what_was_said(mut self) -> Self {
-        self.said.clear();
+    pub(super) fn at_stage(
+        mut self,
+        (is_closed, is_founded): (bool, bool),
+        agreed_features: u32,
+    ) -> Self {
+        (self.is_closed, self.is_founded) = (is_closed, is_founded);
+        self.agreed_features = agreed_features;
         self
     }
 

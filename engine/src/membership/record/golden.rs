@@ -8,7 +8,6 @@ use quorate_raft::NodeId;
 
 use super::*;
 use crate::membership::{NodeCard, NodeLimits, Start};
-use crate::transport::Founding;
 
 const NODE: u64 = 2;
 const CLUSTER: u64 = 0x0102_0304_0506_0708;
@@ -35,34 +34,18 @@ fn started() -> Book {
     book
 }
 
-/// All were met and say so, and one of them knows no feature but the first.
+/// All were met, and one of them knows no feature but the first.
 fn closed() -> Book {
     let mut book = started();
     book.record(&card(4, 1));
-    let said = Founding {
-        is_closed: false,
-        is_founded: false,
-        ..book.founding()
-    };
-    assert!(!book.note(1, said, 1 << 41));
-    assert!(book.note(4, said, 1 << 42));
-    let stage = book.founding();
-    assert!(stage.is_closed && !stage.is_founded);
-    book
+    book.at_stage((true, false), 1)
 }
 
-/// A founded peer said so, and all know the newest feature.
+/// All know the newest feature.
 fn founded() -> Book {
-    let mut book = closed();
-    let said = Founding {
-        is_founded: true,
-        ..book.founding()
-    };
-    assert!(book.note(4, said, 0));
+    let mut book = started();
     book.record(&card(4, 2));
-    assert!(book.is_founded());
-    assert_eq!(book.agreed_features(), 2);
-    book
+    book.at_stage((true, true), 2)
 }
 
 /// Of another founder. No two of its numbers are the same.
@@ -119,7 +102,7 @@ fn the_books_of_version_1_are_read_and_written() {
         assert_eq!(name, known);
         assert_eq!(&encode(&book), bytes, "{name}");
         let found = decode(Path::new("PEERS"), bytes).expect("it is read");
-        assert_eq!(found, book.without_what_was_said(), "{name}");
+        assert_eq!(found, book, "{name}");
     }
 }
 
