@@ -645,7 +645,9 @@ impl std::fmt::Debug for Builder {
     }
 }
 
-/// A seed that differs between nodes and runs; only election jitter, names and the numbers of requests depend on it.
+/// A number that no other node and no other run draws. A directory's incarnation, the nonce of a start and the owner of a
+/// session are made of it: two that were equal would hide that a directory was wiped or copied. So are election jitter,
+/// names and the numbers of requests. From the randomness of the operating system, by way of the keys of a hash map.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new()

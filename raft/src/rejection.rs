@@ -73,7 +73,7 @@ pub enum RejectionReason {
     #[error(
         "as leader of {term} it contradicts the entries up to {committed}, which are committed \
          here; one of the two nodes lost data or was given forged entries: compare their states, \
-         and rebuild the wrong one from an empty directory"
+         and put the newest directory of the wrong one back, or leave that node out"
     )]
     Contradiction {
         /// The leader's term.

@@ -112,7 +112,7 @@ mod modelled {
 
     /// One that somebody only tries to take. The model looks at other orders of two steps only
     /// where both touch something; that a try fails behind the holder's last step, and before it
-    /// lets go, is an order of a try and the letting go.
+    /// releases the lock, is an order of a try and the release.
     #[derive(Debug)]
     pub(crate) struct TryMutex<T> {
         lock: loom::sync::Mutex<T>,

@@ -122,6 +122,18 @@ impl Book {
         book
     }
 
+    /// At another stage, however it was reached.
+    #[cfg(test)]
+    pub(super) fn at_stage(
+        mut self,
+        (is_closed, is_founded): (bool, bool),
+        agreed_features: u32,
+    ) -> Self {
+        (self.is_closed, self.is_founded) = (is_closed, is_founded);
+        self.agreed_features = agreed_features;
+        self
+    }
+
     /// All founders, ascending.
     pub(crate) fn members(&self) -> Vec<u64> {
         let mut members: Vec<u64> = self.peers.keys().copied().collect();

@@ -91,6 +91,9 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Book, OpenError> {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use quorate_raft::NodeId;
     use quorate_wal::MemoryDisk;

@@ -119,14 +119,14 @@ fn golden(version: u32, name: &str) -> Vec<u8> {
 #[test]
 #[ignore = "writes the golden files of a new version"]
 fn write_directories() {
-    write_new(LONE, || {
+    write_new(1, LONE, || {
         let dir = tempfile::tempdir().expect("a directory");
         let db = Db::builder(dir.path()).groups(GROUPS).options(options());
         let db = db.open().expect("it opens");
         fill(&db, &[&db]);
         pack_quiet(dir.path())
     });
-    write_new(THREE, || {
+    write_new(1, THREE, || {
         let root = tempfile::tempdir().expect("a directory");
         let cluster = Cluster::builder()
             .dir(root.path())
@@ -139,7 +139,7 @@ fn write_directories() {
         fill(&cluster.clerk(), &nodes.iter().collect::<Vec<_>>());
         pack_quiet(root.path())
     });
-    write_new(CONTENTS, || {
+    write_new(1, CONTENTS, || {
         let db = Cluster::in_memory(1).expect("it starts");
         let clerk = db.clerk();
         write(&clerk, 0..ENTRIES);

@@ -1,13 +1,14 @@
-//! One frame of every kind and every tag of `docs/wire.md`.
+//! One frame of every kind and every tag of `docs/wire.md`, in the file of the version of the protocol that added it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use bytes::Bytes;
-use quorate::transport::codec::{Arrived, FrameBuffer, encode_frame};
+use quorate::transport::codec::{Arrived, DecodeError, FrameBuffer, decode_body, encode_frame};
 use quorate::transport::{
-    Consistency, Frame, GroupMessage, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId,
-    SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer,
+    Consistency, FewNodes, Founding, Frame, GroupMessage, LogHealth, NodeStatus, Refusal, Reply,
+    ReplyBody, Request, RequestBody, RequestId, SnapshotAck, SnapshotAckStatus, SnapshotChunk,
+    SnapshotTransfer,
 };
 use quorate_kv::{Outcome, SessionId};
 use quorate_raft::{
@@ -19,39 +20,125 @@ use crate::{path_of, write_new};
 
 const FILE: &str = "frames.hex";
 const BODY_BYTES_MAX: usize = 1 << 20;
+const HEADER_BYTES: usize = 12;
 
-/// Kind 6 has no value of its own: a header without a body.
+/// It has no value of its own: a header without a body.
 const KEEP_ALIVE: &str = "keep_alive";
+const KEEP_ALIVE_KIND: u8 = 6;
 
 #[test]
 fn every_frame_of_version_1_decodes_and_encodes_to_the_same_bytes() {
     let golden = read(1);
-    for (name, frame) in frames() {
-        let bytes = golden.get(name).unwrap_or_else(|| panic!("{name} is kept"));
-        assert_eq!(decode(bytes), Arrived::Frame(frame.clone()), "{name}");
-        let encoded = encode_frame(&frame, BODY_BYTES_MAX).expect("it is small");
-        assert_eq!(&encoded, bytes, "{name}");
-    }
+    compare(&golden, &frames());
     assert_eq!(decode(&golden[KEEP_ALIVE]), Arrived::KeepAlive);
     assert_eq!(golden.len(), frames().len() + 1, "no name but these");
 }
 
 #[test]
-#[ignore = "writes the golden file of a new version"]
+fn every_frame_that_version_2_added_decodes_and_encodes_to_the_same_bytes() {
+    let golden = read(2);
+    compare(&golden, &added_by_version_2());
+    let known = added_by_version_2().len();
+    assert_eq!(golden.len(), known, "no name but these");
+}
+
+/// Whoever adds a kind or a tag adds it here too: the decoder is asked which ones it knows.
+#[test]
+fn every_kind_and_every_tag_that_is_understood_has_a_golden_frame() {
+    let golden: Vec<Vec<u8>> = (1..=2)
+        .flat_map(|version| read(version).into_values())
+        .collect();
+    let kept: BTreeSet<u8> = golden.iter().map(|frame| frame[4]).collect();
+    for kind in 0..=u8::MAX {
+        let is_known = decode_body(kind, &[]) != Err(DecodeError::UnknownKind { kind });
+        // A keep-alive ends before its body.
+        let is_known = is_known || kind == KEEP_ALIVE_KIND;
+        assert_eq!(kept.contains(&kind), is_known, "kind {kind}");
+    }
+    for (what, kind, before) in places_of_tags() {
+        let at = HEADER_BYTES + before.len();
+        let has_tag = |frame: &&Vec<u8>| {
+            let outer = before.last().filter(|_| what.is_nested());
+            frame[4] == kind && frame.len() > at && outer.is_none_or(|it| frame[at - 1] == *it)
+        };
+        let kept: BTreeSet<u8> = golden.iter().filter(has_tag).map(|it| it[at]).collect();
+        for tag in 0..=u8::MAX {
+            let decoded = decode_body(kind, &[&before[..], &[tag]].concat());
+            let is_unknown =
+                matches!(decoded, Err(DecodeError::UnknownTag { tag: told, .. }) if told == tag);
+            assert_eq!(kept.contains(&tag), !is_unknown, "{what:?} {tag}");
+        }
+    }
+}
+
+/// What a tag tells apart.
+#[derive(Clone, Copy, Debug)]
+enum Tag {
+    Message,
+    SnapshotAnswer,
+    Request,
+    Consistency,
+    Reply,
+    Outcome,
+}
+
+impl Tag {
+    /// Whether it follows another tag, which decides what it means.
+    fn is_nested(self) -> bool {
+        matches!(self, Self::Consistency | Self::Outcome)
+    }
+}
+
+/// Each tag, the kind of frame that it is in, and a body up to it.
+fn places_of_tags() -> [(Tag, u8, Vec<u8>); 6] {
+    let (id, id_and_group, transfer) = ([0; 8], [0; 16], [0; 24]);
+    // From, to, and one message with its group and term.
+    let message = [&[0; 16][..], &1_u32.to_le_bytes(), &[0; 16]].concat();
+    [
+        (Tag::Message, 1, message),
+        (Tag::SnapshotAnswer, 3, transfer.to_vec()),
+        (Tag::Request, 4, id_and_group.to_vec()),
+        (Tag::Consistency, 4, [&id_and_group[..], &[2]].concat()),
+        (Tag::Reply, 5, id.to_vec()),
+        (Tag::Outcome, 5, [&id[..], &[1]].concat()),
+    ]
+}
+
+fn compare(golden: &BTreeMap<String, Vec<u8>>, frames: &[(&'static str, Frame)]) {
+    for (name, frame) in frames {
+        let bytes = golden
+            .get(*name)
+            .unwrap_or_else(|| panic!("{name} is kept"));
+        assert_eq!(decode(bytes), Arrived::Frame(frame.clone()), "{name}");
+        let encoded = encode_frame(frame, BODY_BYTES_MAX).expect("it is small");
+        assert_eq!(&encoded, bytes, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "writes the golden files of a new version"]
 fn write_frames() {
-    write_new(FILE, || {
-        let mut lines =
-            vec!["# One frame a line: its name, and its bytes in hexadecimal.\n".to_owned()];
-        lines.extend(frames().iter().map(|(name, frame)| {
-            let bytes = encode_frame(frame, BODY_BYTES_MAX).expect("it is small");
-            format!("{name}: {}\n", hex(&bytes))
-        }));
-        let header = [0, 0, 0, 0, 6, 0, 0, 0];
+    write_new(2, FILE, || {
+        lines_of(&added_by_version_2()).concat().into_bytes()
+    });
+    write_new(1, FILE, || {
+        let mut lines = lines_of(&frames());
+        let header = [0, 0, 0, 0, KEEP_ALIVE_KIND, 0, 0, 0];
         let crc = crc32fast::hash(&header).to_le_bytes();
         let keep_alive = hex(&[&header[..], &crc].concat());
         lines.push(format!("{KEEP_ALIVE}: {keep_alive}\n"));
         lines.concat().into_bytes()
     });
+}
+
+fn lines_of(frames: &[(&'static str, Frame)]) -> Vec<String> {
+    let mut lines =
+        vec!["# One frame a line: its name, and its bytes in hexadecimal.\n".to_owned()];
+    lines.extend(frames.iter().map(|(name, frame)| {
+        let bytes = encode_frame(frame, BODY_BYTES_MAX).expect("it is small");
+        format!("{name}: {}\n", hex(&bytes))
+    }));
+    lines
 }
 
 fn read(version: u32) -> BTreeMap<String, Vec<u8>> {
@@ -87,7 +174,7 @@ fn unhex(digits: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Every kind and every tag, under the names of the golden file.
+/// Every kind and every tag of version 1, under the names of its golden file.
 fn frames() -> Vec<(&'static str, Frame)> {
     let mut frames = messages();
     frames.extend(snapshots());
@@ -307,4 +394,56 @@ fn replies() -> Vec<(&'static str, Frame)> {
         (name, Frame::Reply(Reply { id, result }))
     };
     results.into_iter().map(reply).collect()
+}
+
+/// What version 2 of the protocol added: the status of a node, with each health of a log, and the refusal of a cluster
+/// that is not founded.
+fn added_by_version_2() -> Vec<(&'static str, Frame)> {
+    let founding = Founding {
+        is_complete: true,
+        is_closed: false,
+        digest: 0x2122_2324_2526_2728,
+        is_founded: false,
+    };
+    let closed = Founding {
+        is_closed: true,
+        ..founding
+    };
+    let founded = Founding {
+        is_founded: true,
+        ..closed
+    };
+    let apart = Founding {
+        is_complete: false,
+        digest: 0,
+        ..founding
+    };
+    let unfounded = |nodes: std::ops::RangeInclusive<u64>| {
+        let nodes: Vec<NodeId> = nodes.map(NodeId).collect();
+        let waits_for = FewNodes::of(&nodes);
+        let result = Err(Refusal::Unfounded { waits_for });
+        let id = RequestId(0x0102_0304);
+        Frame::Reply(Reply { id, result })
+    };
+    let status = |(name, health, founding)| {
+        let status = NodeStatus {
+            health,
+            oldest_unsynced_ms: 0x0102_0304,
+            durable_lsn: 0x1112_1314_1516_1718,
+            founding,
+            feature_version: 2,
+        };
+        (name, Frame::Status(status))
+    };
+    let healths = [
+        ("status_healthy", LogHealth::Healthy, founded),
+        ("status_stalled", LogHealth::Stalled, closed),
+        ("status_full", LogHealth::Full, founding),
+        ("status_out_of_handles", LogHealth::OutOfHandles, apart),
+        ("status_failed", LogHealth::Failed, founded),
+    ];
+    let mut frames: Vec<_> = healths.into_iter().map(status).collect();
+    frames.push(("reply_unfounded", unfounded(2..=3)));
+    frames.push(("reply_unfounded_many", unfounded(2..=300)));
+    frames
 }

@@ -27,7 +27,7 @@ use crate::workload::{Call, CallKind, Ticket, Workload};
 /// How long a thread takes to go on, on average.
 const THREAD_NS: u64 = 10_000;
 
-/// How often a thread sleeps between two of its loads, and how long it does on average: longer than an office lasts, too.
+/// How often a thread sleeps between two of its loads, and how long it does on average: longer than a leadership lasts, too.
 const SLEEP_PERMILLE: u32 = 300;
 const SLEEP_MEANS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 3_000_000_000];
 

@@ -284,7 +284,7 @@ impl Log {
     }
 }
 
-/// Lets go of the spots in memory that the index behind the segment has.
+/// Releases the spots that memory holds and the index behind the segment has.
 fn freeze(index: &mut Index, slot: SegmentSlot, range: &Range) {
     let Some(log) = index
         .groups

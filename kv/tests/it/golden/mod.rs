@@ -1,5 +1,5 @@
-//! What version 1 wrote, kept as a file that is never changed: commands, queries, answers and images, in
-//! `tests/it/golden/v1.hex`, one a line. Every build reads them all.
+//! What each version wrote, kept as files that are never changed: commands, queries, answers and images in
+//! `tests/it/golden/v1.hex`, and what version 2 added in `v2.hex`, one a line. Every build reads them all.
 //!
 //! `cargo test -p quorate-kv --test it -- --ignored` writes the file of a new version; it leaves one
 //! that exists as it is.
@@ -11,13 +11,16 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use quorate_kv::{
-    Answer, Batch, Command, CommandBuffer, Map, Outcome, Position, Query, Scan, SessionId, Sessions,
+    Answer, Batch, Command, CommandBuffer, Map, Outcome, Position, Query, Scan, SessionId,
+    SessionOwner, Sessions,
 };
 
 use crate::common::image_bytes;
 
-/// The version that this build writes, and the last that it reads.
-const VERSION: u32 = 1;
+/// The versions, each with a file of what it added.
+const VERSIONS: [u32; 2] = [1, 2];
+
+const OWNER: SessionOwner = SessionOwner::new(0x0102_0304_0506_0708).unwrap();
 
 const SESSION: SessionId = SessionId(258);
 const POSITION: Position = Position {
@@ -28,8 +31,16 @@ const POSITION: Position = Position {
 
 #[test]
 fn the_commands_of_version_1_are_read_and_written() {
-    let golden = read(1);
-    for (name, command, bytes) in commands() {
+    compare_commands(&read(1), commands());
+}
+
+#[test]
+fn the_command_of_version_2_is_read_and_written() {
+    compare_commands(&read(2), owned_commands());
+}
+
+fn compare_commands(golden: &BTreeMap<String, Bytes>, commands: Vec<(&str, Command, Bytes)>) {
+    for (name, command, bytes) in commands {
         let kept = &golden[name];
         assert_eq!(Command::decode(kept), Ok(command), "{name}");
         assert_eq!(Sessions::<Map>::check(kept), Ok(command), "{name}");
@@ -68,13 +79,7 @@ fn the_answers_of_version_1_are_read_and_written() {
 #[test]
 fn the_images_of_version_1_are_restored_and_written() {
     let golden = read(1);
-    for (name, sessions) in images() {
-        let kept = &golden[name];
-        let restored = Sessions::<Map>::restore(&mut &kept[..]).expect("an older version is read");
-        assert_eq!(restored.digest(), sessions.digest(), "{name}");
-        assert_eq!(image_bytes(&restored.image()), kept[..], "{name}");
-        assert_eq!(image_bytes(&sessions.image()), kept[..], "{name}");
-    }
+    compare_images(&golden, images());
     let mut restored = Sessions::<Map>::restore(&mut &golden["image_sessions"][..])
         .expect("an older version is read");
     let again = append().seal(SessionId(1), 3, 1);
@@ -85,22 +90,48 @@ fn the_images_of_version_1_are_restored_and_written() {
 }
 
 #[test]
+fn the_image_of_version_2_is_restored_and_written() {
+    let golden = read(2);
+    compare_images(&golden, owned_images());
+    let restored = Sessions::<Map>::restore(&mut &golden["image_owned"][..]).expect("it is read");
+    let owners = [1, 3, 5].map(|session| restored.owner(SessionId(session)));
+    assert_eq!(owners, [Some(OWNER), None, SessionOwner::new(9)]);
+}
+
+fn compare_images(golden: &BTreeMap<String, Bytes>, images: Vec<(&str, Sessions<Map>)>) {
+    for (name, sessions) in images {
+        let kept = &golden[name];
+        let restored = Sessions::<Map>::restore(&mut &kept[..]).expect("its version is read");
+        assert_eq!(restored.digest(), sessions.digest(), "{name}");
+        assert_eq!(image_bytes(&restored.image()), kept[..], "{name}");
+        assert_eq!(image_bytes(&sessions.image()), kept[..], "{name}");
+    }
+}
+
+#[test]
 fn every_golden_line_is_compared() {
-    let known = all().len();
-    assert_eq!(read(1).len(), known);
+    for version in VERSIONS {
+        assert_eq!(read(version).len(), all(version).len(), "v{version}");
+    }
 }
 
 #[test]
 #[ignore = "writes the golden file of a new version"]
 fn write_golden() {
-    let path = path_of(VERSION);
+    for version in VERSIONS {
+        write_new(version);
+    }
+}
+
+fn write_new(version: u32) {
+    let path = path_of(version);
     if path.exists() {
         return;
     }
     let mut lines =
         vec!["# One thing a line: its name, and its bytes in hexadecimal.\n".to_owned()];
     lines.extend(
-        all()
+        all(version)
             .iter()
             .map(|(name, bytes)| format!("{name}: {bytes:02x}\n")),
     );
@@ -128,12 +159,19 @@ fn read(version: u32) -> BTreeMap<String, Bytes> {
         .collect()
 }
 
-fn all() -> Vec<(&'static str, Bytes)> {
-    let mut all: Vec<_> = commands().into_iter().map(|it| (it.0, it.2)).collect();
-    all.extend(queries().into_iter().map(|it| (it.0, it.2)));
-    all.extend(answers().into_iter().map(|it| (it.0, it.1.encode())));
-    let images = images().into_iter();
-    all.extend(images.map(|it| (it.0, Bytes::from(image_bytes(&it.1.image())))));
+/// What a version added.
+fn all(version: u32) -> Vec<(&'static str, Bytes)> {
+    let (commands, images) = match version {
+        1 => (commands(), images()),
+        _ => (owned_commands(), owned_images()),
+    };
+    let mut all: Vec<_> = commands.into_iter().map(|it| (it.0, it.2)).collect();
+    if version == 1 {
+        all.extend(queries().into_iter().map(|it| (it.0, it.2)));
+        all.extend(answers().into_iter().map(|it| (it.0, it.1.encode())));
+    }
+    let image = |sessions: Sessions<Map>| Bytes::from(image_bytes(&sessions.image()));
+    all.extend(images.into_iter().map(|(name, it)| (name, image(it))));
     all
 }
 
@@ -297,4 +335,34 @@ fn images() -> Vec<(&'static str, Sessions<Map>)> {
         ("image_empty", Sessions::default()),
         ("image_sessions", sessions),
     ]
+}
+
+fn owned_commands() -> Vec<(&'static str, Command, Bytes)> {
+    let command = Command::RegisterOwned {
+        sessions_max: 64,
+        owner: OWNER,
+    };
+    let bytes = Command::register_owned(64, OWNER);
+    vec![("command_register_owned", command, bytes)]
+}
+
+/// A state with sessions of two owners, one without an owner between them, and kept answers.
+fn owned_images() -> Vec<(&'static str, Sessions<Map>)> {
+    let mut sessions = Sessions::<Map>::default();
+    let quorate = CommandBuffer::put(b"motto", b"quorate!").expect("within limits");
+    let other = SessionOwner::new(9).expect("above zero");
+    let script = [
+        Command::register_owned(64, OWNER),
+        quorate.seal(SessionId(1), 1, 0),
+        Command::register(64),
+        append().seal(SessionId(1), 2, 0),
+        Command::register_owned(64, other),
+        Command::skip(SessionId(5), 1, 0),
+        append().seal(SessionId(3), 1, 0),
+        Command::acknowledge(SessionId(3), 1),
+    ];
+    for (index, command) in (1..).zip(&script) {
+        sessions.apply(index, command);
+    }
+    vec![("image_owned", sessions)]
 }

@@ -1,5 +1,5 @@
 //! The handshake of every version, as files that are never changed: `engine/tests/golden/v1/handshake.hex`, one hello or
-//! answer a line.
+//! answer a line; and the rejects that version 2 added, in `engine/tests/golden/v2/rejects.hex`.
 
 use std::fs;
 use std::io::Write;
@@ -7,18 +7,26 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use super::*;
-use crate::membership::{NodeLimits, Start};
+use crate::membership::{NodeLimits, OlderBy, Start};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-fn path_of(version: u16) -> PathBuf {
+const HANDSHAKE: &str = "handshake.hex";
+const REJECTS: &str = "rejects.hex";
+
+fn path_of(version: u16, name: &str) -> PathBuf {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-    PathBuf::from(format!("{folder}/v{version}/handshake.hex"))
+    PathBuf::from(format!("{folder}/v{version}/{name}"))
+}
+
+/// The hellos and answers of a version: names and bytes.
+fn golden(version: u16) -> Vec<(String, Vec<u8>)> {
+    lines_of(version, HANDSHAKE)
 }
 
 /// The lines of a version's golden file: names and bytes.
-fn golden(version: u16) -> Vec<(String, Vec<u8>)> {
-    let text = fs::read_to_string(path_of(version)).expect("it is kept");
+fn lines_of(version: u16, name: &str) -> Vec<(String, Vec<u8>)> {
+    let text = fs::read_to_string(path_of(version, name)).expect("it is kept");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
@@ -207,21 +215,106 @@ fn the_handshake_of_version_2_is_the_one_sent() {
 }
 
 #[test]
-#[ignore = "writes the golden file of a new version"]
+fn the_rejects_that_version_2_added_are_understood_and_sent() {
+    let golden = lines_of(2, REJECTS);
+    for (name, sends, understood) in refusals() {
+        let bytes = bytes_of(&golden, name);
+        assert_eq!(answered(bytes), Err(understood), "{name}");
+        assert_eq!(without_words(&told(&sends)), without_words(bytes), "{name}");
+    }
+    assert_eq!(golden.len(), refusals().len(), "no name but these");
+}
+
+/// Whoever adds a code adds it here too: the decoder is asked which ones it knows.
+#[test]
+fn every_code_of_a_reject_that_is_understood_has_a_golden_line() {
+    let golden = [golden(2), lines_of(2, REJECTS)].concat();
+    let rejects: Vec<_> = golden
+        .iter()
+        .filter(|(name, _)| name.starts_with("reject"))
+        .collect();
+    for code in 0..=u8::MAX {
+        // By the second number an older copy shows: 1 is one of the ways.
+        let is_known = reason_of(code, 2, &hellos()[0].1).is_some()
+            || Refused::from_wire(code, [2, 1, 3, 4]).is_some();
+        let is_kept = rejects.iter().any(|(_, bytes)| bytes[11] == code);
+        assert_eq!(is_kept, is_known, "code {code}");
+    }
+}
+
+/// The header but for the length, and the numbers. The words are for people, and may be written better.
+fn without_words(reject: &[u8]) -> (&[u8], [u8; 32]) {
+    let body = &reject[ANSWER_HEADER_BYTES..reject.len() - CRC_BYTES];
+    let fields = Fields::read(body).expect("it has fields");
+    let numbers = fields.chunk(tag::NUMBERS).expect("it has numbers");
+    let words = fields.text(tag::WORDS).expect("it has words");
+    assert!(!words.is_empty());
+    (&reject[..PREFIX_BYTES], numbers)
+}
+
+/// The rejects that version 2 added: what the listening side says, and what the dialling side makes of it.
+fn refusals() -> Vec<(&'static str, CloseReason, CloseReason)> {
+    let node = NodeId(1);
+    let groups = |ours, theirs| CloseReason::WrongGroups { ours, theirs };
+    let older = |cause| Refused::OlderCopy { node, cause };
+    let (known, shown) = (0x2122_2324_2526_2728, 0x1112_1314_1516_1718);
+    let refused = [
+        (
+            "reject_other_directory",
+            Refused::OtherDirectory { node, known, shown },
+        ),
+        ("reject_retired", Refused::Retired { node }),
+        (
+            "reject_older_by_life",
+            older(OlderBy::Life { known, shown }),
+        ),
+        (
+            "reject_older_by_history",
+            older(OlderBy::History { life: known }),
+        ),
+        ("reject_older_by_log", older(OlderBy::Log { known, shown })),
+        (
+            "reject_second_copy",
+            Refused::SecondCopy { node, life: known },
+        ),
+        ("reject_book_not_written", Refused::NotWritten),
+        (
+            "reject_features",
+            Refused::Features {
+                node,
+                theirs: 1,
+                agreed: 2,
+            },
+        ),
+    ];
+    let refused = refused.into_iter().map(|(name, refused)| {
+        let reason = CloseReason::Identity(refused);
+        (name, reason.clone(), reason)
+    });
+    let wrong_groups = ("reject_groups", groups(16, 300), groups(300, 16));
+    [wrong_groups].into_iter().chain(refused).collect()
+}
+
+#[test]
+#[ignore = "writes the golden files of a new version"]
 fn write_handshake() {
-    let path = path_of(VERSION);
+    let hellos = hellos().into_iter().map(|(name, _)| name);
+    let rejects = rejects().into_iter().map(|(name, _, _)| name);
+    let lines = hellos.chain(["accept"]).chain(rejects);
+    write_new(HANDSHAKE, lines.map(|name| (name, encode(name))));
+    let lines = refusals().into_iter();
+    write_new(REJECTS, lines.map(|(name, sends, _)| (name, told(&sends))));
+}
+
+fn write_new(name: &str, named: impl Iterator<Item = (&'static str, Vec<u8>)>) {
+    let path = path_of(VERSION, name);
     if path.exists() {
         return;
     }
-    let hellos = hellos().into_iter().map(|(name, _)| name);
-    let rejects = rejects().into_iter().map(|(name, _, _)| name);
     let mut lines =
         vec!["# One hello or answer a line: its name, and its bytes in hexadecimal.\n".to_owned()];
-    lines.extend(hellos.chain(["accept"]).chain(rejects).map(|name| {
-        let digits: Vec<String> = encode(name)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+    lines.extend(named.map(|(name, bytes)| {
+        let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{name}: {}\n", digits.concat())
     }));
     fs::create_dir_all(path.parent().expect("it has a folder")).expect("writable");
@@ -229,12 +322,17 @@ fn write_handshake() {
     file.write_all(lines.concat().as_bytes()).expect("writable");
 }
 
+/// A reject as it is sent.
+fn told(reason: &CloseReason) -> Vec<u8> {
+    sent(|stream| write_reject(stream, reason, VERSION).expect("it is read"))
+}
+
 fn encode(name: &str) -> Vec<u8> {
     if let Some((_, hello)) = hellos().into_iter().find(|(known, _)| *known == name) {
         return encode_hello(&hello);
     }
     if let Some((_, reason, _)) = rejects().into_iter().find(|(known, _, _)| *known == name) {
-        return sent(|stream| write_reject(stream, &reason, VERSION).expect("it is read"));
+        return told(&reason);
     }
     assert_eq!(name, "accept");
     sent(|stream| write_accept(stream, &accept(), VERSION).expect("it is read"))
