@@ -211,7 +211,9 @@ impl Network {
     pub fn is_clear(&self, now_ns: u64) -> bool {
         let between_nodes = &self.links[..self.nodes * self.nodes];
         let until_ns = now_ns + CLEAR_NS;
-        between_nodes.iter().all(|link| link.last_arrival_ns <= until_ns)
+        between_nodes
+            .iter()
+            .all(|link| link.last_arrival_ns <= until_ns)
     }
 
     /// Frames get lost, repeated, delayed and damaged from here on, as the plan says.

@@ -193,7 +193,10 @@ fn write_beside_a_sick_disk<W: Workload>(world: &mut World<W>) -> Result<(), Str
         // A full disk has no room for the card of a peer that was started again meanwhile.
         is_up && all_lead(world) && world.is_connected()
     })?;
-    require(is_whole, "nodes do not meet, or elect nobody, when all was healed")?;
+    require(
+        is_whole,
+        "nodes do not meet, or elect nobody, when all was healed",
+    )?;
     phase(world, "sick");
     let think_ns = world.config.think_ns;
     world.sicken(kind, of_leader, world.now_ns + SICK_NS);

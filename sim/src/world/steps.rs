@@ -209,10 +209,13 @@ impl<W: Workload> World<W> {
         }
         let pairs = self.nodes.iter().enumerate();
         let have_met = pairs.clone().all(|(place, _)| {
-            pairs.clone().filter(|(other, _)| *other != place).all(|(other, there)| {
-                let met = self.nodes[place].met.get(&(other, there.life));
-                met.is_some_and(|met| matches!(met, Met::Accepted))
-            })
+            pairs
+                .clone()
+                .filter(|(other, _)| *other != place)
+                .all(|(other, there)| {
+                    let met = self.nodes[place].met.get(&(other, there.life));
+                    met.is_some_and(|met| matches!(met, Met::Accepted))
+                })
         });
         have_met && self.network.is_clear(self.now_ns)
     }

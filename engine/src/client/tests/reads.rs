@@ -121,11 +121,7 @@ fn an_empty_answer_of_a_leader_is_not_the_word_of_the_replica_here() {
     let wait = only(&script.waits());
     script.cannot(wait);
     let instead = only(&script.sent());
-    script.reply(
-        instead.0,
-        instead.1.id,
-        Ok(ReplyBody::Answer(Bytes::new())),
-    );
+    script.reply(instead.0, instead.1.id, Ok(ReplyBody::Answer(Bytes::new())));
     assert_eq!(read.wait(), Err(Error::Incompatible));
 }
 
