@@ -264,8 +264,7 @@ impl Marks {
             Event::Asked { clerk, request } => self.asked(books, clerk, request),
             Event::LogFailed { .. } => self.hit(Mark::LogFailed),
             Event::Harmed { node, harm, by } => self.harmed(node, harm, by),
-            Event::ReadLocally { .. } => {}
-            Event::Matched { .. } | Event::Heard { .. } => {}
+            Event::ReadLocally { .. } | Event::Matched { .. } | Event::Heard { .. } => {}
         }
     }
 

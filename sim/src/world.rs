@@ -339,7 +339,7 @@ impl<W: Workload> World<W> {
         };
         match event {
             Event::Pass(node, worker) => self.pass(node, worker)?,
-            Event::Attach(node, life, worker) => self.attach_step(node, life, worker)?,
+            Event::Attach(node, life, worker) => self.attach_step(node, life, worker),
             Event::Local(node, life, step) => self.local_step(node, life, step)?,
             Event::Log(node) => self.log_step(node)?,
             Event::Prepare(node) => self.prepare_step(node)?,

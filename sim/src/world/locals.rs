@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 
 use quorate::simulation::{CallId, ClientSend, SimClient, SimReader, StateMachine};
 use quorate::transport::{Reply, Request, RequestId};
@@ -83,17 +84,19 @@ struct Leased<L> {
     loads: L,
 }
 
-/// The loads of a read under a lease, whatever the machine: `Some` when they are over, with the answer and its index.
+/// The loads of a read under a lease, whatever the machine: ready when they are over, with the answer and its index.
 trait Loads {
-    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Option<Option<(LogIndex, Bytes)>>;
+    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Poll<Option<(LogIndex, Bytes)>>;
 }
 
 struct LoadsOf<M: StateMachine>(SimReader<M::View>);
 
 impl<M: StateMachine> Loads for LoadsOf<M> {
-    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Option<Option<(LogIndex, Bytes)>> {
-        let over = self.0.step(|| shown_ns)?;
-        Some(over.map(|(index, view)| (index, M::query(&view, query))))
+    fn step(&mut self, shown_ns: u64, query: &Bytes) -> Poll<Option<(LogIndex, Bytes)>> {
+        match self.0.step(|| shown_ns) {
+            None => Poll::Pending,
+            Some(over) => Poll::Ready(over.map(|(index, view)| (index, M::query(&view, query)))),
+        }
     }
 }
 
@@ -409,16 +412,16 @@ impl<W: Workload> World<W> {
         };
         let query = leased.reading.query.clone();
         match leased.loads.step(shown_ns, &query) {
-            None => {
+            Poll::Pending => {
                 local.leased.insert(ticket, leased);
                 self.schedule_load(node, ticket);
                 Ok(())
             }
-            Some(None) => {
+            Poll::Ready(None) => {
                 local.read(shown_ns, ticket, leased.reading);
                 self.after_local(node)
             }
-            Some(Some((index, answer))) => {
+            Poll::Ready(Some((index, answer))) => {
                 self.local_saw(node, &leased.reading, index)?;
                 self.mark(Mark::LocalLeaseRead);
                 self.local_answered(node, ticket, Ok(answer))

@@ -73,31 +73,27 @@ impl<W: Workload> World<W> {
         self.happens(Some(node), What::Opened);
         self.judge(Step::Opened { node })?;
         self.open_local(node);
-        self.attach_step(node, self.nodes[node].life, 0)
+        self.attach_step(node, self.nodes[node].life, 0);
+        Ok(())
     }
 
     /// Takes the next step of opening the workers of a node: one alone is opened at once, several one after the other, with
     /// time between any two steps, in which those that are attached write and the log moves.
-    pub(super) fn attach_step(
-        &mut self,
-        node: usize,
-        life: u32,
-        worker: usize,
-    ) -> Result<(), String> {
+    pub(super) fn attach_step(&mut self, node: usize, life: u32, worker: usize) {
         let slot = &mut self.nodes[node];
         let shown_ns = slot.clock.at(self.now_ns);
         let Some(process) = slot.process.as_mut().filter(|_| slot.life == life) else {
-            return Ok(());
+            return;
         };
         if slot.paused_until_ns > self.now_ns {
             let at_ns = slot.paused_until_ns.min(self.now_ns + PAUSED_NS);
             self.schedule(at_ns, Event::Attach(node, life, worker));
-            return Ok(());
+            return;
         }
         if process.workers() == 1 {
             while process.open_step(0, shown_ns) {}
             self.wake(node);
-            return Ok(());
+            return;
         }
         process.open_step(worker, shown_ns);
         let is_attached = process.is_attached(worker);
@@ -114,7 +110,6 @@ impl<W: Workload> World<W> {
             let event = Event::Attach(node, life, next);
             self.schedule(self.now_ns + wait_ns, event);
         }
-        Ok(())
     }
 
     /// Whether a process can be opened on a disk that is not its own. It is ended at once.

@@ -68,7 +68,9 @@ impl<W: Workload> World<W> {
                 slot.disk_state.is_faulty = true;
             }
             Sickness::Slow => {
-                let times = 1 + u64::from(self.seed % 3 == 0) + u64::from(self.seed % 2 == 0);
+                let times = 1
+                    + u64::from(self.seed.is_multiple_of(3))
+                    + u64::from(self.seed.is_multiple_of(2));
                 slot.disk_state.sync_min_ns = timeout_ns * times;
             }
             Sickness::Stuck => slot.disk_state.stuck_until_ns = until_ns,
@@ -80,13 +82,11 @@ impl<W: Workload> World<W> {
     /// The group that has made no progress for too long, and for how long.
     pub fn stalled(&self) -> Option<(GroupId, u64)> {
         let progress = self.progress.as_ref()?;
-        let stalled = progress.missed_since.iter().enumerate();
-        stalled
-            .filter_map(|(group, since)| {
-                let for_ns = self.now_ns - (*since)?;
-                (for_ns > progress.bound_ns).then_some((GroupId(group as u64), for_ns))
-            })
-            .next()
+        let mut missed_since = progress.missed_since.iter().enumerate();
+        missed_since.find_map(|(group, since)| {
+            let for_ns = self.now_ns - (*since)?;
+            (for_ns > progress.bound_ns).then_some((GroupId(group as u64), for_ns))
+        })
     }
 
     /// Progress is not judged any more.

@@ -50,9 +50,9 @@ impl<W: Workload> World<W> {
             let leader = self
                 .leader(group)
                 .and_then(|it| self.nodes[it].process.as_ref());
-            leader
-                .into_iter()
-                .for_each(|it| it.transfer(group, patient));
+            if let Some(leader) = leader {
+                leader.transfer(group, patient);
+            }
         }
         self.network.trouble();
         self.schedule_trouble();
