@@ -73,6 +73,7 @@ pub(crate) fn open<M: StateMachine>(
     now_ns: impl Fn() -> u64,
 ) -> Result<Opened<M>, OpenError> {
     let identity = &setup.identity;
+    membership::check_without(&setup.without, identity.node, &identity.members)?;
     let lock = lock(setup)?;
     let (membership, log, recovered) = open_node(setup)?;
     let snapshots = Snapshots::open(Arc::clone(&setup.disk), &setup.dir.join(SNAPSHOT_DIR))

@@ -215,7 +215,7 @@ fn what_the_builder_is_told_is_checked() {
 fn options_out_of_range_are_named() {
     type Change = fn(&mut Options);
     let home = Home::new();
-    let cases: [(&str, Change); 22] = [
+    let cases: [(&str, Change); 23] = [
         ("heartbeat_interval", |o| {
             o.heartbeat_interval = Duration::ZERO;
         }),
@@ -587,6 +587,27 @@ fn the_log_s_own_entry_limit_refuses_one_write_and_no_other() {
     assert_eq!(db.get("large"), Ok(None));
     drop(db);
     home.is_intact();
+}
+
+/// At the first start: nothing is left of it that would look like a node's directory.
+#[test]
+fn who_is_left_out_is_checked_before_anything_is_made() {
+    let root = tempfile::tempdir().expect("a directory");
+    let dir = root.path().join("data");
+    let [one, two, three] = free_addresses();
+    let builder =
+        || Db::builder(&dir).cluster([(1, one.clone()), (2, two.clone()), (3, three.clone())]);
+    for (without, says) in [
+        (vec![9], "node 9 cannot be left out"),
+        (vec![1], "node 1 cannot be left out"),
+        (vec![2, 3], "a majority must be left"),
+    ] {
+        let error = Home::refused(builder().without_founders(without));
+        assert!(matches!(error, OpenError::Options { .. }), "{error:?}");
+        assert_says(&error, &[says]);
+        assert!(!dir.exists(), "{error}: the directory was made");
+    }
+    drop(builder().without_founders([3]).open().expect("it opens"));
 }
 
 /// A directory that holds one key of a node that is not running.

@@ -10,6 +10,7 @@ use super::flag::LogFlag;
 use super::sync::{
     AtomicUsize, Bug, Ordering, Receiver, RecvTimeoutError, Sender, is_built_in, unbounded,
 };
+use crate::mutants;
 
 /// What a worker does its work with; owned by one worker at a time.
 pub(crate) trait Actor {
@@ -221,7 +222,7 @@ impl<A: Actor> Desk<A> {
                 self.actors.insert(key, actor);
                 // A move of the log that was told before now was turned away, and the flag still
                 // says that it will be told.
-                if !is_built_in(Bug::AttachedWithoutLook) {
+                if !is_built_in(Bug::AttachedWithoutLook) && !mutants::ATTACHES_WITHOUT_LOOKING {
                     self.handle(now_ns, key, A::log_moved());
                 }
                 self.touch(key);

@@ -48,7 +48,8 @@ pub(super) struct Own {
     pub(super) history: Vec<Start>,
     /// What it announced last, zero before the first time.
     pub(super) election_timeout_ms: u64,
-    /// The longest election timeout that it ever announced: leases of others may rest on it after a restart.
+    /// The longest election timeout that it ever announced: leases of others may rest on it after a restart. Never lowered:
+    /// nothing durable says how long ago it was announced.
     pub(super) promised_ms: u64,
 }
 
@@ -85,6 +86,9 @@ pub struct FoundingStatus {
     pub undecided: Vec<NodeId>,
     /// Nodes that refuse this one, and why.
     pub refused_by: Vec<(NodeId, Refused)>,
+    /// Why this node could not write down whom it met or how far founding is, the last time that it had to. Until it can, it
+    /// does not go on with founding, and refuses peers that were started again. `None` once a write succeeds.
+    pub unwritten: Option<String>,
 }
 
 impl Book {
@@ -214,11 +218,20 @@ impl Book {
                 shown: 0,
             });
         }
-        if card.features.1 < self.agreed_features {
+        // It must read what this node writes, and this node what it writes.
+        let needed = self.agreed_features.max(FEATURES.0);
+        if card.features.1 < needed {
             return Err(Refused::Features {
                 node,
                 theirs: card.features.1,
-                agreed: self.agreed_features,
+                agreed: needed,
+            });
+        }
+        if card.features.0 > FEATURES.1 {
+            return Err(Refused::Features {
+                node: NodeId(own.node),
+                theirs: FEATURES.1,
+                agreed: card.features.0,
             });
         }
         let Some(known) = known else { return Ok(true) };
@@ -232,8 +245,8 @@ impl Book {
             || known.features_max != card.features.1)
     }
 
-    /// Takes in a card that was judged well.
-    pub(crate) fn record(&mut self, card: &NodeCard) {
+    /// Takes in a card that was judged well. Returns whether the book goes on to another stage by it.
+    pub(crate) fn record(&mut self, card: &NodeCard) -> bool {
         let lsn = match self.peers.get(&card.node.0) {
             Some(Standing::Met(known)) if known.incarnation == card.incarnation => known.lsn,
             _ => {
@@ -257,8 +270,9 @@ impl Book {
         if let Some(standing) = self.peers.get_mut(&card.node.0) {
             *standing = Standing::Met(known);
         }
-        self.settle();
+        let goes_on = self.settle();
         self.agree_on_features();
+        goes_on
     }
 
     /// The newest feature version that every member that counts has announced once: what it brings may be written.
@@ -280,18 +294,37 @@ impl Book {
         }
     }
 
-    /// Takes in what a peer says of its book and its log. Returns whether this book goes on to another stage by it, and has
-    /// changed so.
-    pub(crate) fn note(&mut self, node: u64, said: Founding, lsn: u64) -> bool {
+    /// Takes in what a peer says of its book and its log. That is not durable and needs not be: it is said again. What
+    /// follows from it comes with [`settle`](Self::settle).
+    pub(crate) fn hear(&mut self, node: u64, said: Founding, lsn: u64) {
         let Some(Standing::Met(known)) = self.peers.get_mut(&node) else {
-            return false;
+            return;
         };
         known.lsn = known.lsn.max(lsn);
-        if self.is_founded {
-            return false;
+        if !self.is_founded {
+            self.said.insert(node, said);
         }
-        self.said.insert(node, said);
-        self.settle()
+    }
+
+    /// Takes over what was heard since this book was copied from the one that is in its place still.
+    pub(super) fn take_heard(&mut self, before: &Self) {
+        for (node, standing) in &mut self.peers {
+            let (Standing::Met(known), Some(Standing::Met(old))) =
+                (standing, before.peers.get(node))
+            else {
+                continue;
+            };
+            if known.incarnation != old.incarnation {
+                continue;
+            }
+            if let Some(said) = before.said.get(node) {
+                self.said.insert(*node, *said);
+            }
+            // A new start has said itself how long the log is.
+            if known.start == old.start {
+                known.lsn = known.lsn.max(old.lsn);
+            }
+        }
     }
 
     /// What this node says of its book.
@@ -326,8 +359,9 @@ impl Book {
         status
     }
 
-    /// Goes through the stages as far as it gets. Returns whether it got anywhere.
-    fn settle(&mut self) -> bool {
+    /// Goes through the stages as far as what was heard allows. Returns whether it got anywhere: then the book must be
+    /// written before anybody hears of it.
+    pub(super) fn settle(&mut self) -> bool {
         let before = (self.is_closed, self.is_founded);
         if mutants::FOUNDS_BY_MAJORITY {
             let met = self
@@ -446,6 +480,12 @@ impl std::fmt::Display for FoundingStatus {
         }
         for (node, refused) in &self.refused_by {
             parts.push(format!("node {} refuses this node: {refused}", node.0));
+        }
+        if let Some(why) = &self.unwritten {
+            parts.push(format!(
+                "this node cannot write its book of peers ({why}): see to its disk; until then founding does not go on, and \
+                 peers that were started again are refused"
+            ));
         }
         f.write_str(&parts.join("; "))
     }

@@ -3,7 +3,9 @@
 //! Invariants:
 //! - What a peer is told follows from a book that is durable: a card with news, and each stage of founding, is written
 //!   before anybody hears of it.
-//! - Asking how things stand never waits for a file.
+//! - The book in memory never says more of cards and stages than the one that is durable: it is replaced after the file.
+//! - Asking how things stand never waits for a file, and neither does a handshake without news. One with news waits for its
+//!   own write, and for a bounded time for another one.
 
 mod book;
 mod card;
@@ -15,8 +17,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use quorate_raft::NodeId;
 use quorate_wal::Disk;
 
@@ -42,10 +45,16 @@ pub(crate) enum Change {
     Stage,
     /// A peer refuses this node, or no longer does.
     Refused,
+    /// The book could not be written, or it was written again.
+    Written,
 }
 
 /// Hears of changes, on the threads that bring them about. Must not block.
 type Watcher = Box<dyn Fn(Change) + Send + Sync>;
+
+/// How long one change of the book waits for the write of another one. Longer than a healthy disk takes: the lanes of a peer
+/// show one new card at once. A disk that stands still must not keep whoever has news, who is told to try again.
+const WRITING_WAIT: Duration = Duration::from_millis(250);
 
 /// A node's book, shared by all that deal with peers.
 pub(crate) struct Membership {
@@ -53,10 +62,13 @@ pub(crate) struct Membership {
     path: PathBuf,
     /// What this node shows.
     card: NodeCard,
-    /// Held while the book is judged, written and replaced, so that one change follows the other.
+    /// Held while news are judged, written and put in place, so that one change follows the other. As long as the disk
+    /// takes, so nobody waits for it without a bound.
     writing: Mutex<()>,
-    /// Held for a moment only.
+    /// Held for a moment only. All of it is durable but what peers said last and how far their logs were.
     book: Mutex<Book>,
+    /// Why the book could not be written the last time, if it could not.
+    unwritten: Mutex<Option<String>>,
     /// As in the book, for those who ask often.
     is_founded: AtomicBool,
     /// What the members announced, as in the book.
@@ -88,6 +100,7 @@ impl Membership {
             is_founded: AtomicBool::new(book.is_founded()),
             limits: Arc::new(limits),
             book: Mutex::new(book),
+            unwritten: Mutex::default(),
             refused_by: Mutex::default(),
             watcher: OnceLock::new(),
         }
@@ -131,40 +144,46 @@ impl Membership {
         self.is_founded.load(Ordering::Acquire)
     }
 
-    /// Judges a peer's card. Once this returns `Ok`, what the card tells is durable. Waits for the disk if it has news.
+    /// Judges a peer's card. Once this returns `Ok`, what the card tells is durable. Waits for the disk if it has news;
+    /// [`Refused::NotWritten`] if the disk takes it not, or still has other news to take: the peer may try again.
     pub(crate) fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
-        let writing = self.writing.lock();
-        let mut next = self.book.lock().clone();
-        if next.judge(card)? {
-            next.record(card);
-            self.replace(next).map_err(|_| Refused::NotWritten)?;
+        // What is being written is not in this book yet: it is news until it is durable.
+        if !self.book.lock().judge(card)? {
+            return Ok(());
         }
-        drop(writing);
-        Ok(())
+        let writing = self.writing.try_lock_for(WRITING_WAIT);
+        let writing = writing.ok_or(Refused::NotWritten)?;
+        let mut next = self.book.lock().clone();
+        // Another change may have come first.
+        if !next.judge(card)? {
+            return Ok(());
+        }
+        let goes_on = next.record(card);
+        if self.replace(writing, next, goes_on) {
+            Ok(())
+        } else {
+            Err(Refused::NotWritten)
+        }
     }
 
     /// Takes in what a peer says of its book and its log. Waits for the disk if that completes a stage of founding, which
     /// happens twice in the life of a directory.
     pub(crate) fn note_status(&self, node: NodeId, said: Founding, durable_lsn: u64) {
-        // Without `writing` it might get lost between copying and replacing.
         let mut book = self.book.lock();
-        if book.is_founded() {
-            book.note(node.0, said, durable_lsn);
-            return;
-        }
+        // At once, also while a book is written: that one takes it over when it is put in place.
+        book.hear(node.0, said, durable_lsn);
+        let goes_on = !book.is_founded() && book.clone().settle();
         drop(book);
-        let writing = self.writing.lock();
-        let mut next = self.book.lock().clone();
-        let has_changed = next.note(node.0, said, durable_lsn);
-        if !has_changed {
-            *self.book.lock() = next;
+        if !goes_on {
             return;
         }
         // If it cannot be written, the next status tries again.
-        let is_written = self.replace(next).is_ok();
-        drop(writing);
-        if is_written {
-            self.tell(Change::Stage);
+        let Some(writing) = self.writing.try_lock_for(WRITING_WAIT) else {
+            return;
+        };
+        let mut next = self.book.lock().clone();
+        if next.settle() {
+            let _is_written = self.replace(writing, next, true);
         }
     }
 
@@ -178,9 +197,10 @@ impl Membership {
         self.book.lock().founding()
     }
 
-    /// How far founding is, and who refuses this node.
+    /// How far founding is, who refuses this node, and whether its book can be written.
     pub(crate) fn status(&self) -> FoundingStatus {
         let mut status = self.book.lock().status();
+        status.unwritten.clone_from(&self.unwritten.lock());
         let refused_by = self.refused_by.lock();
         status.refused_by = refused_by
             .iter()
@@ -216,17 +236,34 @@ impl Membership {
         }
     }
 
-    /// Writes a book and puts it in the place of the one before. `writing` is held.
-    fn replace(&self, next: Book) -> Result<(), OpenError> {
-        record::write(self.disk.as_ref(), &self.path, &next)?;
-        let mut book = self.book.lock();
-        let is_founded = next.is_founded();
-        // Before whoever announced something else is dealt with.
-        self.limits
-            .set_members(next.announced().map(|it| it.map(announced)));
-        *book = next;
-        self.is_founded.store(is_founded, Ordering::Release);
-        Ok(())
+    /// Writes a book and puts it in the place of the one before. `goes_on`: to another stage of founding. Returns whether it
+    /// was written; if not, everything is as before, and the status says why.
+    fn replace(&self, writing: MutexGuard<'_, ()>, mut next: Book, goes_on: bool) -> bool {
+        let written = record::write(self.disk.as_ref(), &self.path, &next);
+        let unwritten = written.err().map(|error| error.to_string());
+        let is_written = unwritten.is_none();
+        if is_written {
+            let mut book = self.book.lock();
+            next.take_heard(&book);
+            let is_founded = next.is_founded();
+            // Before whoever announced something else is dealt with.
+            self.limits
+                .set_members(next.announced().map(|it| it.map(announced)));
+            *book = next;
+            self.is_founded.store(is_founded, Ordering::Release);
+        }
+        let mut known = self.unwritten.lock();
+        let is_news = *known != unwritten;
+        *known = unwritten;
+        drop(known);
+        drop(writing);
+        if is_news {
+            self.tell(Change::Written);
+        }
+        if is_written && goes_on {
+            self.tell(Change::Stage);
+        }
+        is_written
     }
 
     fn tell(&self, change: Change) {
@@ -287,8 +324,8 @@ pub(crate) fn reopen(
     }
     start.retire(&mut book)?;
     book.begin(start.nonce, start.election_timeout_ms);
-    // A lone node has nobody to whom its starts mean anything.
-    if book.members().len() > 1 {
+    // A lone node has nobody to whom its starts mean anything. What it may write from now on must keep older builds out.
+    if book.members().len() > 1 || book.agreed_features() != agreed {
         record::write(disk, &dir.join(FILE_NAME), &book)?;
     }
     Ok(book)
@@ -302,33 +339,56 @@ pub(crate) struct Opening<'a> {
     pub(crate) without: &'a [NodeId],
 }
 
+/// Checks the operator's word on who will not come against the list of nodes, before anything is made.
+pub(crate) fn check_without(
+    without: &[NodeId],
+    own: u64,
+    members: &[u64],
+) -> Result<(), OpenError> {
+    for node in without {
+        if node.0 == own || !members.contains(&node.0) {
+            return Err(not_in_the_list(*node));
+        }
+    }
+    let left = members.iter().filter(|id| !without.contains(&NodeId(**id)));
+    check_majority(left.count(), members.len())
+}
+
+fn not_in_the_list(node: NodeId) -> OpenError {
+    let reason = format!(
+        "node {} cannot be left out: it is this node, or not in the list of nodes",
+        node.0
+    );
+    OpenError::Options { reason }
+}
+
+fn check_majority(left: usize, all: usize) -> Result<(), OpenError> {
+    if left * 2 > all {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} of {all} nodes are left out: a majority must be left",
+        all - left
+    );
+    Err(OpenError::Options { reason })
+}
+
 impl Opening<'_> {
     fn retire(&self, book: &mut Book) -> Result<(), OpenError> {
         for &node in self.without {
             if !book.retire(node.0) {
-                let reason = if book.is_founded() {
-                    format!(
-                        "node {} cannot be left out any more: the cluster was founded with it",
-                        node.0
-                    )
-                } else {
-                    format!(
-                        "node {} cannot be left out: it is this node, or not in the list of nodes",
-                        node.0
-                    )
-                };
+                if !book.is_founded() {
+                    return Err(not_in_the_list(node));
+                }
+                let reason = format!(
+                    "node {} cannot be left out any more: the cluster was founded with it",
+                    node.0
+                );
                 return Err(OpenError::Options { reason });
             }
         }
-        let (active, all) = (book.active(), book.members().len());
-        if active * 2 <= all {
-            let reason = format!(
-                "{} of {all} nodes are left out: a majority must be left",
-                all - active
-            );
-            return Err(OpenError::Options { reason });
-        }
-        Ok(())
+        // With those that were left out before.
+        check_majority(book.active(), book.members().len())
     }
 }
 
@@ -341,98 +401,4 @@ impl Book {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_wal::MemoryDisk;
-
-    use super::*;
-
-    fn opening() -> Opening<'static> {
-        Opening {
-            nonce: 5,
-            election_timeout_ms: 500,
-            without: &[],
-        }
-    }
-
-    fn card(incarnation: u64) -> NodeCard {
-        NodeCard {
-            incarnation,
-            start: Start { life: 1, nonce: 9 },
-            ..NodeCard::bare(NodeId(2), 7, 1)
-        }
-    }
-
-    fn membership(disk: &Arc<dyn Disk>, book: Book) -> Membership {
-        let bare = NodeCard::bare(NodeId(1), 7, 1);
-        Membership::new(Arc::clone(disk), Path::new("/n"), book, bare)
-    }
-
-    #[test]
-    fn a_node_that_is_opened_again_remembers_whom_it_met_and_that_its_cluster_has_begun() {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-        let dir = Path::new("/n");
-        disk.create_dir_all(dir).expect("memory");
-        let book = Book::new(1, 7, 1, 11, &[1, 2]);
-        let book = create(disk.as_ref(), dir, book, &opening()).expect("memory");
-        let one = membership(&disk, book);
-        assert_eq!(one.waits_for().named().collect::<Vec<_>>(), [NodeId(2)]);
-        one.admit(&card(22)).expect("it is expected");
-        let agreeing = Founding {
-            is_closed: true,
-            ..one.founding()
-        };
-        one.note_status(NodeId(2), agreeing, 0);
-        assert!(one.is_founded());
-
-        let book = read(disk.as_ref(), dir).expect("it was written");
-        let book = reopen(disk.as_ref(), dir, book, &opening()).expect("memory");
-        let again = membership(&disk, book);
-        assert!(again.is_founded(), "the cluster has begun");
-        assert_eq!(again.card().start.life, 2);
-        assert!(matches!(
-            again.admit(&card(23)),
-            Err(Refused::OtherDirectory { .. })
-        ));
-        again.admit(&card(22)).expect("it is the one that was met");
-    }
-
-    #[test]
-    fn a_card_with_news_is_durable_before_it_is_accepted_or_refused() {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-        let dir = Path::new("/n");
-        disk.create_dir_all(dir).expect("memory");
-        let book = Book::new(1, 7, 1, 11, &[1, 2]);
-        let book = create(disk.as_ref(), dir, book, &opening()).expect("memory");
-        let one = membership(&disk, book);
-        one.admit(&card(22)).expect("it is expected");
-        let written = read(disk.as_ref(), dir).expect("it was written");
-        assert_eq!(written.founding(), one.founding());
-        assert!(written.founding().is_complete);
-        // Nothing can be written any more.
-        disk.remove(&dir.join(FILE_NAME)).expect("memory");
-        let lost = Membership {
-            path: PathBuf::from("/gone/PEERS"),
-            ..membership(&disk, written)
-        };
-        let next = NodeCard {
-            start: Start { life: 2, nonce: 3 },
-            ..card(22)
-        };
-        assert_eq!(lost.admit(&next), Err(Refused::NotWritten));
-    }
-
-    #[test]
-    fn who_refuses_this_node_is_known_until_it_deals_with_it() {
-        let one = Membership::alone(NodeId(1));
-        let why = Refused::Retired { node: NodeId(1) };
-        one.note_judged(NodeId(2), Err(&why));
-        assert_eq!(one.status().refused_by, [(NodeId(2), why)]);
-        assert!(
-            one.status()
-                .to_string()
-                .contains("node 2 refuses this node")
-        );
-        one.note_judged(NodeId(2), Ok(()));
-        assert!(one.status().refused_by.is_empty());
-    }
-}
+mod tests;

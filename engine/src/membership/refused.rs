@@ -71,20 +71,20 @@ pub enum Refused {
         /// The number of the start.
         life: u64,
     },
-    /// It is of a build that does not know what the cluster has agreed to write.
+    /// One of the two is of a build that does not read what the other one writes.
     #[error(
-        "node {} knows features up to version {theirs}, and the cluster writes those of version {agreed}; run a newer build \
-         there", node.0
+        "node {} knows features up to version {theirs}, and those of version {agreed} are written; run a newer build there",
+        node.0
     )]
     Features {
-        /// Its id.
+        /// The one that does not: the node that is refused, or the one that refuses.
         node: NodeId,
         /// The newest version that it knows.
         theirs: u32,
-        /// What all members knew before.
+        /// The version that it must know: what the members have agreed on, or the oldest that the other one still writes.
         agreed: u32,
     },
-    /// The node that refuses could not write down whom it met.
+    /// The node that refuses could not write down whom it met, or not in time. It may be tried again.
     #[error("the book of peers could not be written; see to the disk of the node that refuses")]
     NotWritten,
 }
@@ -250,13 +250,18 @@ mod tests {
                 shown: 50,
             }),
             Refused::SecondCopy { node, life: 5 },
+            Refused::Features {
+                node,
+                theirs: 1,
+                agreed: 2,
+            },
             Refused::NotWritten,
         ];
         for refused in all {
             let (code, numbers) = refused.to_wire().expect("it has a code");
             assert_eq!(Refused::from_wire(code, numbers), Some(refused.clone()));
             let text = refused.to_string();
-            let advises = ["put", "leave", "stop", "see to"]
+            let advises = ["put", "leave", "stop", "see to", "run a newer"]
                 .iter()
                 .any(|word| text.contains(word));
             assert!(advises, "{text}");

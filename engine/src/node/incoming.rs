@@ -77,7 +77,16 @@ impl<M: StateMachine> Replica<M> {
         let is_useless =
             !self.raft.wants_snapshot(chunk.meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS;
         let is_covered = is_useless && chunk.meta.index <= self.raft.commit();
-        if !is_ours || is_stale || is_useless || !self.admits(now_ns, from, &chunk, ports) {
+        let mut ticket = None;
+        if is_ours && !is_stale && !is_useless {
+            // One that is lost here is sent again. Before it is admitted: each that is may give up one before it.
+            ticket = transfer_ticket(&self.snapshots.tickets);
+            if ticket.is_none() {
+                return;
+            }
+            ticket = ticket.filter(|_| self.admits(now_ns, from, &chunk, ports));
+        }
+        let Some(ticket) = ticket else {
             let ack = SnapshotAck {
                 transfer,
                 status: SnapshotAckStatus::Refused,
@@ -88,10 +97,6 @@ impl<M: StateMachine> Replica<M> {
                 let arrival = self.arrival(from, transfer, chunk.meta);
                 self.step(now_ns, arrival, ports);
             }
-            return;
-        }
-        // One that is lost here is sent again.
-        let Some(ticket) = transfer_ticket(&self.snapshots.tickets) else {
             return;
         };
         let timeout_ns = self.options.transfer_timeout_ns;

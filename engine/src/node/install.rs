@@ -10,7 +10,7 @@
 //!   [`TRANSFER_JOBS_MAX`](super::ports::TRANSFER_JOBS_MAX), however long the disk is stuck.
 
 use quorate_kv::StateMachine;
-use quorate_raft::{Body, LogIndex, Message, NodeId, SnapshotMeta};
+use quorate_raft::{Body, LogIndex, Message, NodeId, PeerStatus, SnapshotMeta};
 use quorate_wal::SnapshotRef;
 
 use super::event::Received;
@@ -345,8 +345,12 @@ impl<M: StateMachine> Replica<M> {
             }
             SnapshotAckStatus::Done => self.end_send(now_ns, place, true, ports),
             SnapshotAckStatus::Refused => {
-                // One that lost entries behind this snapshot needs one that covers them.
-                self.save_now(ports);
+                // One that lost entries behind this snapshot needs one that covers them. Others refuse for reasons that
+                // another snapshot does not change.
+                let is_aside = |peer: PeerStatus| peer.id == from && peer.is_aside;
+                if self.raft.peers().any(is_aside) {
+                    self.save_now(ports);
+                }
                 self.end_send(now_ns, place, false, ports);
             }
         }

@@ -65,6 +65,8 @@ pub(crate) struct Replica<M: StateMachine> {
     /// A commit index that may be written along with the next entries, and need not be.
     lazy_state: Option<HardState>,
     fault: Option<String>,
+    /// What it refused that keeps it from following its peers, or is forged. A fault of its own is told of first.
+    refused: Option<String>,
     /// What the core had refused when it was last looked at.
     counted: Counters,
     rejection: Option<Rejection>,
@@ -134,6 +136,7 @@ impl<M: StateMachine> Replica<M> {
             reads: Reads::default(),
             lazy_state: None,
             fault: None,
+            refused: None,
             counted: Counters::default(),
             rejection: None,
             is_halted: false,
@@ -237,7 +240,7 @@ impl<M: StateMachine> Replica<M> {
         }
         self.rejection = last;
         if let Some(rejection) = last.filter(|it| it.reason.is_serious()) {
-            self.fault = Some(format!("refused what a peer sent: {rejection}"));
+            self.refused = Some(format!("refused what a peer sent: {rejection}"));
         }
     }
 
@@ -576,6 +579,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn fault(&self) -> Option<&str> {
         let lost = self.lost.as_deref().filter(|_| self.raft.is_aside());
         lost.or(self.fault.as_deref())
+            .or(self.refused.as_deref())
             .or(self.snapshots.trouble.as_deref())
     }
 

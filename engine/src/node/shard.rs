@@ -132,14 +132,6 @@ impl<M: StateMachine> Shard<M> {
         shard
     }
 
-    /// The shard is on its worker from now on: it looks at the log once. A move of the log that was told before was dropped by
-    /// the worker, while the flag still says that the shard will be told.
-    pub(crate) fn attached(&mut self, now_ns: u64) {
-        if !mutants::ATTACHES_WITHOUT_LOOKING {
-            self.handle(now_ns, Event::LogMoved);
-        }
-    }
-
     /// Takes one input. Call [`flush`](Self::flush) after a bunch of them.
     pub(crate) fn handle(&mut self, now_ns: u64, event: Event<M>) {
         match event {

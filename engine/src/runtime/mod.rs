@@ -25,7 +25,9 @@ use crate::options::Options;
 
 pub(crate) use fate::Fate;
 pub(crate) use jobs::NodeJobs;
-pub(crate) use node::{Node, introduce};
+pub(crate) use node::Node;
+#[cfg(feature = "simulation")]
+pub(crate) use node::introduce;
 pub(crate) use timer::{Timed, Timer};
 pub(crate) use worker::{Resident, ShardHandle, Workers};
 

@@ -254,7 +254,7 @@ impl<M: StateMachine> Announcer<M> {
                     inbox.push_to_all(|| Event::Founded);
                 }
             }
-            Change::Refused => {}
+            Change::Refused | Change::Written => {}
         }
         self.tell_observer(membership);
     }

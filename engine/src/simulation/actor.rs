@@ -12,7 +12,8 @@ use quorate_wal::GroupId;
 
 use super::deed::Deed;
 use super::queue::EventQueue;
-use crate::node::{LogSpace, Ports, Replica, Shard};
+use crate::mutants;
+use crate::node::{Event, LogSpace, Ports, Replica, Shard};
 
 /// Events that one pass takes before it flushes.
 const EVENTS_PER_PASS_MAX: usize = 4_096;
@@ -68,7 +69,10 @@ impl<M: StateMachine> Actor<M> {
                     told,
                 );
                 shard.watch();
-                shard.attached(now_ns);
+                // As the desk of a worker does when it takes an actor in.
+                if !mutants::ATTACHES_WITHOUT_LOOKING {
+                    shard.handle(now_ns, Event::LogMoved);
+                }
                 let share = Share::Attached(Box::new(shard));
                 (Self { events, share }, true)
             }

@@ -1,9 +1,9 @@
 //! Clients that are part of a node, as those of a [`quorate::Db`] are: they come and go with its process.
 //!
 //! A linearizable read asks the leader for an index, waits until the replica of its own node has applied it, and is answered
-//! from what that replica shows; if that replica cannot serve it, the leader answers. A read under a lease looks at what the replica shows and at its lease, one load after the
-//! other, on a thread that may sleep between any two of them; without a lease it goes the longer way. A stale read looks at
-//! what is shown. Writes go to whoever leads.
+//! from what that replica shows; if that replica cannot serve it, the leader answers. A read under a lease looks at
+//! what the replica shows and at its lease, one load after the other, on a thread that may sleep between any two of them;
+//! without a lease it goes the longer way. A stale read looks at what is shown. Writes go to whoever leads.
 //!
 //! Ids of requests are stamped, so that no two clients of a run use the same one at the same node.
 

@@ -2,6 +2,22 @@ use super::*;
 
 const CLUSTER: u64 = 7;
 
+impl Book {
+    /// Hears what a peer says, and goes on by it.
+    fn note(&mut self, node: u64, said: Founding, lsn: u64) -> bool {
+        self.hear(node, said, lsn);
+        self.settle()
+    }
+
+    /// As the build before this one would have left it.
+    pub(in crate::membership) fn of_older_features(&self) -> Self {
+        Self {
+            agreed_features: FEATURES.1 - 1,
+            ..self.clone()
+        }
+    }
+}
+
 /// A founder, as its peers see it: a card that can be turned into others.
 fn card(node: u64, incarnation: u64, life: u64) -> NodeCard {
     NodeCard {
@@ -365,6 +381,32 @@ fn what_is_new_is_agreed_on_once_every_member_knows_it_and_for_good() {
     let newer = of_features(card(2, 22, 5), newest + 7);
     show(&mut book, &newer).expect("it reads what is written");
     assert_eq!(book.agreed_features(), newest, "this build knows no more");
+}
+
+#[test]
+fn a_peer_whose_build_has_no_feature_version_in_common_with_this_one_is_refused() {
+    let (book, newest) = (founded(), FEATURES.1);
+    let of = |features| NodeCard {
+        features,
+        ..card(2, 22, 4)
+    };
+    assert_eq!(refused(&book, &of((newest, newest + 3))), "admitted");
+    let newer = of((newest + 1, newest + 3));
+    assert_eq!(
+        book.judge(&newer),
+        Err(Refused::Features {
+            node: NodeId(1),
+            theirs: newest,
+            agreed: newest + 1
+        }),
+        "this node is the one that needs another build"
+    );
+    let older = Book {
+        agreed_features: 0,
+        ..book
+    };
+    assert_eq!(refused(&older, &of((0, FEATURES.0 - 1))), "features");
+    assert_eq!(refused(&older, &of((0, FEATURES.0))), "admitted");
 }
 
 #[test]

@@ -244,7 +244,8 @@ pub enum TransportEvent {
         /// Why.
         reason: CloseReason,
     },
-    /// What keeps the cluster from being founded has changed, or it is founded, or a peer refuses this node.
+    /// What keeps the cluster from being founded has changed, or it is founded, or a peer refuses this node, or the node
+    /// cannot write down whom it met.
     Founding {
         /// How it stands.
         status: FoundingStatus,
