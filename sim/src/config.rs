@@ -266,13 +266,13 @@ mod tests {
     /// What seeds mean in a scheme: a hash of what many of them draw, and what the traces of some come to. Between them, these
     /// have all ways in which frames travel, and damaged disks.
     const MEANING: (u32, u64, [(u64, u64); 4]) = (
-        8,
-        0x1d57_ee32_fe23_eb9b,
+        9,
+        0x95d6_3106_0522_e115,
         [
-            (11, 0xf7dd_c5e0_9264_51d5),
+            (11, 0x5785_7c1c_9a00_907b),
             (13, 0xb00f_ebab_636d_fc9f),
             (21, 0x56b0_1ab5_03b8_e444),
-            (24, 0x58ef_5d18_f34b_5083),
+            (24, 0xa7b1_f5a2_17ac_142e),
         ],
     );
 

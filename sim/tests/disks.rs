@@ -11,6 +11,7 @@ use quorate_sim::marks::{Mark, MarkCounts};
 use quorate_sim::node::DIR;
 use quorate_sim::run;
 use quorate_sim::story::{Happening, What};
+use quorate_sim::trials::Trials;
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::{End, World};
 use quorate_wal::testing::CrashDisk;
@@ -23,6 +24,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 fn config(seed: u64, nodes: usize, classes: &[FaultClass]) -> Config {
     let mut config = Config::draw(seed);
     config.nodes = nodes;
+    // Where disks are damaged a run meets no trials.
+    config.trials = Trials::default();
     config.groups = 1;
     config.options.trailing_entries = 4;
     config.options.snapshot_log_bytes = 1 << 20;

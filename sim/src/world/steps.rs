@@ -196,8 +196,12 @@ impl<W: Workload> World<W> {
         is_met
     }
 
-    /// Whether all processes deal with each other, and nothing holds up what they send.
+    /// Whether all processes deal with each other, none of them is about to be replaced, and nothing holds up what they send.
     pub fn is_connected(&self) -> bool {
+        let mut processes = self.nodes.iter().filter_map(|slot| slot.process.as_ref());
+        if processes.any(|it| matches!(it.log().status(), LogStatus::Failed { .. })) {
+            return false;
+        }
         let pairs = self.nodes.iter().enumerate();
         let have_met = pairs.clone().all(|(place, _)| {
             pairs

@@ -82,8 +82,8 @@ impl<W: Workload> World<W> {
     /// The group that has made no progress for too long, and for how long.
     pub fn stalled(&self) -> Option<(GroupId, u64)> {
         let progress = self.progress.as_ref()?;
-        let mut groups = progress.missed_since.iter().enumerate();
-        groups.find_map(|(group, since)| {
+        let mut missed_since = progress.missed_since.iter().enumerate();
+        missed_since.find_map(|(group, since)| {
             let for_ns = self.now_ns - (*since)?;
             (for_ns > progress.bound_ns).then_some((GroupId(group as u64), for_ns))
         })
