@@ -11,7 +11,7 @@ pub(super) const HISTORY_MAX: usize = 16;
 
 /// The oldest and the newest feature version that this build reads and writes. Version 2 has sessions with owners. What a
 /// version brings enters no log and no snapshot before all members read it: see `Book::agreed_features`.
-pub(super) const FEATURES: (u32, u32) = (1, FEATURES_OWNED_SESSIONS);
+pub(crate) const FEATURES: (u32, u32) = (1, FEATURES_OWNED_SESSIONS);
 
 /// The feature version from which on sessions have owners.
 pub(crate) const FEATURES_OWNED_SESSIONS: u32 = 2;

@@ -25,7 +25,7 @@ use quorate_wal::Disk;
 
 pub(crate) use book::Book;
 pub use book::FoundingStatus;
-pub(crate) use card::FEATURES_OWNED_SESSIONS;
+pub(crate) use card::{FEATURES, FEATURES_OWNED_SESSIONS};
 pub use card::{NodeCard, NodeLimits, NodeRole, Start};
 pub(crate) use fields::{FieldWriter, Fields};
 pub(crate) use record::FILE_NAME;

@@ -11,11 +11,8 @@ use parking_lot::Mutex;
 use quorate_raft::NodeId;
 use quorate_wal::{Log, LogStatus, Lsn};
 
-use crate::membership::FEATURES_OWNED_SESSIONS;
+use crate::membership::FEATURES;
 use crate::transport::{Founding, LogHealth, NodeStatus};
-
-/// The newest feature version that this build reads and writes.
-const FEATURE_VERSION: u32 = FEATURES_OWNED_SESSIONS;
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -149,7 +146,7 @@ impl StatusBoard {
             oldest_unsynced_ms: self.oldest_age_ns(now_ns, durable) / NS_PER_MS,
             durable_lsn: durable.0,
             founding,
-            feature_version: FEATURE_VERSION,
+            feature_version: FEATURES.1,
         }
     }
 
