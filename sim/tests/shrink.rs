@@ -75,9 +75,12 @@ fn what_is_left_out_does_not_take_place() {
         );
         let story = report.story.expect("it was kept");
         let others = story.calls.iter().filter(|call| call.clerk != 1);
-        // The first clerk reads everything at the end.
+        // The first clerk reads everything at the end, and so do the clients in nodes, which are numbered behind the clerks.
+        let clerks = drawn(seed).clerks;
         assert!(
-            others.into_iter().all(|call| call.clerk == 0),
+            others
+                .into_iter()
+                .all(|call| call.clerk == 0 || call.clerk >= clerks),
             "seed {seed}"
         );
     }
