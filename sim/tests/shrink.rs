@@ -124,16 +124,20 @@ fn wrong_machines_fail_in_the_same_way_when_they_are_shrunk() {
 
 #[test]
 fn of_many_troubles_only_those_are_left_without_which_it_does_not_fail() {
-    // It fails only if a process ended while faults struck.
-    let (seed, class) = failing::<AGES>()
-        .find(|(seed, _)| {
+    // It fails only if a process was restored, which without troubles happens at the end alone: a run with fewer clerks may be
+    // old enough by then, and needs no trouble.
+    let (seed, class, shrunk, left) = failing::<AGES>()
+        .filter(|(seed, _)| {
             let none = "troubles=none".parse().unwrap();
             play::<OnWrong<AGES>>(*seed, &none, false).failure.is_none()
         })
+        .find_map(|(seed, class)| {
+            let shrunk = shrink::<OnWrong<AGES>>(seed, &drawn(seed), |_, _| {}).unwrap();
+            let left: Vec<u32> = strikes(&shrunk.report).iter().map(|it| it.number).collect();
+            (!left.is_empty()).then_some((seed, class, shrunk, left))
+        })
         .expect("some seed shows it");
-    let shrunk = shrink::<OnWrong<AGES>>(seed, &drawn(seed), |_, _| {}).unwrap();
-    let left: Vec<u32> = strikes(&shrunk.report).iter().map(|it| it.number).collect();
-    assert!(!left.is_empty() && left.len() <= 4, "seed {seed}: {left:?}");
+    assert!(left.len() <= 4, "seed {seed}: {left:?}");
     assert!(shrunk.whole.troubles > 4, "seed {seed}");
     for number in &left {
         let mut reduction = shrunk.reduction.clone();
