@@ -148,12 +148,16 @@ impl<M: StateMachine> Shard<M> {
         self.care.disfavoured = sicker;
     }
 
-    /// Hands the groups that this node leads to healthier peers, if so many are healthier that they
+    /// Hands the groups that this node leads to healthier peers, if so many may be healthier that they
     /// need no other disk; else the leader stays, as no other one could do more.
     fn hand_over(&mut self, now_ns: u64, health: LogHealth) {
         let board = self.ports.status.board.clone();
         let healthier = board.healthier(now_ns, health);
-        if healthier.len() < board.majority() || mutants::SICK_LEADER_STAYS {
+        // Who was started again while this node's disk takes no news cannot speak to this node, but to the others.
+        let is_unheard =
+            |peer: &&NodeId| !healthier.contains(*peer) && self.ports.membership.turns_away(**peer);
+        let unheard = board.peers().iter().filter(is_unheard).count();
+        if healthier.len() + unheard < board.majority() || mutants::SICK_LEADER_STAYS {
             return;
         }
         let wait_ns = board.election_timeout_ns().saturating_mul(2);

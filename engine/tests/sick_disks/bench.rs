@@ -56,6 +56,7 @@ impl ReplySink for Outbox {
 
 pub(crate) struct Member {
     pub(crate) id: NodeId,
+    setup: SimSetup,
     pub(crate) disk: CrashDisk,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) node: Option<SimNode<Map>>,
@@ -133,6 +134,7 @@ impl Bench {
             let node = SimNode::open(&setup, 0, Arc::new(NoClients), |_| port);
             Member {
                 id,
+                setup,
                 disk,
                 outbox,
                 node: Some(node.expect("it opens")),
@@ -195,6 +197,22 @@ impl Bench {
                     node.deliver(Origin::Clerk(sink), Frame::Request(request));
                 }
                 None => self.client.not_sent(now_ns, to, request.id),
+            }
+        }
+    }
+
+    /// Starts a node that is down. It meets those of the others that admit it; frames between it and the rest are the
+    /// test's to lose.
+    pub(crate) fn start(&mut self, place: usize) {
+        let now_ns = self.now_ns;
+        let member = &mut self.members[place];
+        member.outbox = Arc::default();
+        let port = Arc::clone(&member.outbox);
+        let node = SimNode::open(&member.setup, now_ns, Arc::new(NoClients), |_| port);
+        member.node = Some(node.expect("it opens"));
+        for other in (0..self.members.len()).filter(|&it| it != place) {
+            if let Some(node) = &self.members[other].node {
+                let _refused = self.node(place).meet(node);
             }
         }
     }

@@ -360,6 +360,25 @@ fn of_two_peers_with_equal_logs_the_healthier_one_is_asked() {
     }
 }
 
+/// A leader with a full disk cannot write down that a peer was started again, so it refuses that peer and does not hear that
+/// it is healthy. It waited for a second healthy peer for ever, although the two others are a majority without it.
+#[test]
+fn a_leader_whose_full_disk_keeps_a_peer_away_hands_over_all_the_same() {
+    let mut bench = Bench::new(3, 1);
+    let (old, _) = bench.reign();
+    let (other, again) = ((old + 1) % 3, (old + 2) % 3);
+    bench.members[again].node = None;
+    bench.wait(4 * TIMEOUT);
+    bench.fill(old);
+    bench.wait(4 * TIMEOUT);
+    assert_eq!(bench.leader(), Some(old), "one healthy peer is too few");
+    let ends = [bench.members[old].id, bench.members[again].id];
+    bench.loses = Box::new(move |from, to, _| ends.contains(&from) && ends.contains(&to));
+    bench.start(again);
+    bench.until("another leads", |bench| bench.leader() == Some(other));
+    bench.put();
+}
+
 #[test]
 fn a_leader_that_is_told_to_choose_hands_over_to_no_sick_node() {
     for seed in 1..=10 {
