@@ -247,7 +247,7 @@ impl Window {
     /// A node's connection is gone.
     pub(crate) fn disconnected(&mut self, now_ns: u64, node: NodeId) {
         if node == self.target {
-            self.obstacle = Obstacle::Unreachable;
+            self.note_unreachable();
             self.look_elsewhere(now_ns, None);
         }
         self.resend_reads_of(node);
@@ -359,6 +359,14 @@ impl Window {
             .push_back(Send::Request(self.target, request));
     }
 
+    /// A node cannot be reached. While a cluster has not begun it waits for a node that is likely down: those that run say for
+    /// which, and that tells the caller more.
+    fn note_unreachable(&mut self) {
+        if !matches!(self.obstacle, Obstacle::Unfounded { .. }) {
+            self.obstacle = Obstacle::Unreachable;
+        }
+    }
+
     /// A request could not be handed to its node.
     pub(crate) fn not_sent(&mut self, now_ns: u64, node: NodeId, id: RequestId) {
         if let Some(place) = self.place_of(id) {
@@ -366,7 +374,7 @@ impl Window {
         }
         self.read_not_sent(id);
         if node == self.target {
-            self.obstacle = Obstacle::Unreachable;
+            self.note_unreachable();
             self.look_elsewhere(now_ns, None);
         }
     }

@@ -65,6 +65,24 @@ fn what_takes_the_place_of_a_write_is_not_sent_at_once_where_it_is_refused_as_to
     }
 }
 
+/// The node that the others wait for is asked as well, and cannot be reached: whether it or another one was asked last decided
+/// what the caller was told.
+#[test]
+fn who_cannot_be_reached_does_not_hide_that_the_cluster_waits_for_it() {
+    let waits_for = crate::transport::FewNodes::of(&[NodeId(2)]);
+    let (mut script, first) = Script::open();
+    let sent = script.sent();
+    script.answer(&sent[0], Err(Refusal::Unfounded { waits_for }));
+    script.pass(20 * MS);
+    let (node, again) = script.sent()[0].clone();
+    script.window.not_sent(script.now_ns, node, again.id);
+    script.pass(60_000 * MS);
+    match first.wait().expect_err("nobody takes it") {
+        Error::Timeout { cause, .. } => assert_eq!(cause, Obstacle::Unfounded { waits_for }),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn where_everything_fails_only_what_was_never_taken_has_no_effect() {
     let (mut script, first, again) = with_two_copies();
