@@ -283,8 +283,10 @@ fn a_rotten_snapshot_costs_a_node_one_group_until_its_leader_sends_another() {
     assert_eq!(all.len(), 110);
     assert_eq!(db.digest(GROUP), Err(Error::Quarantined { group: GROUP }));
     assert!(file.exists(), "it stays until another one is here");
-    // The leader keeps all of its log, so nobody lacks its snapshot but who says that everything is gone. Nothing is written.
+    // The leader keeps all of its log, so nobody lacks its snapshot but who says that everything is gone: which a leader
+    // hears when it has something to send.
     leader.snapshot(GROUP);
+    put(&clerk, GROUP, 70..71);
     eventually("the replica is back", || {
         db.trouble(GROUP) == Ok(None) && applied(&db, GROUP) == applied(&leader, GROUP)
     });

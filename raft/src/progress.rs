@@ -227,16 +227,6 @@ impl Progress {
             && prev_index.next() == self.next
     }
 
-    /// It denies what it has accepted: it is asked for that again. Without entries to send, nothing
-    /// else would ask it. Returns whether it will be.
-    pub(crate) fn asked_again(&mut self) -> bool {
-        let is_asked = self.state == PeerState::Replicate;
-        if is_asked {
-            self.probe(self.match_index.next());
-        }
-        is_asked
-    }
-
     /// It has lost entries, and none that it has counts. Returns whether that is news: until it has
     /// a snapshot, nothing but empty appends go to it, to see whether it is back.
     pub(crate) fn vouches_for_nothing(&mut self) -> bool {

@@ -109,7 +109,7 @@ marks! {
     Busy,
     /// a request was refused because the disk is full
     DiskFullRefused,
-    /// a leader lost its office with proposals outstanding
+    /// a leader lost leadership with proposals outstanding
     LeadershipLost,
     /// a full log took entries again
     LogFullAndBack,

@@ -303,7 +303,9 @@ fn lose_power<W: Workload>(world: &mut World<W>) -> Result<(), String> {
 /// Nobody calls, and everybody has everything: what that costs is bounded.
 fn rest<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     phase(world, "rest");
-    // What was under way is over by then.
+    // What was under way is over by then, and what was late has come: a node that hears of many rounds at once answers each.
+    let is_clear = holds_in_time(world, |world| world.is_clear())?;
+    require(is_clear, "frames that were late do not arrive")?;
     world.run_until(world.now_ns + REST_NS)?;
     let before = world.counts();
     world.run_until(world.now_ns + REST_NS)?;

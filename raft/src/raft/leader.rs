@@ -186,9 +186,6 @@ impl Raft {
         hint_term: Term,
         round: Round,
     ) {
-        let is_newest = self
-            .peers_acked_round(from)
-            .is_none_or(|acked| round > acked);
         if !self.note_heard(from, round) {
             return;
         }
@@ -208,26 +205,14 @@ impl Raft {
             return;
         };
         // It has accepted this, and vouches for nothing now.
-        let has_lost = vouches_for_nothing && prev_index <= peer.match_index;
-        peer.is_aside |= has_lost;
-        let must_send = if has_lost && is_newest && peer.asked_again() {
-            true
-        } else if vouches_for_nothing && peer.has_known(prev_index) {
+        peer.is_aside |= vouches_for_nothing && prev_index <= peer.match_index;
+        let must_send = if vouches_for_nothing && peer.has_known(prev_index) {
             peer.vouches_for_nothing()
         } else {
             peer.rejected(prev_index, agree, anchor, &self.options, now_ns)
         };
         lead.must_send |= must_send;
         self.note_round(round);
-    }
-
-    /// The newest round that a peer has answered.
-    fn peers_acked_round(&self, from: NodeId) -> Option<Round> {
-        let Standing::Leader(lead) = &self.standing else {
-            return None;
-        };
-        let peer = lead.peers.iter().find(|peer| peer.id == from)?;
-        Some(peer.acked_round)
     }
 
     fn on_heartbeat_reply(&mut self, from: NodeId, round: Round) {

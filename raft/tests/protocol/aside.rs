@@ -347,47 +347,6 @@ fn one_that_is_set_aside_under_a_leader_that_knows_its_log_gets_a_snapshot() {
     cluster.commit("all of them", &ids);
 }
 
-/// Nothing is written, so nothing tells the leader but the answers to its heartbeats: it asked for nothing, and sent no
-/// snapshot, until somebody wrote.
-#[test]
-fn who_denies_what_it_acknowledged_in_a_group_with_nothing_to_do_gets_a_snapshot() {
-    let mut solo = Solo::new(3);
-    solo.lead_committed();
-    solo.accepted(3, 1, 1);
-    solo.sync();
-    let meta = SnapshotMeta {
-        index: LogIndex(1),
-        term: solo.raft.term_at(LogIndex(1)).expect("in the log"),
-        config: Config::clone(solo.raft.config()),
-    };
-    solo.raft.on_snapshot_saved(meta, LogIndex(1));
-    solo.wait(50 * MS);
-    let term = solo.raft.term().0;
-    let denies = |round| Body::AppendRejected {
-        prev_index: LogIndex(1),
-        hint_index: LogIndex(0),
-        hint_term: Term(0),
-        round,
-    };
-    let asks = |solo: &mut Solo| {
-        let sent = solo.messages().into_iter();
-        let rounds = sent.filter_map(|it| match it.body {
-            Body::Append {
-                prev_index, round, ..
-            } if it.to == NodeId(3) => Some((prev_index, round)),
-            _ => None,
-        });
-        rounds.last()
-    };
-    let round = Solo::newest_round(&solo.messages());
-    solo.hears(3, term, denies(round));
-    let (prev_index, round) = asks(&mut solo).expect("it is asked for what it had");
-    assert_eq!(prev_index, LogIndex(1));
-    solo.hears(3, term, denies(round));
-    let output = solo.output();
-    assert!(output.snapshots.contains(&NodeId(3)), "{output:?}");
-}
-
 /// Nothing is written, so nothing tells the leader but the answers to its heartbeats.
 #[test]
 fn a_leader_that_is_told_to_choose_hands_over_to_none_that_is_aside() {
