@@ -212,12 +212,7 @@ impl<W: Workload> World<W> {
                     met.is_some_and(|met| matches!(met, Met::Accepted))
                 })
         });
-        have_met && self.is_clear()
-    }
-
-    /// Whether nothing that was sent between nodes is late.
-    pub fn is_clear(&self) -> bool {
-        self.network.is_clear(self.now_ns)
+        have_met && self.network.is_clear(self.now_ns)
     }
 
     pub(super) fn pass(&mut self, node: usize, worker: usize) -> Result<(), String> {
