@@ -33,9 +33,11 @@ fn the_worked_example_is_what_is_written() {
 #[test]
 fn the_limits_are_those_of_the_code() {
     const MIB: usize = 1024 * 1024;
+    // Where a line of the document ends says nothing.
+    let page = PAGE.split_whitespace().collect::<Vec<_>>().join(" ");
     for (text, documented, limit) in [
         ("A key has at most 65,535 bytes", 65_535, KEY_BYTES_MAX),
-        ("a value\n8 MiB", 8 * MIB, VALUE_BYTES_MAX),
+        ("a value 8 MiB", 8 * MIB, VALUE_BYTES_MAX),
         ("at most 16,384, in at most 16 MiB", 16_384, BATCH_STEPS_MAX),
         (
             "at most 16,384, in at most 16 MiB",
@@ -54,7 +56,7 @@ fn the_limits_are_those_of_the_code() {
             SESSION_WINDOW_BYTES_MAX,
         ),
     ] {
-        assert!(PAGE.contains(text), "{text}");
+        assert!(page.contains(text), "{text}");
         assert_eq!(documented, limit, "{text}");
     }
 }
