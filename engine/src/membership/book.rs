@@ -21,6 +21,11 @@ use super::refused::{OlderBy, Refused};
 use crate::mutants;
 use crate::transport::Founding;
 
+/// By how much the number of a node's start may be above the last one that was accepted. A directory that is opened once a
+/// second comes to this after twelve days in which no peer met it. Without a bound one card with the last number of all
+/// would be the last card of its node for ever.
+pub(super) const LIFE_JUMP_MAX: u64 = 1 << 20;
+
 /// What a node durably knows of itself and its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Book {
@@ -244,6 +249,16 @@ impl Book {
                 node: NodeId(own.node),
                 theirs: FEATURES.1,
                 agreed: card.features.0,
+            });
+        }
+        // Another directory begins to count anew.
+        let same = known.filter(|known| known.incarnation == card.incarnation);
+        let life = same.map_or(0, |known| known.start.life);
+        if card.start.life.saturating_sub(life) > LIFE_JUMP_MAX && !mutants::IGNORES_LIFE {
+            return Err(Refused::LifeJump {
+                node,
+                known: life,
+                shown: card.start.life,
             });
         }
         let Some(known) = known else { return Ok(true) };
