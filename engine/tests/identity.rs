@@ -482,3 +482,20 @@ fn directories_of_version_1_begin_anew_once_all_have_met() {
     let standing = [two[0].founding(), two[1].founding()];
     written.unwrap_or_else(|error| panic!("a majority is enough: {error:?}, {standing:?}"));
 }
+
+/// It has nobody to wait for, and nothing becomes of its founding.
+#[test]
+fn a_lone_node_reports_once_that_it_is_founded() {
+    let root = tempfile::tempdir().expect("a directory");
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let theirs = Arc::clone(&told);
+    let builder = Db::builder(root.path()).observer(move |event| {
+        if let TransportEvent::Founding { status } = event {
+            theirs.lock().expect("no panic").push(status.is_founded);
+        }
+    });
+    let db = builder.open().expect("it opens");
+    db.put("k", "v").expect("it is alone");
+    db.close();
+    assert_eq!(*told.lock().expect("no panic"), [true]);
+}
