@@ -199,7 +199,7 @@ impl Cluster {
                     return Err(OpenError::Unfounded {
                         after_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
                         node: member.id,
-                        status,
+                        status: Box::new(status),
                     });
                 }
                 std::thread::sleep(Duration::from_millis(1));

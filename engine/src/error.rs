@@ -225,7 +225,7 @@ pub enum OpenError {
         /// A node that did not begin.
         node: NodeId,
         /// Whom it waits for, and who refuses it.
-        status: FoundingStatus,
+        status: Box<FoundingStatus>,
     },
     /// Zero as the id of a cluster, which is none: no node would be let in.
     #[error(
