@@ -125,7 +125,14 @@ fn parse_cluster_id(text: &str) -> Result<u64, String> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| format!("{text:?} is no number: write it in decimal, or as 0x…"))
+    let id =
+        parsed.map_err(|_| format!("{text:?} is no number: write it in decimal, or as 0x…"))?;
+    if id == 0 {
+        return Err(
+            "0 is no cluster: give a number above zero, or leave the option out".to_owned(),
+        );
+    }
+    Ok(id)
 }
 
 /// A node in the list.

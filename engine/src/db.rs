@@ -497,7 +497,7 @@ impl Builder {
         self
     }
 
-    /// Tells clusters apart: nodes with another one are turned away. Unless told, what the directory says, and for a new
+    /// Tells clusters apart, above zero: nodes with another one are turned away. Unless told, what the directory says, and for a new
     /// one a number that follows from the ids in the list.
     pub fn cluster_id(mut self, id: u64) -> Self {
         self.cluster_id = Some(id);
@@ -570,6 +570,9 @@ impl Builder {
     /// Checks everything that can be checked without touching the disk, and names the directory for good.
     pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
         self.options.validate()?;
+        if self.cluster_id == Some(0) {
+            return Err(OpenError::ClusterIdZero);
+        }
         if self.groups == 0 || self.groups > GROUPS_MAX {
             return Err(OpenError::Groups {
                 groups: self.groups,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use quorate_kv::TooLarge;
 use quorate_raft::NodeId;
 
+use crate::membership::FoundingStatus;
 use crate::transport::FewNodes;
 
 /// Why a call on a [`Db`](crate::Db) or [`Clerk`](crate::Clerk) failed.
@@ -216,6 +217,21 @@ pub enum OpenError {
         /// The id.
         id: NodeId,
     },
+    /// The nodes of a [`Cluster`](crate::Cluster) run and it did not begin, so it was stopped again.
+    #[error("the cluster did not begin within {after_ms} ms: node {} {status}", node.0)]
+    Unfounded {
+        /// How long it was waited for: `call_timeout`.
+        after_ms: u64,
+        /// A node that did not begin.
+        node: NodeId,
+        /// Whom it waits for, and who refuses it.
+        status: Box<FoundingStatus>,
+    },
+    /// Zero as the id of a cluster, which is none: no node would be let in.
+    #[error(
+        "cluster id 0 was passed, and it is none; pass a number above zero, or none at all: then the directory says which it is, and a new one takes a number that follows from the list of nodes"
+    )]
+    ClusterIdZero,
     /// Zero groups, or more than a node takes.
     #[error("{groups} groups asked for; choose from 1 to {limit}")]
     Groups {

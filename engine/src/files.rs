@@ -108,6 +108,8 @@ impl<M: StateMachine> NodeFiles<M> {
                     incoming.remove(&transfer.group);
                 }
             }
+            // If it cannot be written, it is asked for again.
+            Job::ForgetPromise { ticket: _held } => self.inbox.membership.forget_longer_promise(),
             Job::Delete { group, file } => {
                 // What could not be deleted now is deleted at the next open.
                 let _left = self.snapshots.remove(group, &file);

@@ -18,7 +18,7 @@ pub(crate) const ENTRY_BYTES_MIN: u64 = 1 << 10;
 pub struct Options {
     /// How long a follower waits for its leader before it asks for an election; the wait is drawn between this and
     /// twice this. At most an hour. Nodes tell each other theirs, and leases rest on the shortest; a node that is opened
-    /// again waits for the longest that it ever had before it votes. Default 500 ms.
+    /// again waits for the longest that any of them may still count on before it votes. Default 500 ms.
     pub election_timeout: Duration,
     /// How often a leader shows that it lives. At most a third of the election timeout. Default 50 ms.
     pub heartbeat_interval: Duration,
@@ -115,7 +115,7 @@ impl Options {
                 reason: what.to_owned(),
             })
         };
-        // Checked before it is announced to peers, who hold this node to it for good.
+        // Checked before it is announced to peers, who hold this node to it after it is started again.
         if self.election_timeout > ELECTION_TIMEOUT_MAX {
             return refuse("election_timeout must be at most an hour");
         }

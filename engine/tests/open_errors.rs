@@ -204,6 +204,11 @@ fn what_the_builder_is_told_is_checked() {
     assert!(matches!(error, OpenError::Options { .. }), "{error:?}");
     assert_says(&error, &["node ids must be above zero"]);
 
+    // It opened, and then no node let another one in.
+    let error = Home::refused(home.builder().cluster_id(0));
+    assert!(matches!(error, OpenError::ClusterIdZero), "{error:?}");
+    assert_says(&error, &["cluster id 0", "pass a number above zero"]);
+
     for nodes in [0, 16] {
         let error = Cluster::in_memory(nodes).expect_err("too few or too many nodes");
         assert!(matches!(error, OpenError::Options { .. }), "{error:?}");

@@ -7,7 +7,8 @@ fn wrong_usage_is_named() {
     let node =
         |cluster: &'static str| vec!["node", "--id", "1", "--dir", "unused", "--cluster", cluster];
     let connected = |call: &[&'static str]| [call, &["--connect", "127.0.0.1:1"]].concat();
-    let cases: [(Vec<&str>, &str); 10] = [
+    let of_cluster = |id| [node("1=host:7400"), vec!["--cluster-id", id]].concat();
+    let cases: [(Vec<&str>, &str); 13] = [
         (vec![], "Usage"),
         (vec!["get", "k"], "--connect"),
         (
@@ -21,6 +22,9 @@ fn wrong_usage_is_named() {
         (node("1"), "write it as ID=HOST:PORT"),
         (node("0=host:7400"), "numbers above zero"),
         (node("1=host"), "write it as HOST:PORT"),
+        (of_cluster("0"), "give a number above zero"),
+        (of_cluster("0x0"), "give a number above zero"),
+        (of_cluster("x"), "write it in decimal"),
         (connected(&["put", "k"]), "<VALUE>"),
         (connected(&["cas", "k", "v"]), "--expect"),
         (connected(&["bench", "--outstanding", "0"]), "1..=4096"),

@@ -37,6 +37,43 @@ fn troubled(nodes: u64, options: Options) -> (Cluster, Vec<Arc<Trouble>>) {
     )
 }
 
+/// Whoever crashed a node of a cluster that had just been started might wait for it for ever.
+#[test]
+fn a_cluster_that_is_started_has_begun() {
+    for transport in [TransportKind::Memory, TransportKind::Tcp] {
+        let builder = Cluster::builder().transport(transport).options(options());
+        let cluster = builder.start().expect("it starts");
+        for node in cluster.nodes() {
+            let status = cluster.db(node).expect("it runs").founding();
+            assert!(status.is_founded, "{transport:?}, {node:?}: {status:?}");
+        }
+        cluster.crash(NodeId(1));
+        let put = cluster.clerk().put("k", "v");
+        assert_eq!(put, Ok(()), "a majority is enough, {transport:?}");
+    }
+}
+
+#[test]
+fn a_cluster_that_cannot_begin_says_who_keeps_it() {
+    let root = tempfile::tempdir().expect("a directory");
+    let start = |call_timeout| {
+        let mut options = options();
+        options.call_timeout = call_timeout;
+        let builder = Cluster::builder().dir(root.path()).options(options);
+        builder.start()
+    };
+    drop(start(Duration::from_secs(30)).expect("it starts"));
+    std::fs::remove_dir_all(root.path().join("2")).expect("it can be removed");
+    let error = start(Duration::from_millis(100)).expect_err("node 2 was wiped");
+    let OpenError::Unfounded { node, status, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(*node, NodeId(2));
+    assert!(!status.refused_by.is_empty(), "{status:?}");
+    let text = error.to_string();
+    assert!(text.contains("within 100 ms: node 2 waits for"), "{text}");
+}
+
 /// The row "a sync fails" of the guarantees.
 #[test]
 fn a_leader_whose_sync_fails_acknowledges_nothing_on_it_and_another_leads() {

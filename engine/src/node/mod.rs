@@ -11,6 +11,7 @@ mod incoming;
 mod install;
 mod limits;
 mod ports;
+mod promise;
 mod proposals;
 mod published;
 mod reads;

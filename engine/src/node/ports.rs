@@ -67,6 +67,8 @@ pub(crate) enum Job<M: StateMachine> {
     },
     /// Forget a transfer that is not going on, and delete what came of it.
     Abandon { transfer: SnapshotTransfer },
+    /// Write down that no lease rests on a longer election timeout any more that this node once announced.
+    ForgetPromise { ticket: TransferTicket },
     /// Delete a snapshot.
     Delete { group: GroupId, file: SnapshotRef },
 }

@@ -18,6 +18,7 @@ use quorate_wal::{GroupId, LogStatus, Lsn, SubmitError};
 use super::event::{Event, JobDone, Outlet};
 use super::health::Care;
 use super::ports::{Job, Ports};
+use super::promise::Outliving;
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
 use super::writes::{After, Closed, Writes};
@@ -52,6 +53,7 @@ pub(crate) struct Shard<M: StateMachine> {
     /// Each with when it was to be written first.
     stalled: VecDeque<(u64, Closed)>,
     pub(super) care: Care,
+    pub(super) outliving: Outliving,
     outbox: Outbox,
     space: LogSpace,
     space_check_at_ns: u64,
@@ -113,6 +115,7 @@ impl<M: StateMachine> Shard<M> {
             unacked: VecDeque::new(),
             stalled: VecDeque::new(),
             care,
+            outliving: Outliving::default(),
             outbox: Outbox::default(),
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
@@ -339,6 +342,7 @@ impl<M: StateMachine> Shard<M> {
         }
         if now_ns >= self.tend_at_ns() {
             self.tend(now_ns);
+            self.outlive_promise(now_ns);
         }
     }
 

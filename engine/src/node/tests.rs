@@ -217,7 +217,10 @@ impl Bench {
                 self.snapshots.remove(group, &file).expect("memory");
                 None
             }
-            Job::Send { .. } | Job::Receive { .. } | Job::Abandon { .. } => {
+            Job::Send { .. }
+            | Job::Receive { .. }
+            | Job::Abandon { .. }
+            | Job::ForgetPromise { .. } => {
                 panic!("a group of one sends nothing")
             }
         }

@@ -142,7 +142,10 @@ impl<M: StateMachine> Job<M> {
     fn hurries(&self) -> bool {
         match self {
             Self::Send { .. } | Self::Receive { .. } => true,
-            Self::Save { .. } | Self::Abandon { .. } | Self::Delete { .. } => false,
+            Self::Save { .. }
+            | Self::Abandon { .. }
+            | Self::ForgetPromise { .. }
+            | Self::Delete { .. } => false,
         }
     }
 }

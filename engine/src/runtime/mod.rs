@@ -7,6 +7,7 @@ mod fate;
 mod jobs;
 mod node;
 mod pace;
+mod reports;
 pub(crate) mod threads;
 mod timer;
 mod worker;

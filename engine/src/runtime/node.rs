@@ -7,7 +7,8 @@ use quorate_kv::StateMachine;
 use quorate_raft::{NodeId, Role};
 use quorate_wal::{DirLock, GroupId, Log, LogThread};
 
-use super::threads::is_own;
+use super::reports::Reports;
+use super::threads::{is_own, shielded};
 use super::{Fate, NodeJobs, Resident, Runtime, ShardHandle};
 use crate::db::TransportObserver;
 use crate::error::OpenError;
@@ -220,7 +221,7 @@ pub(crate) fn introduce<M: StateMachine>(
         transport: Arc::downgrade(transport),
         status: Box::new(status),
         observer,
-        told: Mutex::new(None),
+        reports: Reports::default(),
     });
     let watcher = Arc::clone(&announcer);
     membership.watch(move |change| watcher.hear(change));
@@ -234,7 +235,7 @@ struct Announcer<M: StateMachine> {
     transport: Weak<dyn Transport>,
     status: Box<dyn Fn(Founding) -> Option<NodeStatus> + Send + Sync>,
     observer: Option<TransportObserver>,
-    told: Mutex<Option<FoundingStatus>>,
+    reports: Reports<FoundingStatus>,
 }
 
 impl<M: StateMachine> Announcer<M> {
@@ -276,11 +277,14 @@ impl<M: StateMachine> Announcer<M> {
         let Some(observer) = &self.observer else {
             return;
         };
-        let status = membership.status();
-        let is_news = self.told.lock().replace(status.clone()).as_ref() != Some(&status);
-        if is_news {
-            observer(&TransportEvent::Founding { status });
-        }
+        self.reports.report(
+            || membership.status(),
+            |status| {
+                let status = status.clone();
+                // The caller's code, on a thread that has more to do: the panic hook has reported its panic.
+                let _panicked = shielded(|| observer(&TransportEvent::Founding { status }));
+            },
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use quorate_kv::StateMachine;
 use quorate_raft::{
@@ -288,6 +289,11 @@ impl<M: StateMachine> SimNode<M> {
     /// How far founding is: before it is done the node takes no part.
     pub fn founding(&self) -> FoundingStatus {
         self.inbox.membership.status()
+    }
+
+    /// How long this node would wait, at least, before it votes, if it were started again.
+    pub fn promised(&self) -> Duration {
+        Duration::from_millis(self.inbox.membership.promised_ms())
     }
 
     /// Puts a frame on the node's queue, as its transport does.

@@ -22,7 +22,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What serving connections needs.
 pub(super) struct Server {
+    /// What this side says to nodes.
     pub(super) accept: Accept,
+    /// What it says to clerks, who may be anybody.
+    pub(super) accept_clerk: Accept,
     pub(super) limits: TcpLimits,
     pub(super) monitor: Arc<Monitor>,
     pub(super) threads: Arc<Threads>,
@@ -137,7 +140,11 @@ impl Server {
             .map_err(|reason| reject(reason, 1))?;
         let judged = self.judge(&hello).and_then(|role| entry.settle(role));
         judged.map_err(|reason| reject(reason, hello.version))?;
-        write_accept(stream, &self.accept, hello.version).map_err(failed)?;
+        let accept = match hello.from {
+            Some(_) => &self.accept,
+            None => &self.accept_clerk,
+        };
+        write_accept(stream, accept, hello.version).map_err(failed)?;
         Ok(hello)
     }
 

@@ -107,6 +107,16 @@ pub(super) struct Accept {
     pub(super) nodes: Vec<(NodeId, String)>,
 }
 
+impl Accept {
+    /// The same for a clerk, who is not shown what tells one copy of a directory from another.
+    pub(super) fn for_clerks(&self) -> Self {
+        Self {
+            card: self.card.for_clerks(),
+            ..self.clone()
+        }
+    }
+}
+
 /// Introduces this side over a fresh stream, and reads the answer.
 pub(super) fn introduce(
     stream: &TcpStream,

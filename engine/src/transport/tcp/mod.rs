@@ -132,9 +132,11 @@ impl TcpTransport {
             threads: Arc::clone(&threads),
             local_addr,
         });
+        let (limits, accept) = (options.limits, introduction(options, card, local_addr));
         let server = Arc::new(Server {
-            limits: options.limits,
-            accept: introduction(options, card, local_addr),
+            limits,
+            accept_clerk: accept.for_clerks(),
+            accept,
             monitor,
             threads: Arc::clone(&threads),
             incoming,

@@ -277,6 +277,7 @@ fn refusals() -> Vec<(&'static str, CloseReason, CloseReason)> {
             "reject_second_copy",
             Refused::SecondCopy { node, life: known },
         ),
+        ("reject_life_jump", Refused::LifeJump { node, known, shown }),
         ("reject_book_not_written", Refused::NotWritten),
         (
             "reject_features",

@@ -80,11 +80,12 @@ fn the_documented_hello_is_the_one_sent_and_understood() {
 
 #[test]
 fn the_documented_accept_is_the_one_sent_and_understood() {
-    let sent = encode_accept(&accept());
+    let accept = accept().for_clerks();
+    let sent = encode_accept(&accept);
     assert!(sent == example("accept"), "sent is\n{}", hex(&sent));
     let (dialled, accepted) = pair();
     (&accepted).write_all(&example("accept")).unwrap();
-    assert_eq!(introduce(&dialled, &hello(), TIMEOUT), Ok(accept()));
+    assert_eq!(introduce(&dialled, &hello(), TIMEOUT), Ok(accept));
 }
 
 #[test]
