@@ -133,6 +133,16 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
         TransportEvent::NodeFailed { reason } => {
             return say(&format!("stopped by itself: {reason}; start it again"));
         }
+        TransportEvent::MessageRefused {
+            group,
+            node,
+            reason,
+        } => {
+            return say(&format!(
+                "group {}: refused what {node} sent: {reason}",
+                group.0
+            ));
+        }
         TransportEvent::Founding { status } => {
             return say(&match status.to_string() {
                 text if text.is_empty() => "founding: all nodes have met".to_owned(),

@@ -511,7 +511,8 @@ impl Builder {
     }
 
     /// Whom to tell when peers come, go, or are turned away, on the transport's threads; and when the node fails
-    /// ([`TransportEvent::NodeFailed`]). What panics in here is reported by the panic hook and otherwise ignored.
+    /// ([`TransportEvent::NodeFailed`]), or refuses what a peer sent ([`TransportEvent::MessageRefused`]), on the thread
+    /// that reads and writes snapshots. What panics in here is reported by the panic hook and otherwise ignored.
     pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -654,3 +655,6 @@ pub(crate) fn random_seed() -> u64 {
         .build_hasher()
         .finish()
 }
+
+#[cfg(test)]
+mod tests;
