@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quorate_kv::{Map, MapView, SessionOwner};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
-use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk};
+use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk, SubmitError};
 
 use crate::clerk::Clerk;
 use crate::client::{Client, ClientLife, Link, ReplyPort};
@@ -174,12 +174,13 @@ impl Db {
     }
 
     /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
-    /// be written), `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
+    /// be written), or what keeps the log of the node from taking writes for now; `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
     pub fn trouble(&self, group: GroupId) -> Result<Option<String>, Error> {
         if let Some(reason) = self.inner.node.fate.reason() {
             return Ok(Some(reason.to_string()));
         }
-        self.inspect(group, |replica| replica.fault().map(str::to_owned))
+        let fault = self.inspect(group, |replica| replica.fault().map(str::to_owned))?;
+        Ok(fault.or_else(|| shortage(self.inner.node.log.status())))
     }
 
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
@@ -341,6 +342,16 @@ impl Inner {
             None => Error::Closed,
         }
     }
+}
+
+/// What a log is short of, and what to do.
+fn shortage(status: LogStatus) -> Option<String> {
+    let refusal = match status {
+        LogStatus::Full => SubmitError::Full,
+        LogStatus::NoHandles { reason } => SubmitError::NoHandles { reason },
+        _ => return None,
+    };
+    Some(refusal.to_string())
 }
 
 /// What is done when a node fails: its callers hear first, then its peers, which hear nothing more and elect.

@@ -90,6 +90,8 @@ pub(crate) enum Health {
     Good,
     /// The log has no room for another segment.
     DiskFull,
+    /// There is no file handle for another segment of the log.
+    OutOfHandles,
     /// The log's queue is at its bound, or the log is too large and groups are letting go of a part of it.
     Behind,
     /// The log failed for good.
@@ -102,6 +104,7 @@ impl Health {
         match self {
             Self::Good => None,
             Self::DiskFull => Some(Refusal::DiskFull),
+            Self::OutOfHandles => Some(Refusal::OutOfHandles),
             Self::Behind => Some(Refusal::Busy),
             Self::LogFailed => Some(Refusal::LogFailed),
         }

@@ -123,8 +123,9 @@ impl StatusBoard {
             LogStatus::Healthy => LogHealth::Healthy,
             LogStatus::Full => LogHealth::Full,
             LogStatus::Failed { .. } => LogHealth::Failed,
+            LogStatus::NoHandles { .. } => LogHealth::OutOfHandles,
             // What else keeps a log from taking writes, and passes.
-            _ => LogHealth::OutOfHandles,
+            _ => LogHealth::Full,
         };
         let held = &mut self.known.lock().held;
         if now.severity() >= held.0.severity() || now_ns >= held.1 {

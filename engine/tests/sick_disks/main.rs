@@ -43,6 +43,31 @@ fn a_leader_whose_disk_is_full_hands_over_before_two_election_timeouts_are_over(
 }
 
 #[test]
+fn a_leader_that_is_out_of_file_handles_hands_over_before_two_election_timeouts_are_over() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let (old, term) = bench.reign();
+        let none_ns = bench.exhaust(old);
+        let took_ns = bench.hand_over_from(old) - none_ns;
+        assert!(took_ns < TWO_TIMEOUTS, "seed {seed}: {} ms", took_ns / MS);
+        let reign = bench.reign();
+        assert_eq!(reign.1, term + 1, "one hand-over, and no election");
+        bench.wait(10 * TIMEOUT);
+        assert_eq!(bench.reign(), reign);
+        assert_eq!(bench.health(old), LogHealth::OutOfHandles);
+        // With handles it is a member like any other.
+        bench.members[old].disk.heal();
+        bench.until("it is healthy", |bench| {
+            bench.health(old) == LogHealth::Healthy
+        });
+        bench.put();
+        bench.until("it has all", |bench| {
+            bench.node(old).view(GROUP).applied == bench.node(reign.0).view(GROUP).applied
+        });
+    }
+}
+
+#[test]
 fn a_leader_whose_disk_stands_still_hands_over_before_two_election_timeouts_are_over() {
     for seed in 1..=20 {
         let mut bench = Bench::new(3, seed);

@@ -276,11 +276,21 @@ struct ClerkSink {
     version: u16,
 }
 
+/// A refusal as a clerk of this version understands it. What it has no word for ends its connection.
+fn in_words_of(version: u16, refusal: Refusal) -> Refusal {
+    match refusal {
+        // Ask elsewhere, or again.
+        Refusal::Unfounded { .. } if version == 1 => Refusal::NotLeader { leader: None },
+        // Nothing is written for now, and it passes by itself.
+        Refusal::OutOfHandles if version == 1 => Refusal::DiskFull,
+        refusal => refusal,
+    }
+}
+
 impl ReplySink for ClerkSink {
     fn reply(&self, mut reply: Reply) {
-        // Version 1 has no word for it, and this comes nearest: ask elsewhere, or again.
-        if self.version == 1 && matches!(reply.result, Err(Refusal::Unfounded { .. })) {
-            reply.result = Err(Refusal::NotLeader { leader: None });
+        if let Err(refusal) = &mut reply.result {
+            *refusal = in_words_of(self.version, *refusal);
         }
         enqueue(
             &self.queue,
@@ -288,5 +298,26 @@ impl ReplySink for ClerkSink {
             &self.limits,
             &self.monitor,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::FewNodes;
+
+    #[test]
+    fn a_clerk_of_version_1_is_told_nothing_that_it_has_no_word_for() {
+        let waits_for = FewNodes::of(&[NodeId(2)]);
+        let unfounded = Refusal::Unfounded { waits_for };
+        let added = [
+            (unfounded, Refusal::NotLeader { leader: None }),
+            (Refusal::OutOfHandles, Refusal::DiskFull),
+        ];
+        for (refusal, nearest) in added {
+            assert_eq!(in_words_of(1, refusal), nearest);
+            assert_eq!(in_words_of(2, refusal), refusal);
+        }
+        assert_eq!(in_words_of(1, Refusal::Busy), Refusal::Busy);
     }
 }
