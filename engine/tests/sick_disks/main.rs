@@ -130,6 +130,34 @@ fn a_leader_whose_sync_fails_is_replaced_before_two_election_timeouts_are_over()
     }
 }
 
+/// Its successor need not have all that it has, but should have a disk.
+#[test]
+fn a_leader_whose_sync_fails_asks_no_sick_node_to_stand() {
+    for seed in 1..=10 {
+        let (old, _) = Bench::new(3, seed).reign();
+        for step in [1, 2] {
+            let (sick, healthy) = ((old + step) % 3, (old + 3 - step) % 3);
+            let mut bench = Bench::new(3, seed);
+            assert_eq!(bench.leader(), Some(old), "seed {seed}: as before");
+            fill_with_equal_logs(&mut bench, sick, old);
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let log = Arc::clone(&asked);
+            bench.loses = Box::new(move |_, to, frame| {
+                if is_timeout_now(frame) {
+                    log.lock().push(to);
+                }
+                false
+            });
+            let broken = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
+            bench.members[old].disk.inject(broken);
+            bench.begin_put(1);
+            bench.until("one is asked", |_| !asked.lock().is_empty());
+            let to = bench.members[healthy].id;
+            assert_eq!(*asked.lock(), [to], "seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_stall_shorter_than_an_election_timeout_moves_nothing() {
     let mut bench = Bench::new(3, 1);
@@ -353,7 +381,9 @@ fn of_two_peers_with_equal_logs_the_healthier_one_is_asked() {
     for seed in 1..=10 {
         let mut bench = Bench::new(3, seed);
         let (old, _) = bench.reign();
-        let others: Vec<usize> = (0..3).filter(|&it| it != old).collect();
+        let mut others: Vec<usize> = (0..3).filter(|&it| it != old).collect();
+        // Where all else is equal the ids decide: either of the two is the sick one.
+        others.rotate_left(seed as usize % 2);
         let (healthy, sick) = (bench.members[others[0]].id, bench.members[others[1]].id);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let said = Arc::new(Mutex::new(None));
