@@ -346,15 +346,6 @@ impl Progress {
         heartbeats_ns.max(disk_ns.min(options.election_timeout_ns.saturating_mul(2)))
     }
 
-    /// Messages to it got lost.
-    pub(crate) fn unreachable(&mut self) -> bool {
-        let was_pipelining = self.state == PeerState::Replicate;
-        if was_pipelining {
-            self.probe(self.match_index.next());
-        }
-        was_pipelining
-    }
-
     /// It needs entries that are gone: a snapshot up to `index` will bring it beyond them.
     pub(crate) fn need_snapshot(&mut self, index: LogIndex) {
         self.clear_inflight();

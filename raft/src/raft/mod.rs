@@ -344,16 +344,6 @@ impl Raft {
         }
     }
 
-    /// The transport lost messages to `to`: what was sent last may have to be sent again.
-    pub fn on_unreachable(&mut self, to: NodeId) {
-        if let Standing::Leader(lead) = &mut self.standing
-            && let Some(peer) = lead.peer_mut(to)
-            && peer.unreachable()
-        {
-            lead.must_send = true;
-        }
-    }
-
     /// Stops leading, or trying to.
     pub fn step_down(&mut self, now_ns: u64) {
         self.advance_clock(now_ns);
