@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_kv::{Map, MapView, SessionOwner};
+use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
 use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk, SubmitError};
 
@@ -14,7 +14,7 @@ use crate::clerk::Clerk;
 use crate::client::{Client, ClientLife, Link, ReplyPort};
 use crate::error::{Error, OpenError};
 use crate::identity::Wanted;
-use crate::membership::{FEATURES_OWNED_SESSIONS, FoundingStatus};
+use crate::membership::FoundingStatus;
 use crate::node::{Event, Outlet, Replica};
 use crate::opening::{self, NodeSetup};
 use crate::options::Options;
@@ -274,13 +274,6 @@ impl Db {
         });
         let timer = Arc::clone(&runtime.timer);
         let partitioner = Partitioner::hashed(setup.identity.groups);
-        let seed = random_seed();
-        // A cluster that agrees later has owners from the next life of this client on.
-        let knows_owners = node.inbox.membership.agreed_features() >= FEATURES_OWNED_SESSIONS;
-        let life = ClientLife {
-            seed,
-            owner: SessionOwner::new(random_seed()).filter(|_| knows_owners),
-        };
         let client = Client::new(
             link,
             &nodes,
@@ -288,7 +281,7 @@ impl Db {
             &setup.options,
             runtime.clock,
             Arc::clone(&timer),
-            life,
+            ClientLife::draw(),
         );
         port.bind(&client);
         node.fate.bind(farewell(&node, &client, observer));

@@ -37,6 +37,31 @@ fn troubled(nodes: u64, options: Options) -> (Cluster, Vec<Arc<Trouble>>) {
     )
 }
 
+/// Sessions of remote clerks had none, nor had those of a `Db` whose cluster was founded only after it was opened.
+#[test]
+fn the_sessions_of_each_client_have_an_owner_of_their_own() {
+    let (cluster, _) = troubled(3, options());
+    let group = GroupId(0);
+    for number in 0..3 {
+        let clerk = cluster.clerk();
+        clerk.put("k", format!("{number}")).expect("all is well");
+    }
+    let db = cluster.db(cluster.leader().expect("one leads"));
+    let db = db.expect("it runs");
+    db.put("k", "v").expect("all is well");
+    let found = db.inspect(group, |replica| {
+        let sessions = replica.sessions();
+        // A session's id is the index at which it was registered.
+        let ids = (1..=sessions.last_index()).map(quorate_kv::SessionId);
+        let owners: Vec<_> = ids.filter_map(|id| sessions.owner(id)).collect();
+        (owners, sessions.session_count())
+    });
+    let (owners, sessions) = found.expect("it runs");
+    assert_eq!(owners.len(), sessions, "each session has one");
+    let clients: std::collections::BTreeSet<u64> = owners.iter().map(|it| it.0.get()).collect();
+    assert_eq!(clients.len(), 4, "{owners:?}");
+}
+
 /// The row "a sync fails" of the guarantees.
 #[test]
 fn a_leader_whose_sync_fails_acknowledges_nothing_on_it_and_another_leads() {

@@ -66,9 +66,7 @@ impl<M: StateMachine> JobThread<M> {
         let rest = Arc::new(move |bytes| pacer.rest(bytes));
         NodeJobs {
             jobs: self.jobs.clone(),
-            files: Arc::new(NodeFiles::new(
-                snapshots, transport, inbox, rest, observer,
-            )),
+            files: Arc::new(NodeFiles::new(snapshots, transport, inbox, rest, observer)),
             fate,
             pacer: Arc::clone(&self.pacer),
         }

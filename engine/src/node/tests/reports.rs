@@ -89,10 +89,7 @@ fn of_each_kind_there_is_one_report_in_a_while() {
     }
     let jumps = reported(&bench);
     assert_eq!(jumps.len(), 1, "{jumps:?}");
-    assert!(matches!(
-        jumps[0].reason,
-        RejectionReason::TermJump { .. }
-    ));
+    assert!(matches!(jumps[0].reason, RejectionReason::TermJump { .. }));
     bench.take(says(TERM + 1, first_entry(TERM + 1, 0)));
     assert_eq!(reported(&bench).len(), 1, "another kind");
     bench.now_ns += REPORT_EVERY_NS;
