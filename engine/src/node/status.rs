@@ -121,10 +121,9 @@ impl StatusBoard {
         let now = match status {
             LogStatus::Healthy if is_stalled => LogHealth::Stalled,
             LogStatus::Healthy => LogHealth::Healthy,
-            LogStatus::Full => LogHealth::Full,
             LogStatus::Failed { .. } => LogHealth::Failed,
             LogStatus::NoHandles { .. } => LogHealth::OutOfHandles,
-            // What else keeps a log from taking writes, and passes.
+            // Full, or something else that keeps it from taking writes, and passes.
             _ => LogHealth::Full,
         };
         let held = &mut self.known.lock().held;
