@@ -41,9 +41,7 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if self.incoming.is_stopped() => {}
                 Err(error) => {
-                    self.monitor.tell(&TransportEvent::AcceptFailed {
-                        error: error.kind(),
-                    });
+                    self.monitor.tell(&TransportEvent::accept_failed(&error));
                     self.incoming.wait_stopped(ACCEPT_RETRY);
                 }
             }
@@ -74,9 +72,7 @@ impl Server {
         if let Err(error) = spawned
             && !self.incoming.is_stopped()
         {
-            self.monitor.tell(&TransportEvent::AcceptFailed {
-                error: error.kind(),
-            });
+            self.monitor.tell(&TransportEvent::accept_failed(&error));
         }
     }
 
@@ -305,6 +301,19 @@ impl ReplySink for ClerkSink {
 mod tests {
     use super::*;
     use crate::transport::FewNodes;
+
+    #[test]
+    fn a_want_of_file_handles_is_told_in_words() {
+        let (process, system) = (24, 23);
+        for errno in [process, system] {
+            let error = io::Error::from_raw_os_error(errno);
+            let event = TransportEvent::accept_failed(&error);
+            let TransportEvent::AcceptFailed { reason, .. } = event else {
+                panic!("{event:?}");
+            };
+            assert!(reason.contains("open files"), "{reason}");
+        }
+    }
 
     #[test]
     fn a_clerk_of_version_1_is_told_nothing_that_it_has_no_word_for() {

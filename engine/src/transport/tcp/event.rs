@@ -271,7 +271,18 @@ pub enum TransportEvent {
     AcceptFailed {
         /// What the operating system says.
         error: io::ErrorKind,
+        /// The same in its words: a want of file handles has no kind of its own.
+        reason: String,
     },
+}
+
+impl TransportEvent {
+    pub(super) fn accept_failed(error: &io::Error) -> Self {
+        Self::AcceptFailed {
+            error: error.kind(),
+            reason: error.to_string(),
+        }
+    }
 }
 
 /// What a transport has done since it began.
