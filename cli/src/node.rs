@@ -127,11 +127,21 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
         TransportEvent::Rejected { address, reason } => {
             return say(&format!("rejected {address}: {reason}"));
         }
-        TransportEvent::AcceptFailed { error } => {
-            return say(&format!("cannot accept connections: {error}"));
+        TransportEvent::AcceptFailed { reason, .. } => {
+            return say(&format!("cannot accept connections: {reason}"));
         }
         TransportEvent::NodeFailed { reason } => {
             return say(&format!("stopped by itself: {reason}; start it again"));
+        }
+        TransportEvent::MessageRefused {
+            group,
+            node,
+            reason,
+        } => {
+            return say(&format!(
+                "group {}: refused what {node} sent: {reason}",
+                group.0
+            ));
         }
         TransportEvent::Founding { status } => {
             return say(&match status.to_string() {

@@ -14,7 +14,6 @@ use self::answers::{
     finish_value,
 };
 use crate::client::{Client, ClientLife, READ_HERE, ReadWants, RemoteLink, ReplyPort};
-use crate::db::random_seed;
 use crate::error::{Error, OpenError};
 use crate::node::Published;
 use crate::options::Options;
@@ -111,7 +110,7 @@ impl Clerk {
             options,
             clock,
             Arc::clone(timer),
-            ClientLife::without_owner(random_seed()),
+            ClientLife::draw(),
         );
         port.bind(&client);
         Self::new(client, None, Arc::clone(timer))

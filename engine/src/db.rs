@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_kv::{Map, MapView, SessionOwner};
+use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
-use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk};
+use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk, SubmitError};
 
 use crate::clerk::Clerk;
 use crate::client::{Client, ClientLife, Link, ReplyPort};
 use crate::error::{Error, OpenError};
 use crate::identity::Wanted;
-use crate::membership::{FEATURES_OWNED_SESSIONS, FoundingStatus};
+use crate::membership::FoundingStatus;
 use crate::node::{Event, Outlet, Replica};
 use crate::opening::{self, NodeSetup};
 use crate::options::Options;
@@ -174,12 +174,13 @@ impl Db {
     }
 
     /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
-    /// be written), `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
+    /// be written), or what keeps the log of the node from taking writes for now; `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
     pub fn trouble(&self, group: GroupId) -> Result<Option<String>, Error> {
         if let Some(reason) = self.inner.node.fate.reason() {
             return Ok(Some(reason.to_string()));
         }
-        self.inspect(group, |replica| replica.fault().map(str::to_owned))
+        let fault = self.inspect(group, |replica| replica.fault().map(str::to_owned))?;
+        Ok(fault.or_else(|| shortage(self.inner.node.log.status())))
     }
 
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
@@ -273,13 +274,6 @@ impl Db {
         });
         let timer = Arc::clone(&runtime.timer);
         let partitioner = Partitioner::hashed(setup.identity.groups);
-        let seed = random_seed();
-        // A cluster that agrees later has owners from the next life of this client on.
-        let knows_owners = node.inbox.membership.agreed_features() >= FEATURES_OWNED_SESSIONS;
-        let life = ClientLife {
-            seed,
-            owner: SessionOwner::new(random_seed()).filter(|_| knows_owners),
-        };
         let client = Client::new(
             link,
             &nodes,
@@ -287,7 +281,7 @@ impl Db {
             &setup.options,
             runtime.clock,
             Arc::clone(&timer),
-            life,
+            ClientLife::draw(),
         );
         port.bind(&client);
         node.fate.bind(farewell(&node, &client, observer));
@@ -341,6 +335,16 @@ impl Inner {
             None => Error::Closed,
         }
     }
+}
+
+/// What a log is short of, and what to do.
+fn shortage(status: LogStatus) -> Option<String> {
+    let refusal = match status {
+        LogStatus::Full => SubmitError::Full,
+        LogStatus::NoHandles { reason } => SubmitError::NoHandles { reason },
+        _ => return None,
+    };
+    Some(refusal.to_string())
 }
 
 /// What is done when a node fails: its callers hear first, then its peers, which hear nothing more and elect.
@@ -511,7 +515,8 @@ impl Builder {
     }
 
     /// Whom to tell when peers come, go, or are turned away, on the transport's threads; and when the node fails
-    /// ([`TransportEvent::NodeFailed`]). What panics in here is reported by the panic hook and otherwise ignored.
+    /// ([`TransportEvent::NodeFailed`]), or refuses what a peer sent ([`TransportEvent::MessageRefused`]), on the thread
+    /// that reads and writes snapshots. What panics in here is reported by the panic hook and otherwise ignored.
     pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -657,3 +662,6 @@ pub(crate) fn random_seed() -> u64 {
         .build_hasher()
         .finish()
 }
+
+#[cfg(test)]
+mod tests;

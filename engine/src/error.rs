@@ -170,6 +170,11 @@ pub enum Obstacle {
     /// The leader's disk is full.
     #[error("the leader's disk is full: free some space, it recovers by itself")]
     DiskFull,
+    /// The leader's process, or its system, has no file handles left.
+    #[error(
+        "the leader has no file handles left: raise its limit of open files, or close connections, it recovers by itself"
+    )]
+    OutOfHandles,
     /// The node's log failed.
     #[error("the node's log failed: reopen it")]
     LogFailed,

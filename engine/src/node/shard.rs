@@ -269,7 +269,7 @@ impl<M: StateMachine> Shard<M> {
         let carries_entries = matches!(&message.body, quorate_raft::Body::Append { entries, .. } if !entries.is_empty());
         match self.health {
             Health::Good => false,
-            Health::DiskFull | Health::Behind => carries_entries,
+            Health::DiskFull | Health::OutOfHandles | Health::Behind => carries_entries,
             Health::LogFailed => true,
         }
     }
@@ -458,8 +458,9 @@ impl<M: StateMachine> Shard<M> {
                     self.stalled.push_front((since_ns, (batch, after)));
                     match error {
                         SubmitError::QueueFull => self.health = Health::Behind,
+                        SubmitError::NoHandles { .. } => self.note_short(Health::OutOfHandles),
                         // No space, or something else that passes.
-                        error if error.is_retryable() => self.note_full(),
+                        error if error.is_retryable() => self.note_short(Health::DiskFull),
                         // The rest are refusals of what this node promised to write: it cannot go on.
                         error => self.log_failed(now_ns, &error.to_string()),
                     }
@@ -477,9 +478,9 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// The log takes no writes for now: others should lead, at once.
-    fn note_full(&mut self) {
-        if self.health != Health::DiskFull {
-            self.health = Health::DiskFull;
+    fn note_short(&mut self, of: Health) {
+        if self.health != of {
+            self.health = of;
             self.care.due_ns = 0;
         }
     }
@@ -510,8 +511,9 @@ impl<M: StateMachine> Shard<M> {
                 self.log_failed(now_ns, &reason);
                 return;
             }
+            LogStatus::NoHandles { .. } => self.note_short(Health::OutOfHandles),
             // Full, or something else that passes.
-            _ => self.note_full(),
+            _ => self.note_short(Health::DiskFull),
         }
         self.release(now_ns, self.ports.log.durable());
         self.submit(now_ns);

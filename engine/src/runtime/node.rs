@@ -14,7 +14,7 @@ use crate::db::TransportObserver;
 use crate::error::OpenError;
 use crate::membership::{Change, FoundingStatus, Membership, NodeCard, Refused};
 use crate::node::{
-    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard,
+    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Reports, Shard,
     ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
@@ -106,6 +106,7 @@ impl<M: StateMachine> Node<M> {
                 Arc::clone(&transport),
                 Arc::clone(&inbox),
                 Arc::clone(&fate),
+                setup.observer.clone(),
             );
             let ports = Ports {
                 log: Arc::clone(&log),
@@ -113,6 +114,7 @@ impl<M: StateMachine> Node<M> {
                 jobs: Arc::new(jobs),
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
+                reports: Reports::new(setup.observer.is_some()),
                 membership: Arc::clone(&membership),
                 status: ShardStatus {
                     board: Arc::clone(&board),

@@ -23,7 +23,7 @@ use crate::files::NodeFiles;
 use crate::membership::{FoundingStatus, NodeCard, Refused};
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, NodeSpace, Outlet, Ports, Replica,
-    ShardStatus, StatusBoard, shard_index,
+    Reports, ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening;
 use crate::options::Options;
@@ -166,6 +166,7 @@ impl<M: StateMachine> SimNode<M> {
             Arc::clone(&transport),
             Arc::clone(&inbox),
             Arc::new(|_bytes| {}),
+            None,
         );
         let id = NodeId(setup.identity.node);
         let mut shares: Vec<Vec<Replica<M>>> = (0..workers).map(|_| Vec::new()).collect();
@@ -182,6 +183,7 @@ impl<M: StateMachine> SimNode<M> {
                 jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
+                reports: Reports::default(),
                 membership: Arc::clone(&opened.membership),
                 status: ShardStatus {
                     board: Arc::clone(&board),

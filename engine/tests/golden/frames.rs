@@ -396,8 +396,8 @@ fn replies() -> Vec<(&'static str, Frame)> {
     results.into_iter().map(reply).collect()
 }
 
-/// What version 2 of the protocol added: the status of a node, with each health of a log, and the refusal of a cluster
-/// that is not founded.
+/// What version 2 of the protocol added: the status of a node, with each health of a log, and the refusals of a cluster
+/// that is not founded and of a node without file handles.
 fn added_by_version_2() -> Vec<(&'static str, Frame)> {
     let founding = Founding {
         is_complete: true,
@@ -445,5 +445,10 @@ fn added_by_version_2() -> Vec<(&'static str, Frame)> {
     let mut frames: Vec<_> = healths.into_iter().map(status).collect();
     frames.push(("reply_unfounded", unfounded(2..=3)));
     frames.push(("reply_unfounded_many", unfounded(2..=300)));
+    let out_of_handles = Reply {
+        id: RequestId(0x0102_0304),
+        result: Err(Refusal::OutOfHandles),
+    };
+    frames.push(("reply_out_of_handles", Frame::Reply(out_of_handles)));
     frames
 }

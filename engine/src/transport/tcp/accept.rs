@@ -44,9 +44,7 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if self.incoming.is_stopped() => {}
                 Err(error) => {
-                    self.monitor.tell(&TransportEvent::AcceptFailed {
-                        error: error.kind(),
-                    });
+                    self.monitor.tell(&TransportEvent::accept_failed(&error));
                     self.incoming.wait_stopped(ACCEPT_RETRY);
                 }
             }
@@ -77,9 +75,7 @@ impl Server {
         if let Err(error) = spawned
             && !self.incoming.is_stopped()
         {
-            self.monitor.tell(&TransportEvent::AcceptFailed {
-                error: error.kind(),
-            });
+            self.monitor.tell(&TransportEvent::accept_failed(&error));
         }
     }
 
@@ -283,11 +279,21 @@ struct ClerkSink {
     version: u16,
 }
 
+/// A refusal as a clerk of this version understands it. What it has no word for ends its connection.
+fn in_words_of(version: u16, refusal: Refusal) -> Refusal {
+    match refusal {
+        // Ask elsewhere, or again.
+        Refusal::Unfounded { .. } if version == 1 => Refusal::NotLeader { leader: None },
+        // Nothing is written for now, and it passes by itself.
+        Refusal::OutOfHandles if version == 1 => Refusal::DiskFull,
+        refusal => refusal,
+    }
+}
+
 impl ReplySink for ClerkSink {
     fn reply(&self, mut reply: Reply) {
-        // Version 1 has no word for it, and this comes nearest: ask elsewhere, or again.
-        if self.version == 1 && matches!(reply.result, Err(Refusal::Unfounded { .. })) {
-            reply.result = Err(Refusal::NotLeader { leader: None });
+        if let Err(refusal) = &mut reply.result {
+            *refusal = in_words_of(self.version, *refusal);
         }
         enqueue(
             &self.queue,
@@ -295,5 +301,39 @@ impl ReplySink for ClerkSink {
             &self.limits,
             &self.monitor,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::FewNodes;
+
+    #[test]
+    fn a_want_of_file_handles_is_told_in_words() {
+        let (process, system) = (24, 23);
+        for errno in [process, system] {
+            let error = io::Error::from_raw_os_error(errno);
+            let event = TransportEvent::accept_failed(&error);
+            let TransportEvent::AcceptFailed { reason, .. } = event else {
+                panic!("{event:?}");
+            };
+            assert!(reason.contains("open files"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_clerk_of_version_1_is_told_nothing_that_it_has_no_word_for() {
+        let waits_for = FewNodes::of(&[NodeId(2)]);
+        let unfounded = Refusal::Unfounded { waits_for };
+        let added = [
+            (unfounded, Refusal::NotLeader { leader: None }),
+            (Refusal::OutOfHandles, Refusal::DiskFull),
+        ];
+        for (refusal, nearest) in added {
+            assert_eq!(in_words_of(1, refusal), nearest);
+            assert_eq!(in_words_of(2, refusal), refusal);
+        }
+        assert_eq!(in_words_of(1, Refusal::Busy), Refusal::Busy);
     }
 }

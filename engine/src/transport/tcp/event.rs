@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quorate_raft::NodeId;
+use quorate_wal::GroupId;
 use thiserror::Error;
 
 use super::options::Observer;
@@ -250,6 +251,16 @@ pub enum TransportEvent {
         /// How it stands.
         status: FoundingStatus,
     },
+    /// A replica refused what a peer sent: it contradicts what is here, or makes no sense. Told to the observer of a
+    /// [`Db`](crate::Db), for one group, peer and kind of reason at most once a minute; what is refused has changed nothing.
+    MessageRefused {
+        /// The group.
+        group: GroupId,
+        /// Who sent it, or whoever claims so.
+        node: NodeId,
+        /// Why it was refused.
+        reason: String,
+    },
     /// The node itself stopped, since one of its threads failed: a bug, or code of the caller's that ran on it. Told to
     /// the observer of a [`Db`](crate::Db), also of one without peers, after its calls have failed.
     NodeFailed {
@@ -260,7 +271,18 @@ pub enum TransportEvent {
     AcceptFailed {
         /// What the operating system says.
         error: io::ErrorKind,
+        /// The same in its words: a want of file handles has no kind of its own.
+        reason: String,
     },
+}
+
+impl TransportEvent {
+    pub(super) fn accept_failed(error: &io::Error) -> Self {
+        Self::AcceptFailed {
+            error: error.kind(),
+            reason: error.to_string(),
+        }
+    }
 }
 
 /// What a transport has done since it began.
