@@ -116,8 +116,8 @@ impl Config {
         }
     }
 
-    /// Has the run meet those of its trials that are on, and each of `always`. Where disks are damaged it meets none, nor where
-    /// there is no majority beside one node.
+    /// Has the run meet those of its trials that are on, and each of `always`. Where disks are
+    /// damaged it meets none, nor where there is no majority beside one node.
     pub fn meet(&mut self, seed: u64, always: &[Trial]) {
         let is_sound = !self.plan.has_damage() && self.nodes > 2;
         self.trials = if is_sound {
@@ -266,7 +266,7 @@ mod tests {
     /// What seeds mean in a scheme: a hash of what many of them draw, and what the traces of some come to. Between them, these
     /// have all ways in which frames travel, and damaged disks.
     const MEANING: (u32, u64, [(u64, u64); 4]) = (
-        9,
+        10,
         0x95d6_3106_0522_e115,
         [
             (11, 0x5785_7c1c_9a00_907b),

@@ -23,8 +23,8 @@ pub const DIR: &str = "/node";
 /// Workers that share the groups of a node at most.
 pub(crate) const WORKERS_MAX: usize = 4;
 
-/// How often a node is started from an older copy of its directory at most. Peers recognise a copy for sixteen starts, see
-/// `docs/guarantees.md`.
+/// How often a node is started from an older copy of its directory at most. Peers recognise a copy
+/// for sixteen starts, see `docs/guarantees.md`.
 const WRONG_LIVES_MAX: usize = 12;
 
 /// The directories of its log and of its snapshots in there.

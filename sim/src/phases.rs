@@ -194,7 +194,8 @@ fn trouble<W: Workload>(world: &mut World<W>) -> Result<(), String> {
         Mistake::Older => {
             let life = world.copy_directory(node)?;
             world.run_until(world.now_ns + third_ns)?;
-            // Nobody could tell the copy from the original where no later start was met: that is not promised.
+            // Nobody could tell the copy from the original where no later start was met: that is
+            // not promised.
             let is_known =
                 world.run_until_holds(third_ns / 2, |world| world.is_known_since(node, life))?;
             if is_known {

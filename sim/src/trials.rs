@@ -1,8 +1,8 @@
 //! What some runs meet beside faults that strike at moments: one disk that is sick while progress is judged, options that
 //! differ between nodes, operators who start the wrong directory.
 //!
-//! Each is drawn for some of the seeds. Those of [`TRIALS_ON`] take place in every range of seeds; with `--with`, each seed meets
-//! those that are named, wherever it can.
+//! Each is drawn for some of the seeds. Those of [`TRIALS_ON`] take place in every range of seeds;
+//! with `--with`, each seed meets those that are named, wherever it can.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub enum Trial {
     UnequalLimits,
     /// The directories of two nodes are swapped.
     SwappedDirectories,
-    /// A node is started with an empty directory, or with a copy of its own of which all peers have met a later start; and with
-    /// its own one when that was refused.
+    /// A node is started with an empty directory, or with a copy of its own of which all peers have
+    /// met a later start; and with its own one when that was refused.
     OldDirectories,
 }
 
@@ -60,7 +60,8 @@ pub enum Mistake {
     Swapped,
     /// A node is started with an empty directory under its id.
     Wiped,
-    /// A node is started with a copy of its directory of which all its peers have met a later start.
+    /// A node is started with a copy of its directory of which all its peers have met a later
+    /// start.
     Older,
 }
 
@@ -105,9 +106,7 @@ impl Trials {
             _ => None,
         };
         let forced = MISTAKES.into_iter();
-        let forced: Vec<Mistake> = forced
-            .filter(|it| always.contains(&it.trial()))
-            .collect();
+        let forced: Vec<Mistake> = forced.filter(|it| always.contains(&it.trial())).collect();
         let mistake = match mistake {
             Some(mistake) if forced.is_empty() || forced.contains(&mistake) => Some(mistake),
             _ if forced.is_empty() => None,

@@ -2,10 +2,10 @@
 
 use quorate_sim::config::Config;
 use quorate_sim::marks::Mark;
-use quorate_sim::{Report, run};
 use quorate_sim::trials::{Mistake, Sickness, Trials};
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::World;
+use quorate_sim::{Report, run};
 
 const SECOND_NS: u64 = 1_000_000_000;
 

@@ -45,8 +45,9 @@ pub enum Event<'a> {
         /// The node.
         node: NodeId,
     },
-    /// A node that does not run got another directory. While that is not its own, what it does is told in other events than
-    /// those of its replicas, since it is not they who do it: nobody may count it.
+    /// A node that does not run got another directory. While that is not its own, what it does is
+    /// told in other events than those of its replicas, since it is not they who do it: nobody may
+    /// count it.
     Exchanged {
         /// The node.
         node: NodeId,
@@ -59,7 +60,8 @@ pub enum Event<'a> {
         node: NodeId,
         /// The other one.
         other: NodeId,
-        /// Why they do not deal with each other; of one with a wrong directory, what its peer says. None: they do.
+        /// Why they do not deal with each other; of one with a wrong directory, what its peer says.
+        /// None: they do.
         refusal: Option<&'a Refused>,
     },
     /// A process was started from a directory that is not its own, with this replica in it.
@@ -312,7 +314,8 @@ impl Books {
         self.harms[node.0 as usize - 1]
     }
 
-    /// Whether a node runs from another directory than its own. What its own one holds stands in the book of its replicas.
+    /// Whether a node runs from another directory than its own. What its own one holds stands in
+    /// the book of its replicas.
     pub fn is_misplaced(&self, node: NodeId) -> bool {
         self.misplaced[node.0 as usize - 1]
     }

@@ -1,8 +1,9 @@
-//! Nodes that an operator started from a wrong directory: an empty one, or an older copy of their own. Invariant 20 of
-//! `docs/testing.md`.
+//! Nodes that an operator started from a wrong directory: an empty one, or an older copy of their
+//! own. Invariant 20 of `docs/testing.md`.
 //!
-//! What such a node had promised stands in the books all the same, and is asked of it again when its own directory is back.
-//! So nothing that it does meanwhile may count: each peer knows better, refuses it, and it neither votes nor acknowledges.
+//! What such a node had promised stands in the books all the same, and is asked of it again when
+//! its own directory is back. So nothing that it does meanwhile may count: each peer knows better,
+//! refuses it, and it neither votes nor acknowledges.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use quorate::{NodeId, Role};
 
 use super::books::{Books, Directory, Event, Place, Rule};
 
-/// Whoever runs from a wrong directory is refused for that by each peer that it meets, and takes no part.
+/// Whoever runs from a wrong directory is refused for that by each peer that it meets, and takes no
+/// part.
 #[derive(Debug, Default)]
 pub struct Directories {
     /// Where nodes run that do not run from their own directory.
@@ -52,7 +54,8 @@ impl Rule for Directories {
 }
 
 impl Directories {
-    /// A peer says why it does not deal with a node: because of the directory, and for no reason that may pass.
+    /// A peer says why it does not deal with a node: because of the directory, and for no reason
+    /// that may pass.
     fn check_refused(
         &self,
         node: NodeId,
@@ -66,9 +69,9 @@ impl Directories {
             Some(Refused::OtherDirectory { node: named, .. }) => {
                 *named == node && *directory == Directory::Empty
             }
-            Some(Refused::OlderCopy { node: named, .. } | Refused::SecondCopy { node: named, .. }) => {
-                *named == node && *directory == Directory::Older
-            }
+            Some(
+                Refused::OlderCopy { node: named, .. } | Refused::SecondCopy { node: named, .. },
+            ) => *named == node && *directory == Directory::Older,
             _ => false,
         };
         if is_known {

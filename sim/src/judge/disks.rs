@@ -90,7 +90,8 @@ impl Disks {
 impl<M: StateMachine> Judge<M> for Disks {
     fn after(&mut self, look: &Look<'_, M>, step: Step<'_>) -> Result<(), String> {
         match step {
-            // What is on a disk that is not its own binds nobody, and what it says from there nobody may hear.
+            // What is on a disk that is not its own binds nobody, and what it says from there
+            // nobody may hear.
             Step::Opened { node } | Step::Sends { node, .. } if look.nodes[node].is_misplaced() => {
                 Ok(())
             }

@@ -39,7 +39,8 @@ pub enum Step<'a> {
         node: usize,
         /// The place of the other.
         other: usize,
-        /// Why they do not deal with each other; of one with a wrong directory, what its peer says. None: they do.
+        /// Why they do not deal with each other; of one with a wrong directory, what its peer says.
+        /// None: they do.
         refusal: Option<&'a Refused>,
     },
     /// A process ended.

@@ -100,7 +100,8 @@ impl<W: Workload> World<W> {
         self.progress = None;
     }
 
-    /// Has an operator stop a node, copy its directory, and start it again. The life in which it was stopped.
+    /// Has an operator stop a node, copy its directory, and start it again. The life in which it
+    /// was stopped.
     pub fn copy_directory(&mut self, node: usize) -> Result<u32, String> {
         self.kill(node, End::Process)?;
         let slot = &mut self.nodes[node];
@@ -112,9 +113,9 @@ impl<W: Workload> World<W> {
         Ok(life)
     }
 
-    /// Whether all peers of a node have written down a start that comes behind this life of it: then each of them recognises a
-    /// directory that was copied in that life, whatever becomes of its process. How far the log of the node was they may
-    /// forget.
+    /// Whether all peers of a node have written down a start that comes behind this life of it:
+    /// then each of them recognises a directory that was copied in that life, whatever becomes of
+    /// its process. How far the log of the node was they may forget.
     pub fn is_known_since(&self, node: usize, life: u32) -> bool {
         let slot = &self.nodes[node];
         let mut peers = (0..self.nodes.len()).filter(|peer| *peer != node);
@@ -161,7 +162,8 @@ impl<W: Workload> World<W> {
         self.restart(node)
     }
 
-    /// Has an operator swap the directories of two nodes. Both are refused, and start with their own as if nothing had been.
+    /// Has an operator swap the directories of two nodes. Both are refused, and start with their
+    /// own as if nothing had been.
     pub fn swap_directories(&mut self, node: usize) -> Result<(), String> {
         self.get_wrong(node, SWAPPED, || "Swapped".to_owned());
         let other = (node + 1) % self.nodes.len();

@@ -63,7 +63,10 @@ fn a_peer_that_deals_with_a_wrong_directory_is_found() {
         node: NodeId(1),
         life: 3,
     };
-    let cases = [(Directory::Empty, &empty, &older), (Directory::Older, &older, &empty)];
+    let cases = [
+        (Directory::Empty, &empty, &older),
+        (Directory::Older, &older, &empty),
+    ];
     for (directory, right, wrong) in cases {
         let mut script = misplaced(Directories::default(), directory);
         for pair in [(1, 2), (2, 1)] {
@@ -85,7 +88,12 @@ fn a_wrong_directory_that_learns_something_is_found() {
     let mut script = misplaced(Directories::default(), Directory::Older);
     open(&mut script, 4, &[0, 4, 4]).expect("what the copy holds");
     let opened = with(stand(Role::Follower, 4, 2), 2, 0, 0);
-    let mut told = |now| script.tell(&Event::MisplacedMoved { at: at(2), now: &now });
+    let mut told = |now| {
+        script.tell(&Event::MisplacedMoved {
+            at: at(2),
+            now: &now,
+        })
+    };
     told(opened).expect("as it was opened");
     told(stand(Role::PreCandidate, 4, 2)).expect("it may ask whether others would vote");
     let mut voted = opened;
@@ -151,7 +159,10 @@ fn a_copy_that_holds_less_than_its_directory_did_is_found() {
     script.end(2);
     copy(&mut script);
     exchange(&mut script, Directory::Older);
-    says(open(&mut script, 3, &[0]), "invariant 6, terms never go back");
+    says(
+        open(&mut script, 3, &[0]),
+        "invariant 6, terms never go back",
+    );
     says(open(&mut script, 4, &[0]), "invariant 6, votes are kept");
     exchange(&mut script, Directory::Empty);
     open(&mut script, 0, &[0]).expect("nothing was promised from there");
@@ -167,7 +178,10 @@ fn a_copy_that_holds_less_than_its_directory_did_is_found() {
     copy(&mut script);
     exchange(&mut script, Directory::Older);
     open(&mut script, 1, &[0, 1, 1]).expect("all that it had");
-    says(open(&mut script, 1, &[0, 1]), "invariant 16, what was synced is there");
+    says(
+        open(&mut script, 1, &[0, 1]),
+        "invariant 16, what was synced is there",
+    );
     exchange(&mut script, Directory::Empty);
     open(&mut script, 0, &[0]).expect("nothing was there");
 }
