@@ -267,7 +267,7 @@ mod tests {
     /// have all ways in which frames travel, and damaged disks.
     const MEANING: (u32, u64, [(u64, u64); 4]) = (
         10,
-        0x95d6_3106_0522_e115,
+        0x0cf9_7709_dec5_6598,
         [
             (11, 0x5785_7c1c_9a00_907b),
             (13, 0xb00f_ebab_636d_fc9f),
