@@ -1,10 +1,11 @@
 //! What runs meet beside faults: that a lack of progress is noticed, and what operators get wrong.
 
 use quorate_sim::config::Config;
-use quorate_sim::run;
+use quorate_sim::marks::Mark;
 use quorate_sim::trials::{Mistake, Sickness, Trials};
 use quorate_sim::workload::KvWorkload;
 use quorate_sim::world::World;
+use quorate_sim::{Report, run};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -45,16 +46,41 @@ fn a_group_that_takes_no_writes_is_found() {
     );
 }
 
+/// The run of three nodes whose operator gets something wrong, which must not fail.
+fn play(seed: u64, mistake: Mistake) -> Report {
+    let mut config = config(seed);
+    config.trials = Trials {
+        mistake: Some(mistake),
+        ..Trials::default()
+    };
+    let report = run::<KvWorkload>(seed, config, false);
+    let failure = report.failure.as_ref().map(|failure| &failure.what);
+    assert_eq!(failure, None, "{mistake:?}, seed {seed}");
+    assert_eq!(
+        report.marks.of(Mark::OperatorMistake),
+        1,
+        "{mistake:?}, seed {seed}"
+    );
+    report
+}
+
 #[test]
 fn nodes_with_swapped_directories_are_refused_and_nothing_is_lost() {
     for seed in 0..8 {
-        let mut config = config(seed);
-        config.trials = Trials {
-            mistake: Some(Mistake::Swapped),
-            ..Trials::default()
-        };
-        let report = run::<KvWorkload>(seed, config, false);
-        let failure = report.failure.map(|failure| failure.what);
-        assert_eq!(failure, None, "seed {seed}");
+        play(seed, Mistake::Swapped);
+    }
+}
+
+#[test]
+fn nodes_with_an_empty_directory_or_an_older_copy_are_refused_and_nothing_is_lost() {
+    let refused = [
+        (Mistake::Wiped, Mark::EmptyRefused),
+        (Mistake::Older, Mark::OlderCopyRefused),
+    ];
+    for seed in 0..8 {
+        for (mistake, mark) in refused {
+            let report = play(seed, mistake);
+            assert!(report.marks.of(mark) > 0, "{mistake:?}, seed {seed}");
+        }
     }
 }

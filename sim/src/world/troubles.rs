@@ -163,7 +163,7 @@ impl<W: Workload> World<W> {
             End::Power
         };
         self.kill(node, end)?;
-        self.open(node)
+        self.restart(node)
     }
 
     pub(super) fn trouble(&mut self) -> Result<(), String> {
