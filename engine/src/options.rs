@@ -70,7 +70,7 @@ pub struct Options {
 }
 
 /// The longest timer of the protocol.
-const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 /// Steps consist of whole chunks of a snapshot file.
 const STEP_BYTES_MIN: u64 = 256 << 10;

@@ -413,7 +413,7 @@ fn a_follower_whose_disk_is_full_serves_linearizable_reads_through_its_leader() 
     Trouble::set(trouble, false);
     let began = Instant::now();
     while applied(full) < applied(leader) {
-        assert!(began.elapsed() < Duration::from_secs(60), "it stays behind");
+        assert!(began.elapsed() < Duration::from_mins(1), "it stays behind");
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(db.get("k"), Ok(Some("20".into())));
@@ -492,7 +492,7 @@ fn snapshots_keep_to_their_rate() {
     cluster.db(NodeId(1)).expect("it runs").snapshot(GroupId(0));
     let is_published = || matches!(&snapshot_files(&disk)[..], [file] if !file.contains("tmp"));
     while !is_published() {
-        assert!(began.elapsed() < Duration::from_secs(60), "there is none");
+        assert!(began.elapsed() < Duration::from_mins(1), "there is none");
         std::thread::yield_now();
     }
     let took = began.elapsed();

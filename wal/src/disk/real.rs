@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +9,13 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::{DirLock, Disk, DiskFile, Inside};
+use super::{DirLock, Disk, DiskFile, Inside, system};
 use crate::map::{Forgotten, Mapped};
 
-/// Slices that one system call takes at most (`IOV_MAX` of Linux).
+/// Slices that one system call takes at most (`IOV_MAX` of Linux and of macOS).
 const SLICES_MAX: usize = 1024;
 
 /// Zeros are written in pieces of this size: the page cache then keeps small folios, and a segment
@@ -195,7 +194,7 @@ impl DiskFile for RealFile {
 
     fn zero_fill_part(&self, done: u64, bytes: u64) -> io::Result<u64> {
         if done == 0 {
-            take_space(&self.file, bytes)?;
+            system::take_space(&self.file, bytes)?;
         }
         let end = (done + FILL_BYTES).min(bytes);
         self.fill(done, end)?;
@@ -223,12 +222,11 @@ impl DiskFile for RealFile {
             return;
         }
         self.hinted.store(offset, Ordering::Relaxed);
-        // One that is not taken costs nothing but time.
-        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
+        system::will_read(&self.file, offset, len);
     }
 
     fn release(&self, offset: u64, len: u64) {
-        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
+        let _ = system::forget(&self.file, offset, len);
     }
 
     fn forget_reads(&mut self, _: Inside) -> bool {
@@ -238,11 +236,13 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        // `fdatasync`. On Apple's systems, where that leaves bytes in the cache of the drive, the
+        // standard library asks for `F_FULLFSYNC`, here and for directories.
         self.file.sync_data()
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
+        system::forget(&self.file, 0, 0)
     }
 }
 
@@ -277,15 +277,6 @@ impl RealFile {
             offset += len;
         }
         Ok(())
-    }
-}
-
-/// Takes the space for a file, so that a full disk shows before anything is written to it. Not every
-/// file system can.
-fn take_space(file: &File, bytes: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        other => Ok(other?),
     }
 }
 
