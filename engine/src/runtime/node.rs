@@ -7,7 +7,7 @@ use quorate_kv::StateMachine;
 use quorate_raft::{NodeId, Role};
 use quorate_wal::{DirLock, GroupId, Log, LogThread};
 
-use super::reports::Reports;
+use super::change_reports::ChangeReports;
 use super::threads::{is_own, shielded};
 use super::{Fate, NodeJobs, Resident, Runtime, ShardHandle};
 use crate::db::TransportObserver;
@@ -223,7 +223,7 @@ pub(crate) fn introduce<M: StateMachine>(
         transport: Arc::downgrade(transport),
         status: Box::new(status),
         observer,
-        reports: Reports::default(),
+        reports: ChangeReports::default(),
     });
     let watcher = Arc::clone(&announcer);
     membership.watch(move |change| watcher.hear(change));
@@ -237,7 +237,7 @@ struct Announcer<M: StateMachine> {
     transport: Weak<dyn Transport>,
     status: Box<dyn Fn(Founding) -> Option<NodeStatus> + Send + Sync>,
     observer: Option<TransportObserver>,
-    reports: Reports<FoundingStatus>,
+    reports: ChangeReports<FoundingStatus>,
 }
 
 impl<M: StateMachine> Announcer<M> {

@@ -9,19 +9,19 @@ use parking_lot::Mutex;
 
 /// The reports of something that changes.
 #[derive(Debug)]
-pub(super) struct Reports<T> {
+pub(super) struct ChangeReports<T> {
     state: Mutex<State<T>>,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    /// A thread is in [`Reports::report`], and looks once more before it leaves if there is news.
+    /// A thread is in [`ChangeReports::report`], and looks once more before it leaves if there is news.
     is_reporting: bool,
     has_news: bool,
     told: Option<T>,
 }
 
-impl<T> Default for Reports<T> {
+impl<T> Default for ChangeReports<T> {
     fn default() -> Self {
         let state = State {
             is_reporting: false,
@@ -34,7 +34,7 @@ impl<T> Default for Reports<T> {
     }
 }
 
-impl<T: PartialEq> Reports<T> {
+impl<T: PartialEq> ChangeReports<T> {
     /// Tells how things stand if that is not what was told last. If another thread is telling, it does so for this one, which
     /// returns at once. Neither `read` nor `tell` may panic.
     pub(super) fn report(&self, read: impl Fn() -> T, tell: impl Fn(&T)) {
@@ -67,7 +67,7 @@ mod tests {
     /// The first thread had read how things stood, and told it after the second one had told what came later.
     #[test]
     fn what_was_read_earlier_is_never_told_after_what_was_read_later() {
-        let (reports, stage) = (Reports::default(), Cell::new(1));
+        let (reports, stage) = (ChangeReports::default(), Cell::new(1));
         let told = RefCell::new(Vec::new());
         let tell = |stage: &u32| told.borrow_mut().push(*stage);
         let read_slowly = || {
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn whoever_is_told_may_bring_about_the_next_change() {
-        let (reports, stage) = (Reports::default(), Cell::new(1));
+        let (reports, stage) = (ChangeReports::default(), Cell::new(1));
         let told = RefCell::new(Vec::new());
         let tell = |now: &u32| {
             if *now == 1 {
