@@ -1,5 +1,6 @@
 //! What runs meet beside faults: that a lack of progress is noticed, and what operators get wrong.
 
+use quorate::simulation::Stand;
 use quorate_sim::config::Config;
 use quorate_sim::marks::Mark;
 use quorate_sim::trials::{Mistake, Sickness, Trials};
@@ -44,6 +45,36 @@ fn a_group_that_takes_no_writes_is_found() {
         stalls(&mut world).expect("it is sound"),
         "one node is no majority"
     );
+}
+
+/// Seed 22108 of scheme 10: a sync that was on its way when all was healed ended when the disk would have gone on by itself,
+/// so that two of three disks stood still where one was to.
+#[test]
+fn a_disk_that_stands_still_goes_on_when_it_is_healed() {
+    let mut world = World::<KvWorkload>::new(1, config(1), false);
+    world.start_nodes().expect("fresh disks");
+    let leads =
+        |world: &World<KvWorkload>| world.groups().all(|group| world.leader(group).is_some());
+    let has_leader = world.run_until_holds(20 * SECOND_NS, leads);
+    assert!(has_leader.expect("it is sound"), "somebody leads");
+    world.sicken(Sickness::Stuck, false, world.now_ns + 1_000 * SECOND_NS);
+    world.end_progress();
+    world.start_clerks();
+    let (began_ns, before) = (world.now_ns, world.successes());
+    world.run_until(began_ns + SECOND_NS).expect("it is sound");
+    assert_ne!(world.successes(), before, "two disks are a majority");
+    world.heal().expect("it is sound");
+    world.stop_clerks();
+    // Replicas apply what others have on their disks: what is on a disk of their own shows where it stands still.
+    let all_durable = |world: &World<KvWorkload>| {
+        let processes = world.nodes.iter().filter_map(|slot| slot.process.as_ref());
+        let lags = |stand: Stand| stand.durable < stand.last;
+        let stands = processes.map(|process| process.stand(quorate::GroupId(0)));
+        world.outstanding() == 0 && !stands.into_iter().any(lags)
+    };
+    assert!(!all_durable(&world), "one disk stood still");
+    let catches_up = world.run_until_holds(20 * SECOND_NS, all_durable);
+    assert!(catches_up.expect("it is sound"), "its disk goes on");
 }
 
 /// The run of three nodes whose operator gets something wrong, which must not fail.

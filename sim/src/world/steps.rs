@@ -453,7 +453,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn schedule_steps(&mut self, node: usize) {
+    pub(super) fn schedule_steps(&mut self, node: usize) {
         let Some(process) = &self.nodes[node].process else {
             return;
         };
