@@ -42,7 +42,7 @@ impl Server {
                 Err(_) if self.incoming.is_stopped() => {}
                 Err(error) => {
                     self.monitor.tell(&TransportEvent::AcceptFailed {
-                        error: error.kind(),
+                        error: error.into(),
                     });
                     self.incoming.wait_stopped(ACCEPT_RETRY);
                 }
@@ -75,7 +75,7 @@ impl Server {
             && !self.incoming.is_stopped()
         {
             self.monitor.tell(&TransportEvent::AcceptFailed {
-                error: error.kind(),
+                error: error.into(),
             });
         }
     }
@@ -123,7 +123,7 @@ impl Server {
     /// Reads the hello, judges it, and answers.
     fn greet(&self, entry: &Entry) -> Result<Hello, CloseReason> {
         let stream = &*entry.stream;
-        let failed = |error: io::Error| CloseReason::Io(error.kind());
+        let failed = |error: io::Error| CloseReason::Io(error.into());
         stream.set_nodelay(true).map_err(failed)?;
         stream
             .set_write_timeout(Some(self.limits.handshake_timeout()))
@@ -212,7 +212,7 @@ impl Server {
             replies.fail(&stream, reason);
         });
         if let Err(error) = spawned {
-            return CloseReason::Io(error.kind());
+            return CloseReason::Io(error.into());
         }
         let sink: Arc<dyn ReplySink> = Arc::new(ClerkSink {
             queue: Arc::clone(&queue),
