@@ -3,6 +3,7 @@
 //! The keys are in a prefix that nothing else is in, and are removed at the end: also when it is interrupted or fails, as
 //! far as the cluster lets it within the time of a call.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use quorate::{Clerk, Pending};
+use quorate::{Clerk, Error, Pending};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -25,6 +26,9 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it looks whether it was interrupted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What comes sooner after the first signal is the same one: a wrapper sends it, and so does the terminal.
+const SECOND_AFTER: Duration = Duration::from_millis(500);
 
 const KEYS: u64 = 10_000;
 
@@ -48,7 +52,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let measured = measure(arguments, &interrupt, &mut puts, &mut display);
     let elapsed = began.elapsed();
     display.end_line();
-    let removed = puts.remove_all(arguments.outstanding, arguments.connect.timeout());
+    let removed = puts.remove_all(arguments, &interrupt);
     measured?;
     display.finish(elapsed)?;
     removed?;
@@ -98,27 +102,51 @@ fn free_prefix(clerk: &Clerk) -> Result<String, Failure> {
     ))
 }
 
-/// Which signal asked it to end. The second one ends it at once.
+/// Which signal asked it to end. A second one, later on, ends it at once.
 struct Interrupt {
     signal: Arc<AtomicUsize>,
+    is_last: Arc<AtomicBool>,
+    noticed: Cell<Option<Instant>>,
 }
 
 impl Interrupt {
     fn watch() -> io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
-        let is_second = Arc::new(AtomicBool::new(false));
+        let is_last = Arc::new(AtomicBool::new(false));
         for number in [SIGINT, SIGTERM] {
-            // In this order: the first one finds the flag unset, and sets it.
-            flag::register_conditional_default(number, Arc::clone(&is_second))?;
-            flag::register(number, Arc::clone(&is_second))?;
+            flag::register_conditional_default(number, Arc::clone(&is_last))?;
             flag::register_usize(number, Arc::clone(&signal), number.unsigned_abs() as usize)?;
         }
-        Ok(Self { signal })
+        Ok(Self {
+            signal,
+            is_last,
+            noticed: Cell::new(None),
+        })
     }
 
+    /// To be asked again and again: from some time after the first signal on, the next one is the last.
     fn signal(&self) -> Option<i32> {
-        let number = self.signal.load(Ordering::Relaxed);
-        i32::try_from(number).ok().filter(|&number| number > 0)
+        let number = i32::try_from(self.signal.load(Ordering::Relaxed));
+        let number = number.ok().filter(|&number| number > 0)?;
+        let noticed = self.noticed.get().unwrap_or_else(Instant::now);
+        self.noticed.set(Some(noticed));
+        if noticed.elapsed() >= SECOND_AFTER {
+            self.is_last.store(true, Ordering::Relaxed);
+        }
+        Some(number)
+    }
+
+    /// Waits for an answer, and looks at signals meanwhile. `None`: it did not come in time.
+    fn wait<T>(&self, mut pending: Pending<T>, until: Instant) -> Option<Result<T, Error>> {
+        loop {
+            let _seen = self.signal();
+            let left = until.saturating_duration_since(Instant::now());
+            match pending.wait_timeout(left.min(LOOK_EVERY)) {
+                Ok(answer) => return Some(answer),
+                Err(_) if left.is_zero() => return None,
+                Err(later) => pending = later,
+            }
+        }
     }
 }
 
@@ -172,28 +200,31 @@ impl Puts {
 
     /// Removes every key that was put, within this time. A removal is behind the puts of this session, whatever
     /// became of their answers.
-    fn remove_all(&mut self, outstanding: u64, timeout: Duration) -> Result<(), Failure> {
-        let until = Instant::now() + timeout;
-        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+    fn remove_all(
+        &mut self,
+        arguments: &BenchArguments,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        let until = Instant::now() + arguments.connect.timeout();
         for (_, put) in std::mem::take(&mut self.on_their_way) {
             // Whether it was put does not matter any more, but it must not be counted as outstanding.
-            let _gone_either_way = put.wait_timeout(left(until));
+            let _gone_either_way = interrupt.wait(put, until);
         }
         let count = self.issued.min(KEYS);
         let (mut next, mut removed) = (0, 0);
         let mut deletes = VecDeque::new();
         while removed < count && Instant::now() < until {
-            while next < count && deletes.len() < outstanding as usize {
+            while next < count && deletes.len() < arguments.outstanding as usize {
                 deletes.push_back(self.clerk.delete_async(self.key(next)));
                 next += 1;
             }
             let Some(delete) = deletes.pop_front() else {
                 break;
             };
-            match delete.wait_timeout(left(until)) {
-                Ok(Ok(_was_there)) => removed += 1,
-                Ok(Err(_)) => {}
-                Err(_too_late) => break,
+            match interrupt.wait(delete, until) {
+                Some(Ok(_was_there)) => removed += 1,
+                Some(Err(_)) => {}
+                None => break,
             }
         }
         match count - removed {
