@@ -321,3 +321,29 @@ fn new_latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
         .expect("the bounds are constants that fit each other")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `timeout` sends a signal to the process and to its group, and a terminal sends one beside a wrapper.
+    #[test]
+    fn two_signals_at_once_are_one() {
+        let interrupt = Interrupt {
+            signal: Arc::new(AtomicUsize::new(0)),
+            is_last: Arc::new(AtomicBool::new(false)),
+            noticed: Cell::new(None),
+        };
+        let ends_at_the_next = || interrupt.is_last.load(Ordering::Relaxed);
+        assert_eq!((interrupt.signal(), ends_at_the_next()), (None, false));
+        interrupt.signal.store(15, Ordering::Relaxed);
+        let now = Instant::now();
+        // Longer than the test may take.
+        interrupt
+            .noticed
+            .set(Some(now + Duration::from_secs(3_600)));
+        assert_eq!((interrupt.signal(), ends_at_the_next()), (Some(15), false));
+        interrupt.noticed.set(now.checked_sub(SECOND_AFTER));
+        assert_eq!((interrupt.signal(), ends_at_the_next()), (Some(15), true));
+    }
+}

@@ -75,8 +75,6 @@ fn an_interrupted_benchmark_cleans_up() {
         let prefix = prefix_of(&said);
         let during = lone.succeed(&["scan", "--prefix", &prefix, "--limit", "1"]);
         assert!(during.starts_with(&prefix), "{during}");
-        // Twice, as `timeout` does it, and a terminal beside a wrapper: that is not yet a second time.
-        kill_process(Pid::from_child(&bench.0), signal).unwrap();
         kill_process(Pid::from_child(&bench.0), signal).unwrap();
         let status = bench.wait();
         assert_eq!(status.signal(), Some(number), "{status}");
