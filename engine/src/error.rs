@@ -184,7 +184,7 @@ pub enum Obstacle {
     /// The cluster is not founded: nodes of its list never started, or never met.
     #[error(
         "the cluster is not founded: it waits for {waits_for}; start each node of the list once and let them reach each \
-         other, or name those that will never come as left out (without_founders)"
+         other, or name those that will never come as left out (without_founders; with the tool: --without-founders)"
     )]
     Unfounded {
         /// Whom the node that was asked waits for.
@@ -256,7 +256,7 @@ pub enum OpenError {
         expected: NodeId,
     },
     /// The directory belongs to another cluster.
-    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or pass cluster_id({found:#018x}), or none: the directory says which", path.display())]
+    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or pass cluster_id({found:#018x}) (with the tool: --cluster-id), or none: the directory says which", path.display())]
     WrongCluster {
         /// The directory.
         path: PathBuf,
@@ -333,7 +333,7 @@ pub enum OpenError {
     #[error(transparent)]
     Transport(#[from] crate::transport::tcp::TcpError),
     /// An address could not be bound.
-    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    #[error("cannot listen on {address}: {source}")]
     Bind {
         /// The address.
         address: SocketAddr,

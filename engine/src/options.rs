@@ -27,6 +27,9 @@ pub struct Options {
     pub clock_drift_percent: u8,
     /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
     pub call_timeout: Duration,
+    /// How long [`Clerk::connect_with`](crate::Clerk::connect_with) looks for a node that answers: names are looked up,
+    /// connections made and answers waited for within it. Default 5 s.
+    pub connect_timeout: Duration,
     /// How long a client waits for a node's answer before it asks another one; longer each time all were asked in vain, up to
     /// `call_timeout`. Also how long a read of a [`Db`](crate::Db) waits for a replica that is behind before the leader is asked
     /// instead, up to half of `call_timeout`. Default 1 s.
@@ -87,6 +90,7 @@ impl Default for Options {
             heartbeat_interval: Duration::from_millis(50),
             clock_drift_percent: 10,
             call_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
             retry_after: Duration::from_secs(1),
             outstanding_max: 4_096,
             sessions_max: 100_000,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use common::free_addresses;
 use quorate::transport::tcp::TcpError;
 use quorate::{
-    Builder, Clerk, Cluster, Db, Error, GROUPS_MAX, KEY_BYTES_MAX, NodeId, OpenError, Options,
-    VALUE_BYTES_MAX, WriteBatch,
+    Builder, Clerk, Cluster, Consistency, Db, Error, GROUPS_MAX, KEY_BYTES_MAX, NodeId, OpenError,
+    Options, VALUE_BYTES_MAX, WriteBatch,
 };
 use tempfile::TempDir;
 
@@ -552,6 +552,18 @@ fn what_is_too_large_is_refused_by_name_and_harms_nothing() {
             error.to_string().contains(&limit.to_string()),
             "case {place}: {error}"
         );
+    }
+    // Nor is anybody asked for a key that cannot be there.
+    let reads = [
+        db.get(&long_key).map(drop),
+        db.get_with(&long_key, Consistency::Stale).map(drop),
+        db.prefix(&long_key, 1).map(drop),
+        db.scan(long_key.clone().., 1).map(drop),
+        db.scan(..long_key.clone(), 1).map(drop),
+    ];
+    for (place, result) in reads.into_iter().enumerate() {
+        let is_refused = matches!(result, Err(Error::TooLarge(it)) if it.limit == KEY_BYTES_MAX);
+        assert!(is_refused, "read {place}: {result:?}");
     }
     // A value may not grow over the limit by appends either.
     db.put("grown", &half).expect("just within the limit");

@@ -509,7 +509,7 @@ impl std::fmt::Display for FoundingStatus {
         if !self.missing.is_empty() {
             parts.push(format!(
                 "waits for {}, which it never met: start each node once, or name those that will never come as left out \
-                 (without_founders)",
+                 (without_founders; with the tool: --without-founders)",
                 nodes(&self.missing)
             ));
         } else if !self.undecided.is_empty() {

@@ -1,8 +1,8 @@
 //! The files of the operating system.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,6 +25,11 @@ const ZERO_BYTES: usize = 64 << 10;
 
 /// The name of the file in a directory that carries its lock.
 pub(crate) const LOCK_NAME: &str = "LOCK";
+
+/// Keys and values are readable in the files: nobody but their owner may open what is made here. A directory that is there
+/// already keeps its mode.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 /// The files of the operating system. The log reads through a shared read-only map, all others by
 /// copying; writes go through `pwritev`.
@@ -64,6 +69,7 @@ impl Disk for RealDisk {
             .read(true)
             .write(true)
             .create_new(true)
+            .mode(FILE_MODE)
             .open(path)?;
         Ok(Arc::new(RealFile::new(file, 0)))
     }
@@ -105,7 +111,7 @@ impl Disk for RealDisk {
         if let Some(parent) = parent {
             self.create_dir_all(parent)?;
         }
-        match fs::create_dir(dir) {
+        match DirBuilder::new().mode(DIR_MODE).create(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             other => other?,
         }
@@ -122,6 +128,7 @@ impl Disk for RealDisk {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path)?;
         // The lock belongs to the open file, so that it holds against other opens in this process
         // too, and the kernel releases it when the process dies.
@@ -405,6 +412,27 @@ mod tests {
         let opened = RealDisk.open(&path).unwrap();
         opened.give_back_rest(100);
         assert_eq!(opened.len().unwrap(), 4196);
+    }
+
+    /// The test of the tool does the same without a mask of the process, and sees each file of a node.
+    #[test]
+    fn nobody_else_may_open_what_is_made() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (outer, inner) = (dir.path().join("outer"), dir.path().join("outer/inner"));
+        RealDisk.create_dir_all(&inner).unwrap();
+        assert_eq!((mode(&outer), mode(&inner)), (0o700, 0o700));
+        RealDisk.create(&inner.join("file")).unwrap();
+        let _lock = RealDisk.lock(&inner).unwrap();
+        for name in ["file", LOCK_NAME] {
+            assert_eq!(mode(&inner.join(name)), 0o600, "{name}");
+        }
+        // One that is there is its owner's business.
+        fs::set_permissions(&outer, fs::Permissions::from_mode(0o755)).unwrap();
+        RealDisk.create_dir_all(&inner).unwrap();
+        assert_eq!(mode(&outer), 0o755);
     }
 
     #[test]

@@ -44,7 +44,9 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if self.incoming.is_stopped() => {}
                 Err(error) => {
-                    self.monitor.tell(&TransportEvent::accept_failed(&error));
+                    self.monitor.tell(&TransportEvent::AcceptFailed {
+                        error: error.into(),
+                    });
                     self.incoming.wait_stopped(ACCEPT_RETRY);
                 }
             }
@@ -75,7 +77,9 @@ impl Server {
         if let Err(error) = spawned
             && !self.incoming.is_stopped()
         {
-            self.monitor.tell(&TransportEvent::accept_failed(&error));
+            self.monitor.tell(&TransportEvent::AcceptFailed {
+                error: error.into(),
+            });
         }
     }
 
@@ -122,7 +126,7 @@ impl Server {
     /// Reads the hello, judges it, and answers.
     fn greet(&self, entry: &Entry) -> Result<Hello, CloseReason> {
         let stream = &*entry.stream;
-        let failed = |error: io::Error| CloseReason::Io(error.kind());
+        let failed = |error: io::Error| CloseReason::Io(error.into());
         stream.set_nodelay(true).map_err(failed)?;
         stream
             .set_write_timeout(Some(self.limits.handshake_timeout()))
@@ -215,7 +219,7 @@ impl Server {
             replies.fail(&stream, reason);
         });
         if let Err(error) = spawned {
-            return CloseReason::Io(error.kind());
+            return CloseReason::Io(error.into());
         }
         let sink: Arc<dyn ReplySink> = Arc::new(ClerkSink {
             queue: Arc::clone(&queue),
@@ -306,6 +310,7 @@ impl ReplySink for ClerkSink {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::SystemError;
     use super::*;
     use crate::transport::FewNodes;
 
@@ -314,11 +319,8 @@ mod tests {
         let (process, system) = (24, 23);
         for errno in [process, system] {
             let error = io::Error::from_raw_os_error(errno);
-            let event = TransportEvent::accept_failed(&error);
-            let TransportEvent::AcceptFailed { reason, .. } = event else {
-                panic!("{event:?}");
-            };
-            assert!(reason.contains("open files"), "{reason}");
+            let words = SystemError::from(error).to_string();
+            assert!(words.contains("open files"), "{words}");
         }
     }
 

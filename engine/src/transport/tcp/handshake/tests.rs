@@ -244,7 +244,9 @@ fn each_reject_means_the_same_on_both_sides() {
 #[test]
 fn a_reason_of_a_later_version_is_told_in_its_own_words() {
     let (dialled, accepted) = pair();
-    let answer = encode_reject(200, [1; 4], "too\x1b[31m new");
+    // What a terminal obeys is left out, and what turns the text around it too.
+    let words = "too\x1b[31m\u{9b}\u{202e}\u{2066}\u{200f}\u{2028}\u{61c} new";
+    let answer = encode_reject(200, [1; 4], words);
     (&accepted).write_all(&answer).unwrap();
     let reason = CloseReason::Refused {
         code: 200,
