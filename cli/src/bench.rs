@@ -339,9 +339,7 @@ mod tests {
         interrupt.signal.store(15, Ordering::Relaxed);
         let now = Instant::now();
         // Longer than the test may take.
-        interrupt
-            .noticed
-            .set(Some(now + Duration::from_hours(1)));
+        interrupt.noticed.set(Some(now + Duration::from_hours(1)));
         assert_eq!((interrupt.signal(), ends_at_the_next()), (Some(15), false));
         interrupt.noticed.set(now.checked_sub(SECOND_AFTER));
         assert_eq!((interrupt.signal(), ends_at_the_next()), (Some(15), true));
