@@ -115,7 +115,7 @@ impl Clerk {
             options,
             clock,
             Arc::clone(timer),
-            ClientLife::draw(),
+            ClientLife::draw(None),
         );
         port.bind(&client);
         Self::new(client, None, Arc::clone(timer))

@@ -281,7 +281,7 @@ impl Db {
             &setup.options,
             runtime.clock,
             Arc::clone(&timer),
-            ClientLife::draw(),
+            ClientLife::draw(Some(id)),
         );
         port.bind(&client);
         node.fate.bind(farewell(&node, &client, observer));

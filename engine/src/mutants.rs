@@ -96,4 +96,8 @@ mutants! {
     /// A read waits for the replica in its process, however far that one lags, and asks nobody else (found here: a follower
     /// with a full disk).
     WAITS_FOR_LAGGING_REPLICA;
+    /// A request whose answer was lost is not sent again as long as its node answers others (found here, by reading).
+    LOST_ANSWER_IS_WAITED_FOR;
+    /// Whoever answers under the right number speaks for the replica in the process of a client (found here, by reading).
+    ANYBODY_SPEAKS_FOR_LOCAL_REPLICA;
 }

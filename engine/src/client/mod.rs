@@ -66,21 +66,28 @@ pub(crate) struct ClientLife {
     pub(crate) seed: u64,
     /// Whose its sessions are. A leader leaves it out of the log until every member knows owners.
     pub(crate) owner: Option<SessionOwner>,
+    /// The node in whose process it is, if it is in one.
+    pub(crate) beside: Option<NodeId>,
 }
 
 impl ClientLife {
     /// A life like no other one.
-    pub(crate) fn draw() -> Self {
+    pub(crate) fn draw(beside: Option<NodeId>) -> Self {
         Self {
             seed: random_seed(),
             owner: SessionOwner::new(random_seed()),
+            beside,
         }
     }
 
     /// A life in which sessions have no owner.
     #[cfg(test)]
     pub(crate) fn without_owner(seed: u64) -> Self {
-        Self { seed, owner: None }
+        Self {
+            seed,
+            owner: None,
+            beside: None,
+        }
     }
 }
 
@@ -123,7 +130,8 @@ impl Client {
                 relay: Relay::new(
                     Window::new(group, nodes.to_vec(), window_options)
                         .numbered_from(life.seed)
-                        .owned_by(life.owner),
+                        .owned_by(life.owner)
+                        .beside(life.beside),
                 ),
                 is_busy: AtomicBool::new(false),
             })

@@ -1,6 +1,7 @@
 //! The window against scripted nodes.
 
 mod doubt;
+mod lost;
 mod reads;
 mod timer;
 
@@ -37,7 +38,7 @@ impl Script {
         };
         let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
         Self {
-            window: Window::new(GroupId(0), nodes, options),
+            window: Window::new(GroupId(0), nodes, options).beside(Some(NodeId(3))),
             now_ns: 0,
             waits: Vec::new(),
         }

@@ -3,6 +3,9 @@
 //! A leader that is silent or busy may have more to do than it can, and what is sent again only adds to it. It must be sent
 //! again nevertheless: whatever lies between may have lost it, and nobody would ever know. So the waits grow twofold as long as
 //! nothing is answered, up to a bound, and are short again with the first answer.
+//!
+//! A node that answers other calls may have lost one request, or its answer to it: the front of the writes, and each read, is
+//! sent again when it has waited for [`Window::lost_after_ns`], whatever else is answered meanwhile.
 
 mod outstanding;
 mod reads;
@@ -81,6 +84,8 @@ pub(crate) struct Window {
     target: NodeId,
     leader: Option<NodeId>,
     owner: Option<SessionOwner>,
+    /// The node in whose process this client is, if it is in one: only it speaks for the replica there.
+    beside: Option<NodeId>,
     session: Session,
     /// Registrations that were sent and may be answered, the oldest first, `1 + EARLIER_MAX` at most. Whichever is
     /// answered opens the session; those behind it make sessions that nobody uses, which expire.
@@ -97,6 +102,8 @@ pub(crate) struct Window {
     retry_at_ns: u64,
     /// When the target was last heard, or last given something while it owed nothing.
     heard_at_ns: u64,
+    /// The request before whose answer no other write gets on, as the last tick found it.
+    front: Option<Front>,
     /// Since the last answer: nodes that were silent for too long, one after the other.
     silences: u32,
     /// Since the last answer: waits for a busy leader.
@@ -132,6 +139,17 @@ enum Session {
     Open(SessionId),
 }
 
+/// The registration that is on its way, or the first write that is.
+#[derive(Clone, Copy, Debug)]
+struct Front {
+    /// That of the write, zero for a registration.
+    sequence: u64,
+    request: RequestId,
+    since_ns: u64,
+    /// How often it was sent again for its own sake.
+    times: u32,
+}
+
 /// A request, and the node that it was sent to: nobody else may answer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SentCopy {
@@ -149,6 +167,7 @@ impl Window {
             target,
             leader: None,
             owner: None,
+            beside: None,
             session: Session::Absent,
             registrations: VecDeque::new(),
             writes: VecDeque::new(),
@@ -160,6 +179,7 @@ impl Window {
             must_acknowledge: false,
             retry_at_ns: 0,
             heard_at_ns: 0,
+            front: None,
             silences: 0,
             busy_waits: 0,
             obstacle: Obstacle::Unreachable,
@@ -183,6 +203,12 @@ impl Window {
     /// Has its sessions remember whose they are.
     pub(crate) fn owned_by(mut self, owner: Option<SessionOwner>) -> Self {
         self.owner = owner;
+        self
+    }
+
+    /// Has its local reads answered by the replica of this node.
+    pub(crate) fn beside(mut self, node: Option<NodeId>) -> Self {
+        self.beside = node;
         self
     }
 
@@ -273,8 +299,57 @@ impl Window {
             }
             self.look_elsewhere(now_ns, None);
         }
+        self.resend_lost(now_ns);
         self.pump(now_ns);
         self.is_busy()
+    }
+
+    /// Sends again what its node may have lost, though it answers others.
+    fn resend_lost(&mut self, now_ns: u64) {
+        if mutants::LOST_ANSWER_IS_WAITED_FOR {
+            return;
+        }
+        // One that answers nobody is silent, and others are asked.
+        let heard_at_ns = self.heard_at_ns;
+        self.reads
+            .resend_lost(now_ns, self.lost_after_ns(), heard_at_ns);
+        let present = match self.session {
+            Session::Registering => self.registrations.back().map(|copy| (0, copy.request)),
+            Session::Open(_) if self.sent > 0 => self.sent_front(),
+            _ => None,
+        };
+        let before = self.front.take();
+        let Some((sequence, request)) = present else {
+            return;
+        };
+        let same_call = before.filter(|before| before.sequence == sequence);
+        let times = same_call.map_or(0, |before| before.times);
+        let same_copy = same_call.filter(|before| before.request == request);
+        let mut front = Front {
+            sequence,
+            request,
+            since_ns: same_copy.map_or(now_ns, |before| before.since_ns),
+            times,
+        };
+        // A leader whose disk is slow is not to be flooded with what it has: twice as long each time.
+        let wait_ns = self.lost_after_ns().saturating_mul(1 << times.min(3));
+        let is_heard = heard_at_ns > front.since_ns;
+        if is_heard && now_ns.saturating_sub(front.since_ns) >= wait_ns {
+            front.times = times.saturating_add(1);
+            front.since_ns = now_ns;
+            self.rewind();
+            if matches!(self.session, Session::Registering) {
+                self.session = Session::Absent;
+            }
+        }
+        self.front = Some(front);
+    }
+
+    /// How long a request goes without an answer before it, or its answer, is taken for lost.
+    fn lost_after_ns(&self) -> u64 {
+        let longest_ns = self.options.call_timeout_ns / 4;
+        let wanted_ns = self.options.retry_after_ns.saturating_mul(2);
+        wanted_ns.min(longest_ns.max(self.options.retry_after_ns))
     }
 
     /// Fails everything: the client is being closed.

@@ -64,6 +64,14 @@ impl SimClient {
         self
     }
 
+    /// Makes it part of a node, whose replicas answer its local reads.
+    #[must_use]
+    pub fn beside(mut self, node: NodeId) -> Self {
+        let windows = self.windows.into_iter();
+        self.windows = windows.map(|window| window.beside(Some(node))).collect();
+        self
+    }
+
     /// The group of a key.
     pub fn group_of(&self, key: &[u8]) -> GroupId {
         self.partitioner.group(key)
@@ -95,14 +103,7 @@ impl SimClient {
     }
 
     /// Asks when the replica of this client's node may answer a linearizable read: the answer has no bytes then. If that
-    /// replica cannot serve, it is the leader's answer to `query`.
-    pub fn read_local(&mut self, now_ns: u64, group: GroupId, query: Bytes) -> CallId {
-        self.call(group, |window, completer| {
-            window.read(now_ns, ReadWants::LocalOr(query), completer);
-        })
-    }
-
-    /// The same; if that replica cannot serve, the leader answers `query`, and the answer has the machine's bytes.
+    /// replica cannot serve, the leader answers `query`, and the answer has the machine's bytes.
     pub fn read_local_or(&mut self, now_ns: u64, group: GroupId, query: Bytes) -> CallId {
         self.call(group, |window, completer| {
             window.read(now_ns, ReadWants::LocalOr(query), completer);

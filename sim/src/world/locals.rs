@@ -134,7 +134,8 @@ impl<W: Workload> World<W> {
         let lives = config.nodes * life as usize;
         self.locals[node] = Some(Local {
             client: SimClient::new(&nodes, config.groups, options)
-                .numbered_from(self.local_rng.draw()),
+                .numbered_from(self.local_rng.draw())
+                .beside(own),
             rng: self.local_rng.fork(),
             caller: config.clerks + node + lives,
             stamp: own.0 << STAMP_BITS,

@@ -55,6 +55,8 @@ pub(super) struct Reads {
     pub(super) unsent: VecDeque<u64>,
     /// Reads in [`Stage::Rests`], by when each is asked again.
     pub(super) resting: VecDeque<(u64, u64)>,
+    /// When copies left, each with its read: it ascends, and has entries of copies that are answered as `deadlines` has.
+    left: VecDeque<(u64, u64, RequestId)>,
     sent: Vec<(NodeId, usize)>,
     issued: u64,
     pub(super) here: Here,
@@ -156,6 +158,7 @@ impl Reads {
         self.waits.clear();
         self.unsent.clear();
         self.resting.clear();
+        self.left.clear();
         self.sent.clear();
         numbers.filter_map(move |(_, number)| Some(calls.remove(&number)?.completer))
     }
@@ -164,7 +167,7 @@ impl Reads {
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         let timed = self.deadlines.len() + self.waits.len() + self.resting.len();
-        timed + self.unsent.len() + self.by_request.len() + self.calls.len()
+        timed + self.left.len() + self.unsent.len() + self.by_request.len() + self.calls.len()
     }
 
     pub(super) fn insert(&mut self, wants: ReadWants, deadline_ns: u64, completer: Completer) {
@@ -196,6 +199,33 @@ impl Reads {
                     Some(read) => read.waits_until(*until_ns).is_some(),
                     None => false,
                 });
+        }
+    }
+
+    /// A copy of a read leaves.
+    pub(super) fn leave(&mut self, now_ns: u64, number: u64, to: NodeId, id: RequestId) {
+        self.enter(number, Stage::Sent { to, id });
+        self.left.push_back((now_ns, number, id));
+        let bound = 2 * self.calls.len() + GONE_MIN;
+        if self.left.len() > bound {
+            let by_request = &self.by_request;
+            self.left.retain(|(_, _, id)| by_request.contains_key(id));
+        }
+    }
+
+    /// Has reads sent again whose latest copy left so long ago, and before its node was heard last.
+    pub(super) fn resend_lost(&mut self, now_ns: u64, after_ns: u64, heard_at_ns: u64) {
+        while let Some(&(left_ns, number, id)) = self.left.front() {
+            let stage = self.look(number).map(|read| read.stage);
+            let is_out = matches!(stage, Some(Stage::Sent { id: latest, .. }) if latest == id);
+            let is_lost = left_ns < heard_at_ns && now_ns.saturating_sub(left_ns) >= after_ns;
+            if is_out && !is_lost {
+                return;
+            }
+            self.left.pop_front();
+            if is_out {
+                self.send_again(number);
+            }
         }
     }
 

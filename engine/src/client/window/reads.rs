@@ -79,7 +79,7 @@ impl Window {
             }
             let body = read.asks(is_behind);
             let (to, id) = (self.target, self.request_id());
-            self.reads.enter(number, Stage::Sent { to, id });
+            self.reads.leave(now_ns, number, to, id);
             let request = Request {
                 id,
                 group: self.group,
@@ -113,9 +113,14 @@ impl Window {
     }
 
     pub(super) fn read_answered(&mut self, now_ns: u64, from: NodeId, reply: Reply) {
+        let is_of_here = self.beside == Some(from) || mutants::ANYBODY_SPEAKS_FOR_LOCAL_REPLICA;
         if let Here::Behind { index, probe, .. } = self.reads.here
             && probe == reply.id
         {
+            if !is_of_here {
+                self.rejected += 1;
+                return;
+            }
             self.reads.here = match reply.result {
                 Ok(_) => Here::Current,
                 Err(_) => behind(now_ns, index),
@@ -123,6 +128,7 @@ impl Window {
             return;
         }
         match self.reads.part_of(reply.id) {
+            Some((_, Part::Local(_))) if !is_of_here => self.rejected += 1,
             Some((number, Part::Local(index))) => {
                 self.local_answered(now_ns, number, index, reply.result);
             }

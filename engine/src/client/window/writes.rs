@@ -159,6 +159,12 @@ impl Window {
         is_it.then_some(place)
     }
 
+    /// The number and the latest copy of the first write, which is on its way while any is.
+    pub(super) fn sent_front(&self) -> Option<(u64, RequestId)> {
+        let front = self.writes.front()?;
+        Some((front.sequence, front.request))
+    }
+
     /// Whether the latest copy of a write was sent to this node.
     pub(super) fn was_asked(&self, place: usize, node: NodeId) -> bool {
         self.writes[place].asked == node
