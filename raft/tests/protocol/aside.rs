@@ -414,7 +414,11 @@ fn a_leader_sends_its_snapshot_to_who_denies_what_it_acknowledged() {
     solo.hears(2, term, Body::HeartbeatReply { round: Round(1) });
     solo.output();
     solo.hears(2, term, denies(last.next(), 0, 0));
-    assert_eq!(solo.output().snapshots, [], "it acknowledged less than that");
+    assert_eq!(
+        solo.output().snapshots,
+        [],
+        "it acknowledged less than that"
+    );
     let denies = |hint_index, hint_term| denies(last, hint_index, hint_term);
     solo.hears(2, term, denies(3, 4));
     assert_eq!(solo.output().snapshots, [], "a late message of a sound one");
