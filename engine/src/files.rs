@@ -1,5 +1,5 @@
-//! What a node does with snapshot files, one job after the other: writing, sending, taking in, deleting. Between them it
-//! tells whoever observes the node what its replicas refused.
+//! What a node does with snapshot files: writing, sending, taking in, deleting. Between them it tells whoever observes the
+//! node what its replicas refused. Jobs of one lane are done one after the other.
 //!
 //! Invariants:
 //! - A snapshot that is reported as saved or received is whole, durable and was read back.
@@ -14,7 +14,9 @@ use quorate_raft::{NodeId, Rejection, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotError, SnapshotRef, SnapshotWriter, Snapshots};
 
 use crate::db::TransportObserver;
-use crate::node::{CHUNK_BYTES, Event, Job, JobDone, NodeInbox, Received, is_rotten, restore};
+use crate::node::{
+    CHUNK_BYTES, Event, Job, JobDone, NodeInbox, Received, SnapshotImage, is_rotten, restore,
+};
 use crate::runtime::threads::shielded;
 use crate::transport::tcp::TransportEvent;
 use crate::transport::{
@@ -27,6 +29,8 @@ pub(crate) struct NodeFiles<M: StateMachine> {
     transport: Arc<dyn Transport>,
     inbox: Arc<NodeInbox<M>>,
     rest: Rest,
+    /// Instead of `rest` where another node waits: what is written counts, and whoever saves waits for it.
+    count: Rest,
     observer: Option<TransportObserver>,
     /// Transfers that are coming in, by group: each replica takes one at a time.
     incoming: Mutex<BTreeMap<GroupId, Incoming>>,
@@ -38,9 +42,7 @@ pub(crate) type Rest = Arc<dyn Fn(u64) + Send + Sync>;
 struct Incoming {
     transfer: SnapshotTransfer,
     /// What the first chunk said; the others must say the same.
-    meta: SnapshotMeta,
-    total_bytes: u64,
-    content_crc: u32,
+    image: SnapshotImage,
     writer: SnapshotWriter,
     next_bytes: u64,
     crc: crc32fast::Hasher,
@@ -52,6 +54,7 @@ impl<M: StateMachine> NodeFiles<M> {
         transport: Arc<dyn Transport>,
         inbox: Arc<NodeInbox<M>>,
         rest: Rest,
+        count: Rest,
         observer: Option<TransportObserver>,
     ) -> Self {
         Self {
@@ -59,6 +62,7 @@ impl<M: StateMachine> NodeFiles<M> {
             transport,
             inbox,
             rest,
+            count,
             observer,
             incoming: Mutex::new(BTreeMap::new()),
         }
@@ -91,6 +95,7 @@ impl<M: StateMachine> NodeFiles<M> {
                 from_bytes,
                 until_bytes,
                 ticket: _held,
+                pending: _undone,
             } => {
                 if let Err(error) = self.send(to, transfer, &meta, &file, from_bytes, until_bytes) {
                     let failed = JobDone::SendFailed {
@@ -153,7 +158,7 @@ impl<M: StateMachine> NodeFiles<M> {
         id: u64,
         image: quorate_kv::SessionsImage<M>,
     ) -> Result<SnapshotRef, String> {
-        let create = self.create(group, meta, id);
+        let create = self.create(group, meta, id, &self.rest);
         let mut writer = create.map_err(|error| error.to_string())?;
         image
             .write_to(&mut writer)
@@ -167,11 +172,12 @@ impl<M: StateMachine> NodeFiles<M> {
         group: GroupId,
         meta: &SnapshotMeta,
         id: u64,
+        rest: &Rest,
     ) -> Result<SnapshotWriter, SnapshotError> {
         let writer = self
             .snapshots
             .create(group, meta.index.0, meta.term.0, id)?;
-        let rest = Arc::clone(&self.rest);
+        let rest = Arc::clone(rest);
         Ok(writer.rest_with(move |bytes| rest(bytes)))
     }
 
@@ -226,6 +232,14 @@ impl<M: StateMachine> NodeFiles<M> {
     fn store(&self, from: NodeId, chunk: SnapshotChunk, id: u64) -> Result<Option<u64>, String> {
         let group = chunk.transfer.group;
         let mut incoming = self.incoming.lock();
+        let image = SnapshotImage::of(&chunk);
+        if let Some(known) = incoming.get_mut(&group)
+            && known.image == image
+            && chunk.offset_bytes == 0
+        {
+            // The next attempt with the same image: it is told what is here.
+            known.transfer = chunk.transfer;
+        }
         let is_current = incoming
             .get(&group)
             .is_some_and(|known| known.transfer == chunk.transfer);
@@ -234,13 +248,11 @@ impl<M: StateMachine> NodeFiles<M> {
                 return Err("its beginning is missing".to_owned());
             }
             let writer = self
-                .create(group, &chunk.meta, id)
+                .create(group, &chunk.meta, id, &self.count)
                 .map_err(|error| error.to_string())?;
             let begun = Incoming {
                 transfer: chunk.transfer,
-                meta: chunk.meta.clone(),
-                total_bytes: chunk.total_bytes,
-                content_crc: chunk.content_crc,
+                image: image.clone(),
                 writer,
                 next_bytes: 0,
                 crc: crc32fast::Hasher::new(),
@@ -250,10 +262,7 @@ impl<M: StateMachine> NodeFiles<M> {
         let Some(known) = incoming.get_mut(&group) else {
             return Ok(None);
         };
-        let is_same = known.meta == chunk.meta
-            && known.total_bytes == chunk.total_bytes
-            && known.content_crc == chunk.content_crc;
-        if !is_same {
+        if known.image != image {
             return Err("its chunks contradict each other".to_owned());
         }
         if chunk.offset_bytes != known.next_bytes {

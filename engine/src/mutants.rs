@@ -93,6 +93,12 @@ mutants! {
     /// A snapshot that rotted is taken for an empty machine, from which its replica goes on (NATS 2.12.1: one flipped bit in a
     /// snapshot).
     ROTTEN_SNAPSHOT_IS_EMPTY;
+    /// Each attempt to bring a snapshot to a follower begins with its first byte (found here: after a pause of ten seconds all
+    /// was sent again).
+    TRANSFERS_BEGIN_ANEW;
+    /// The log is cut without regard to a snapshot that is on its way (found here: the follower needs the next one as soon as
+    /// it has this one).
+    CUTS_BEHIND_TRANSFER;
     /// A read waits for the replica in its process, however far that one lags, and asks nobody else (found here: a follower
     /// with a full disk).
     WAITS_FOR_LAGGING_REPLICA;

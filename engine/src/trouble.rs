@@ -26,6 +26,8 @@ pub(crate) struct Trouble {
     pub(crate) has_no_handles: AtomicBool,
     /// Nothing that changes the disk comes back while this is set.
     is_stuck: Mutex<bool>,
+    /// If it is set, only for this thread, by its name.
+    pub(crate) stuck_thread: Mutex<Option<&'static str>>,
     moved: Condvar,
     /// Whoever wrote or synced, by the names of their threads.
     pub(crate) writers: Mutex<BTreeSet<String>>,
@@ -81,6 +83,10 @@ impl Trouble {
             if !writers.contains(name) {
                 writers.insert(name.to_owned());
             }
+        }
+        let stuck_thread = *self.stuck_thread.lock();
+        if stuck_thread.is_some() && stuck_thread != std::thread::current().name() {
+            return;
         }
         let until = Instant::now() + STUCK_MAX;
         let mut is_stuck = self.is_stuck.lock();

@@ -45,6 +45,43 @@ fn a_killed_leader_is_replaced_within_two_election_timeouts() {
     }
 }
 
+/// Calls of a node that follows wait for an answer of the leader as it is killed, and turn to another node when the connection
+/// closes. No timer brings them there: it fires when they fail.
+#[test]
+fn calls_turn_to_another_node_when_the_leaders_connection_closes() {
+    let mut options = quick();
+    options.call_timeout = DEADLINE;
+    options.retry_after = DEADLINE;
+    for transport in TRANSPORTS {
+        let cluster = in_memory(transport, options.clone());
+        cluster.clerk().put("k", "v").expect("a majority lives");
+        for round in 0..3 {
+            settled(&cluster);
+            let leader = cluster.leader().expect("one leads");
+            let db = cluster.db(others(&cluster, leader)[0]).expect("it runs");
+            db.put("met", "v").expect("a majority lives");
+            let writes = (0..512).map(|number| {
+                let key = format!("{round}/{number}");
+                // Taken twice, it would find its own value there.
+                db.compare_and_swap_async(key, None::<&str>, "v")
+            });
+            let writes: Vec<_> = writes.collect();
+            let reads: Vec<_> = (0..64)
+                .map(|_| db.get_async("k", Consistency::Linearizable))
+                .collect();
+            assert!(cluster.crash(leader));
+            for (number, write) in writes.into_iter().enumerate() {
+                let swapped = write.wait();
+                assert_eq!(swapped, Ok(Ok(())), "{transport:?}, {round}/{number}");
+            }
+            for read in reads {
+                assert_eq!(read.wait(), Ok(Some("v".into())), "{transport:?}");
+            }
+            cluster.restart(leader).expect("it restarts");
+        }
+    }
+}
+
 #[test]
 fn leadership_that_is_handed_over_moves_without_an_election_timeout() {
     let mut options = defaults();

@@ -6,6 +6,7 @@
 //! - it is empty unless the state is [`PeerState::Replicate`];
 //! - `vouches_for_nothing` implies `is_aside`. Not the other way round: a denial that comes late, or
 //!   out of turn, is enough not to count on a peer, and too little to stop sending it entries.
+//! - what was sent and not denied is not sent again.
 
 use std::collections::VecDeque;
 
@@ -14,10 +15,10 @@ use crate::log::release_idle;
 use crate::mutants;
 use crate::options::Options;
 
-/// Heartbeats without an answer to what was sent, at most, before it is sent again. Each vain
-/// attempt doubles the wait up to this: a peer whose disk is slow must not be flooded with what it
-/// has.
-const RETRY_HEARTBEATS_MAX: u64 = 4;
+/// Half heartbeats without an answer to what was sent, at most, before the peer is asked whether it
+/// arrived. Each vain attempt doubles the wait up to this: one whose disk stands still must not be
+/// flooded with what it cannot take.
+const RETRY_HALF_HEARTBEATS_MAX: u64 = 8;
 
 /// A snapshot that did not help has an election timeout to be installed before it is sent again,
 /// twice as long each time, up to so many doublings.
@@ -61,14 +62,15 @@ pub(crate) struct Progress {
     inflight_bytes: usize,
     /// In [`PeerState::Probe`]: an append is out and nothing more goes until something comes back.
     pub(crate) is_paused: bool,
+    /// In [`PeerState::Probe`]: the entries that were sent to probe with, if any.
+    probed: Option<Sent>,
+    /// Where what was sent ends, if an append without entries is to go out there: a denial says that
+    /// something is lost, and silence that the peer's disk is slow. To send all again would not tell
+    /// the two apart.
+    question: Option<LogIndex>,
     /// Since when an answer has been owed; meaningful while something is out.
     waiting_since_ns: u64,
-    retry_heartbeats: u64,
-    /// When the oldest append left that was not accepted yet, whatever was given up since.
-    owed_since_ns: Option<u64>,
-    /// How long it takes from sending an append to its acceptance: up at once, down slowly. Most of
-    /// it is the follower's disk.
-    acceptance_ns: u64,
+    retry_half_heartbeats: u64,
     /// It is aside, and denied the very entry that it was asked about: it takes none before a
     /// snapshot.
     vouches_for_nothing: bool,
@@ -97,7 +99,6 @@ pub(crate) struct Progress {
 struct Sent {
     last: LogIndex,
     bytes: usize,
-    at_ns: u64,
 }
 
 impl Progress {
@@ -111,10 +112,10 @@ impl Progress {
             inflight: VecDeque::new(),
             inflight_bytes: 0,
             is_paused: false,
+            probed: None,
+            question: None,
             waiting_since_ns: now_ns,
-            retry_heartbeats: 1,
-            owed_since_ns: None,
-            acceptance_ns: 0,
+            retry_half_heartbeats: 1,
             vouches_for_nothing: false,
             is_aside: false,
             heard_ns: now_ns,
@@ -147,21 +148,17 @@ impl Progress {
 
     /// An append that ends at `last` (or none, to probe) went out.
     pub(crate) fn sent(&mut self, last: LogIndex, bytes: usize, now_ns: u64) {
-        self.owed_since_ns = self.owed_since_ns.or(Some(now_ns));
         match self.state {
             PeerState::Probe => {
                 self.is_paused = true;
+                self.probed = (bytes > 0).then_some(Sent { last, bytes });
                 self.waiting_since_ns = now_ns;
             }
             PeerState::Replicate => {
                 if self.inflight.is_empty() {
                     self.waiting_since_ns = now_ns;
                 }
-                self.inflight.push_back(Sent {
-                    last,
-                    bytes,
-                    at_ns: now_ns,
-                });
+                self.inflight.push_back(Sent { last, bytes });
                 self.inflight_bytes += bytes;
                 self.next = last.next();
             }
@@ -182,16 +179,14 @@ impl Progress {
         if is_news {
             self.match_index = match_index;
             self.next = self.next.max(match_index.next());
-            self.note_acceptance(now_ns);
             while let Some(front) = self.inflight.front()
                 && front.last <= match_index
             {
                 self.inflight_bytes -= front.bytes;
                 self.inflight.pop_front();
             }
-            self.owed_since_ns = self.inflight.front().map(|front| front.at_ns);
             self.waiting_since_ns = now_ns;
-            self.retry_heartbeats = 1;
+            self.retry_half_heartbeats = 1;
             self.snapshots_in_vain = 0;
             self.snapshots_failed = 0;
             self.snapshot_retry_at_ns = 0;
@@ -205,22 +200,30 @@ impl Progress {
             PeerState::Snapshot => self.match_index >= anchor,
         };
         if can_follow {
+            // What it was probed with may have arrived as well, and wait for its disk.
+            let out = self.probed.filter(|out| out.last > self.match_index);
+            self.clear_inflight();
             self.state = PeerState::Replicate;
             self.next = self.match_index.next();
+            if let Some(out) = out {
+                self.next = out.last.next();
+                self.inflight_bytes = out.bytes;
+                self.inflight.push_back(out);
+            }
             self.is_paused = false;
             self.snapshot_sent = None;
         }
         is_news
     }
 
-    /// The oldest append that was out is accepted, and perhaps more.
-    fn note_acceptance(&mut self, now_ns: u64) {
-        let Some(since_ns) = self.owed_since_ns else {
-            return;
-        };
-        let sample_ns = now_ns.saturating_sub(since_ns);
-        let smoothed_ns = self.acceptance_ns - self.acceptance_ns / 8 + sample_ns / 8;
-        self.acceptance_ns = smoothed_ns.max(sample_ns);
+    /// Where what was sent ends, if the peer is to be asked now whether it has that.
+    pub(crate) fn question(&mut self) -> Option<LogIndex> {
+        self.question.take()
+    }
+
+    /// What was sent is no longer worth a question: it begins where the peer is known to be.
+    pub(crate) fn forget_sent(&mut self) {
+        self.probe(self.match_index.next());
     }
 
     /// Whether `prev_index` is where its log is known to agree, by its own word: only one that has
@@ -283,7 +286,11 @@ impl Progress {
         let is_answer = match self.state {
             // Everything up to match is there; and behind `next` nothing was sent.
             PeerState::Replicate => prev_index > self.match_index && prev_index < self.next,
-            PeerState::Probe => prev_index.next() == self.next && prev_index > self.match_index,
+            PeerState::Probe => {
+                let is_of_latest = prev_index.next() == self.next
+                    || self.probed.is_some_and(|probed| probed.last == prev_index);
+                is_of_latest && prev_index > self.match_index
+            }
             PeerState::Snapshot => false,
         };
         if !is_answer {
@@ -301,49 +308,41 @@ impl Progress {
         if mutants::IGNORES_CONFLICT_HINT {
             next = prev_index.next();
         }
+        // What is sent in vain for the second time may be dropped by a peer whose disk stands still.
+        let is_vain = self.state == PeerState::Probe && next == self.next;
+        if !is_vain {
+            self.retry_half_heartbeats = 1;
+        }
         self.probe(next);
-        self.retry_heartbeats = 1;
         true
     }
 
-    /// It lives. If it has owed an answer for long, what was sent is taken for lost.
+    /// It lives. If it has owed an answer for long, it is asked whether what was sent has arrived.
     /// Returns whether something may be sent that could not before.
     pub(crate) fn heartbeat_answered(&mut self, now_ns: u64, options: &Options) -> bool {
-        let is_owing = match self.state {
-            PeerState::Probe => self.is_paused && !mutants::PAUSED_PEER_NEVER_RESUMES,
+        let has_entries_out = match self.state {
+            PeerState::Probe => self.probed.is_some(),
             PeerState::Replicate => !self.inflight.is_empty(),
-            PeerState::Snapshot => false,
+            PeerState::Snapshot => return false,
         };
-        if !is_owing
-            || now_ns
-                < self
-                    .waiting_since_ns
-                    .saturating_add(self.patience_ns(options))
-        {
+        let is_owing = has_entries_out || (self.is_paused && self.state == PeerState::Probe);
+        let wait_ns = options.heartbeat_interval_ns / 2 * self.retry_half_heartbeats;
+        let is_stuck = mutants::PAUSED_PEER_NEVER_RESUMES && self.state == PeerState::Probe;
+        if !is_owing || is_stuck || now_ns < self.waiting_since_ns.saturating_add(wait_ns) {
             return false;
         }
-        self.retry_heartbeats = (self.retry_heartbeats * 2).min(RETRY_HEARTBEATS_MAX);
-        let next = if self.state == PeerState::Probe {
-            self.next
+        self.retry_half_heartbeats =
+            (self.retry_half_heartbeats * 2).min(RETRY_HALF_HEARTBEATS_MAX);
+        if !has_entries_out {
+            self.is_paused = false;
+        } else if mutants::RESENDS_TO_SLOW_DISK {
+            self.forget_sent();
         } else {
-            self.match_index.next()
-        };
-        self.probe(next);
-        true
-    }
-
-    /// How long to wait for an acceptance before what was sent is taken for lost: longer than the
-    /// follower's disk has been taking, or a slow disk would be sent everything several times. A
-    /// batch may have to wait for the one before it, hence twice.
-    fn patience_ns(&self, options: &Options) -> u64 {
-        let heartbeats_ns = options
-            .heartbeat_interval_ns
-            .saturating_mul(self.retry_heartbeats);
-        let disk_ns = self.acceptance_ns.saturating_mul(2);
-        if mutants::RESENDS_TO_SLOW_DISK {
-            return heartbeats_ns;
+            let probed = self.probed.map(|probed| probed.last);
+            self.question = probed.or(Some(self.next.previous()));
+            self.waiting_since_ns = now_ns;
         }
-        heartbeats_ns.max(disk_ns.min(options.election_timeout_ns.saturating_mul(2)))
+        true
     }
 
     /// It needs entries that are gone: a snapshot up to `index` will bring it beyond them.
@@ -433,5 +432,7 @@ impl Progress {
     fn clear_inflight(&mut self) {
         self.inflight.clear();
         self.inflight_bytes = 0;
+        self.probed = None;
+        self.question = None;
     }
 }

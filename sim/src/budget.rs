@@ -78,5 +78,20 @@ impl Budget {
     }
 }
 
+/// Whether leaders sent what they took about once to each of so many peers. An error says what they sent.
+pub fn check_appended(spent: &Counts, peers: u64) -> Result<(), String> {
+    let bound = spent.proposed_bytes * peers * 11 / 10 + APPENDED_BYTES_BESIDE;
+    if spent.appended_bytes > bound {
+        return Err(format!(
+            "what leaders took is sent again and again: {} bytes of entries to {peers} peers of {} that were taken",
+            spent.appended_bytes, spent.proposed_bytes
+        ));
+    }
+    Ok(())
+}
+
+/// A command or two on their way as counting begins.
+const APPENDED_BYTES_BESIDE: u64 = 1 << 10;
+
 /// So many lives of a node are looked at where its options differ from life to life.
 const LIVES: u32 = 32;

@@ -159,6 +159,8 @@ marks! {
     LocalReadElsewhere,
     /// one disk was full, slow or stuck while progress was judged
     SickDisk,
+    /// what a leader sent was counted beside a follower with a slow disk
+    FedSlowDisk,
     /// an operator started a node with the wrong directory
     OperatorMistake,
     /// a node with an empty directory in place of its own was refused by a peer

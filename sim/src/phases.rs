@@ -14,7 +14,7 @@ use crate::node::Harm;
 use crate::seed::{Rng, Stream};
 use crate::story::{Story, What};
 use crate::trace::Who;
-use crate::trials::Mistake;
+use crate::trials::{Mistake, Sickness};
 use crate::workload::{Guarded, MachinePanic, Workload, text_of};
 use crate::world::{End, World};
 
@@ -38,6 +38,9 @@ const REST_WINDOWS: u32 = 8;
 
 /// How long one disk is sick beside others that are not.
 const SICK_NS: u64 = 12_000 * MS;
+
+/// How long clerks write while a follower's disk is slow, and it is counted what is sent.
+const SLOW_NS: u64 = 5_000 * MS;
 
 /// How long clerks call a cluster that stands still.
 const STILL_NS: u64 = 3_000 * MS;
@@ -156,7 +159,13 @@ fn play<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     trouble(world)?;
     world.end_trouble();
     write_beside_a_sick_disk(world)?;
-    for phase in [go_on_without_the_rest, heal_and_agree, lose_power] {
+    let phases = [
+        go_on_without_the_rest,
+        heal_and_agree,
+        feed_a_slow_disk,
+        lose_power,
+    ];
+    for phase in phases {
         phase(world)?;
         if world.lacks_quorum() {
             stand_still(world)?;
@@ -285,6 +294,46 @@ fn heal_and_agree<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.expect_rest(REST_EVENTS);
     agree(world)
 }
+
+/// One disk is slow, and everybody had everything before: what a leader took it sends each peer about once.
+fn feed_a_slow_disk<W: Workload>(world: &mut World<W>) -> Result<(), String> {
+    let is_met = matches!(world.config.trials.sick, Some((Sickness::Slow, _)));
+    if !is_met || world.lacks_quorum() || world.nodes.len() < 2 {
+        return Ok(());
+    }
+    phase(world, "slow");
+    let leaders = |world: &World<W>| -> Vec<_> {
+        let leading = world.groups().map(|group| (group, world.leader(group)));
+        let role = |node: usize, group| world.nodes[node].process.as_ref().map(|it| it.role(group));
+        leading
+            .map(|(group, node)| node.map(|node| (node, role(node, group))))
+            .collect()
+    };
+    let before = (leaders(world), world.counts());
+    let leader = before.0.first().copied().flatten().map_or(0, |it| it.0);
+    let node = (leader + 1) % world.nodes.len();
+    let interval_ns = world.config.options.heartbeat_interval.as_nanos() as u64;
+    world.slow_disk(node, interval_ns * (1 + world.seed % 3));
+    let think_ns = std::mem::replace(&mut world.config.think_ns, SLOW_THINK_NS);
+    world.start_clerks();
+    world.run_until(world.now_ns + SLOW_NS)?;
+    world.stop_clerks();
+    world.config.think_ns = think_ns;
+    // A new leader does not know what others have, and may send some of it again.
+    let judged = if leaders(world) == before.0 {
+        let peers = world.nodes.len() as u64 - 1;
+        world.mark(Mark::FedSlowDisk);
+        crate::budget::check_appended(&(world.counts() - before.1), peers)
+    } else {
+        Ok(())
+    };
+    world.heal()?;
+    world.expect_rest(REST_EVENTS);
+    judged
+}
+
+/// How long clerks think meanwhile.
+const SLOW_THINK_NS: u64 = 5 * MS;
 
 /// A cluster of one or two nodes that lost something stands still rather than go on without it. What it answers must be right.
 fn stand_still<W: Workload>(world: &mut World<W>) -> Result<(), String> {

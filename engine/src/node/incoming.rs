@@ -5,9 +5,10 @@
 //!   this node takes, or of no use.
 //! - One transfer comes in at a time. It makes way only for its sender's next attempt or a later leader, and is given up
 //!   when it makes no progress, or too little; what was stored of it is deleted at once.
+//! - An attempt that brings the image that is coming in goes on where the one before stopped.
 
 use quorate_kv::StateMachine;
-use quorate_raft::{NodeId, Term};
+use quorate_raft::{NodeId, SnapshotMeta, Term};
 
 use super::install::SEND_TRIES_MAX;
 use super::ports::{Job, Ports, transfer_ticket};
@@ -16,11 +17,32 @@ use super::shard::submit_job;
 use crate::mutants;
 use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer};
 
+/// What a snapshot is, whoever sends it: two that agree in all of this have the same bytes, which the checksum proves when
+/// all are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SnapshotImage {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) total_bytes: u64,
+    pub(crate) content_crc: u32,
+}
+
+impl SnapshotImage {
+    pub(crate) fn of(chunk: &SnapshotChunk) -> Self {
+        Self {
+            meta: chunk.meta.clone(),
+            total_bytes: chunk.total_bytes,
+            content_crc: chunk.content_crc,
+        }
+    }
+}
+
 /// A transfer that is coming in.
 pub(super) struct Incoming {
     from: NodeId,
     pub(super) transfer: SnapshotTransfer,
-    total_bytes: u64,
+    image: SnapshotImage,
+    /// What was here already when this attempt began.
+    begun_bytes: u64,
     /// The end of what came without a gap.
     reached_bytes: u64,
     begun_at_ns: u64,
@@ -28,8 +50,9 @@ pub(super) struct Incoming {
     pub(super) give_up_at_ns: u64,
 }
 
-/// A transfer that brings nothing new for as long as its sender tries at most, and once more, is given up.
-const SILENT_TIMEOUTS_MAX: u64 = SEND_TRIES_MAX as u64 + 1;
+/// A transfer that brings nothing new for as long as two attempts of its sender last, and once more, is given up: the second
+/// attempt goes on where the first one stopped, as long as that is here.
+const SILENT_TIMEOUTS_MAX: u64 = 2 * SEND_TRIES_MAX as u64 + 1;
 
 /// A transfer that is slower than this on the whole is given up: whoever sends a byte now and then must not occupy a
 /// replica, and its disk, for ever.
@@ -44,8 +67,8 @@ impl Incoming {
         }
         self.reached_bytes = end_bytes;
         let silent_ns = timeout_ns.saturating_mul(SILENT_TIMEOUTS_MAX);
-        let slowest_ns =
-            self.reached_bytes.saturating_mul(1_000_000_000) / INCOMING_BYTES_PER_S_MIN;
+        let came_bytes = self.reached_bytes - self.begun_bytes;
+        let slowest_ns = came_bytes.saturating_mul(1_000_000_000) / INCOMING_BYTES_PER_S_MIN;
         let latest_ns = self
             .begun_at_ns
             .saturating_add(silent_ns)
@@ -130,12 +153,12 @@ impl<M: StateMachine> Replica<M> {
         if let Some(incoming) = &self.snapshots.incoming
             && (incoming.from, incoming.transfer) == (from, transfer)
         {
-            if incoming.total_bytes == chunk.total_bytes {
+            if incoming.image.total_bytes == chunk.total_bytes {
                 return true;
             }
             self.snapshots.trouble = Some(format!(
                 "a snapshot from node {} has {} bytes, and then {}",
-                from.0, incoming.total_bytes, chunk.total_bytes
+                from.0, incoming.image.total_bytes, chunk.total_bytes
             ));
             self.abandon_incoming(ports);
             return false;
@@ -160,7 +183,13 @@ impl<M: StateMachine> Replica<M> {
             ));
             return false;
         }
-        self.abandon_replaced(ports);
+        let image = SnapshotImage::of(chunk);
+        let present = self.snapshots.incoming.as_ref();
+        let same = present.filter(|it| it.image == image && !mutants::TRANSFERS_BEGIN_ANEW);
+        let begun_bytes = same.map_or(0, |same| same.reached_bytes);
+        if same.is_none() {
+            self.abandon_replaced(ports);
+        }
         let silent_ns = self
             .options
             .transfer_timeout_ns
@@ -168,8 +197,9 @@ impl<M: StateMachine> Replica<M> {
         self.snapshots.incoming = Some(Incoming {
             from,
             transfer,
-            total_bytes: chunk.total_bytes,
-            reached_bytes: 0,
+            image,
+            begun_bytes,
+            reached_bytes: begun_bytes,
             begun_at_ns: now_ns,
             give_up_at_ns: now_ns.saturating_add(silent_ns),
         });

@@ -9,13 +9,15 @@
 //! - At most one save, one incoming transfer, and one outgoing transfer for each peer are under way, and their jobs are at most
 //!   [`TRANSFER_JOBS_MAX`](super::ports::TRANSFER_JOBS_MAX), however long the disk is stuck.
 
+use std::sync::{Arc, Weak};
+
 use quorate_kv::StateMachine;
 use quorate_raft::{Body, LogIndex, Message, NodeId, PeerStatus, SnapshotMeta};
 use quorate_wal::SnapshotRef;
 
 use super::event::Received;
 use super::incoming::Incoming;
-use super::ports::{Job, Ports, TransferTicket, WINDOW_BYTES, transfer_ticket};
+use super::ports::{CHUNK_BYTES, Job, Ports, TransferTicket, WINDOW_BYTES, transfer_ticket};
 use super::replica::Replica;
 use super::shard::submit_job;
 use super::storage::{config_to_bytes, snapshot_meta};
@@ -27,6 +29,10 @@ use crate::transport::{Frame, SnapshotAck, SnapshotAckStatus, SnapshotTransfer};
 
 /// How often an outgoing transfer is tried again without progress before it is given up.
 pub(super) const SEND_TRIES_MAX: u32 = 5;
+
+/// While a snapshot is on its way to a follower, the log behind it is kept for what comes after: as much as so many snapshots
+/// cover, at most. Where the log of the node is over what it may keep, it is cut all the same.
+const KEPT_LOG_SNAPSHOTS: u64 = 4;
 
 /// The snapshots of one replica.
 pub(crate) struct SnapshotState<M: StateMachine> {
@@ -41,6 +47,8 @@ pub(crate) struct SnapshotState<M: StateMachine> {
     /// A save that failed is tried again only after this much more log.
     failed_at_log_bytes: u64,
     outgoing: Vec<Outgoing>,
+    /// Snapshots that arrived at followers which have not said yet that they have them.
+    delivered: Vec<(NodeId, LogIndex)>,
     /// What was sent last to each follower that lost entries.
     sent_to_lost: Vec<(NodeId, LogIndex)>,
     /// Files that nothing names any more, but that are still being sent.
@@ -62,6 +70,8 @@ struct Outgoing {
     file: SnapshotRef,
     acknowledged_bytes: u64,
     asked_bytes: u64,
+    /// The last job that was asked for; gone once it is done.
+    job: Weak<()>,
     tries: u32,
     retry_at_ns: u64,
 }
@@ -76,6 +86,7 @@ impl<M: StateMachine> SnapshotState<M> {
             is_rotten: false,
             failed_at_log_bytes: 0,
             outgoing: Vec::new(),
+            delivered: Vec::new(),
             sent_to_lost: Vec::new(),
             doomed: Vec::new(),
             incoming: None,
@@ -220,13 +231,40 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Where the log begins behind a snapshot: some entries stay for followers that lag a little, but no more than
-    /// a quarter of the log that one snapshot covers.
-    fn first_index_behind(&self, snapshot: LogIndex) -> LogIndex {
+    /// a quarter of the log that one snapshot covers; and those that follow a snapshot on its way, but no more than what
+    /// [`KEPT_LOG_SNAPSHOTS`] allows.
+    fn first_index_behind(&mut self, snapshot: LogIndex) -> LogIndex {
         let entry_bytes = (self.log_bytes / self.log_entries.max(1)).max(1);
         let by_bytes = self.options.snapshot_log_bytes / 4 / entry_bytes;
         let trailing = self.options.trailing_entries.min(by_bytes);
         let first = LogIndex((snapshot.0 + 1).saturating_sub(trailing));
-        first.max(self.raft.first_index())
+        let covered_bytes = self.options.snapshot_log_bytes.max(self.snapshot_bytes());
+        let kept = covered_bytes.saturating_mul(KEPT_LOG_SNAPSHOTS) / entry_bytes;
+        let least = LogIndex((snapshot.0 + 1).saturating_sub(kept));
+        let wanted = self.first_index_wanted().unwrap_or(first);
+        first.min(wanted.max(least)).max(self.raft.first_index())
+    }
+
+    /// The first entry that a follower will want that has been sent a snapshot, and has not said yet that it has it.
+    fn first_index_wanted(&mut self) -> Option<LogIndex> {
+        if mutants::CUTS_BEHIND_TRANSFER {
+            return None;
+        }
+        let SnapshotState {
+            delivered,
+            outgoing,
+            ..
+        } = &mut self.snapshots;
+        let raft = &self.raft;
+        delivered.retain(|&(to, index)| {
+            let waits = |peer: PeerStatus| {
+                peer.id == to && peer.is_active && !peer.is_aside && peer.match_index < index
+            };
+            raft.peers().any(waits)
+        });
+        let delivered = delivered.iter().map(|it| it.1);
+        let indexes = delivered.chain(outgoing.iter().map(|it| it.meta.index));
+        indexes.min().map(LogIndex::next)
     }
 
     /// The log durably names a newer snapshot than this one, which may go, unless it is still being sent.
@@ -278,6 +316,7 @@ impl<M: StateMachine> Replica<M> {
             }
         };
         self.snapshots.outgoing.retain(|outgoing| outgoing.to != to);
+        self.snapshots.delivered.retain(|it| it.0 != to);
         self.delete_doomed(ports);
         self.renew_for_lost(to, meta.index, ports);
         let transfer = SnapshotTransfer {
@@ -292,6 +331,7 @@ impl<M: StateMachine> Replica<M> {
             file,
             acknowledged_bytes: 0,
             asked_bytes: 0,
+            job: Weak::new(),
             tries: 0,
             retry_at_ns: 0,
         };
@@ -339,11 +379,18 @@ impl<M: StateMachine> Replica<M> {
                 if offset_bytes > outgoing.acknowledged_bytes && offset_bytes <= outgoing.file.bytes
                 {
                     outgoing.acknowledged_bytes = offset_bytes;
+                    // It may have more than it was sent in this attempt.
+                    outgoing.asked_bytes = outgoing.asked_bytes.max(offset_bytes);
                     outgoing.tries = 0;
                     outgoing.ask(now_ns, timeout_ns, tickets, ports);
                 }
             }
-            SnapshotAckStatus::Done => self.end_send(now_ns, place, true, ports),
+            SnapshotAckStatus::Done => {
+                let arrived = (from, outgoing.meta.index);
+                self.snapshots.delivered.retain(|it| it.0 != from);
+                self.snapshots.delivered.push(arrived);
+                self.end_send(now_ns, place, true, ports);
+            }
             SnapshotAckStatus::Refused => {
                 // One that lost entries behind this snapshot needs one that covers them. Others refuse for reasons that
                 // another snapshot does not change.
@@ -364,15 +411,21 @@ impl<M: StateMachine> Replica<M> {
         rotten: Option<u64>,
         ports: &Ports<M>,
     ) {
-        self.snapshots.trouble = Some(reason);
         let current = self.snapshots.current.as_ref().map(|file| file.id);
-        if rotten.is_some() && rotten == current {
+        let is_current = rotten.is_some() && rotten == current;
+        let mut outgoing = self.snapshots.outgoing.iter();
+        let place = outgoing.position(|outgoing| outgoing.transfer == transfer);
+        if place.is_none() && !is_current {
+            // The transfer was over before this job was done, and its file may be gone.
+            return;
+        }
+        self.snapshots.trouble = Some(reason);
+        if is_current {
             // What is in memory is sound: another snapshot of it takes the place of the file.
             self.snapshots.is_rotten = true;
             self.save_now(ports);
         }
-        let mut outgoing = self.snapshots.outgoing.iter();
-        if let Some(place) = outgoing.position(|outgoing| outgoing.transfer == transfer) {
+        if let Some(place) = place {
             self.end_send(now_ns, place, false, ports);
         }
     }
@@ -386,6 +439,11 @@ impl<M: StateMachine> Replica<M> {
         let mut place = 0;
         while let Some(outgoing) = self.snapshots.outgoing.get_mut(place) {
             if now_ns < outgoing.retry_at_ns {
+                place += 1;
+            } else if outgoing.job.strong_count() > 0 && outgoing.transfer.term == self.raft.term()
+            {
+                // The file is not read yet: nobody else is late.
+                outgoing.retry_at_ns = now_ns.saturating_add(self.options.transfer_timeout_ns);
                 place += 1;
             } else if outgoing.tries >= SEND_TRIES_MAX || outgoing.transfer.term != self.raft.term()
             {
@@ -424,7 +482,8 @@ impl<M: StateMachine> Replica<M> {
 }
 
 impl Outgoing {
-    /// Has the next chunks sent, as far as the window reaches; at the next timeout, if too many jobs wait.
+    /// Has the next chunks sent, as far as the window reaches; at the next timeout, if too many jobs wait. The first one goes
+    /// alone: the answer to it may be that most is there, from an attempt before.
     fn ask<M: StateMachine>(
         &mut self,
         now_ns: u64,
@@ -434,13 +493,20 @@ impl Outgoing {
     ) {
         self.retry_at_ns = now_ns.saturating_add(timeout_ns);
         self.tries += 1;
-        let until_bytes = (self.acknowledged_bytes + WINDOW_BYTES).min(self.file.bytes);
+        let window_bytes = if self.acknowledged_bytes == 0 {
+            CHUNK_BYTES
+        } else {
+            WINDOW_BYTES
+        };
+        let until_bytes = (self.acknowledged_bytes + window_bytes).min(self.file.bytes);
         if until_bytes <= self.asked_bytes && self.file.bytes > 0 {
             return;
         }
         let Some(ticket) = transfer_ticket(tickets) else {
             return;
         };
+        let pending = Arc::new(());
+        self.job = Arc::downgrade(&pending);
         submit_job(
             ports,
             Job::Send {
@@ -451,6 +517,7 @@ impl Outgoing {
                 from_bytes: self.asked_bytes,
                 until_bytes,
                 ticket,
+                pending,
             },
         );
         self.asked_bytes = until_bytes;

@@ -28,11 +28,12 @@ mod writes;
 
 pub(crate) use event::{Event, JobDone, Outlet, Received};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
+pub(crate) use incoming::SnapshotImage;
 pub(crate) use install::SnapshotState;
 pub(crate) use limits::{Announced, Limits};
 #[cfg(feature = "simulation")]
 pub(crate) use ports::TRANSFER_JOBS_MAX;
-pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, Ports};
+pub(crate) use ports::{CHUNK_BYTES, Job, Jobs, LANES, Lane, Ports};
 #[cfg(feature = "simulation")]
 pub(crate) use published::LeasedRead;
 pub(crate) use published::Published;

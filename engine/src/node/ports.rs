@@ -34,12 +34,40 @@ impl<M: StateMachine> SendFrame for Ports<M> {
     }
 }
 
-/// Takes work that reads or writes files, or runs code of the user's. The queue is bounded by its users: each group has at
-/// most one job of each kind outstanding, the chunks of one transfer by the sender's window, and reports by
+/// Takes work that reads or writes files, or runs code of the user's, in a lane for each [`Lane`], so that no transfer waits
+/// behind a save, nor any of them behind an observer. Each lane is bounded by its users: a group has one save at most and
+/// [`TRANSFER_JOBS_MAX`] jobs of transfers, and reports are bounded by
 /// [`REPORTS_WAITING_MAX`](super::reports::REPORTS_WAITING_MAX).
 pub(crate) trait Jobs<M: StateMachine>: Send + Sync {
     /// Hands a job over; its end comes back as [`super::Event::Job`].
     fn submit(&self, job: Job<M>);
+}
+
+/// Which jobs wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Saving the own state, and deleting files.
+    Save,
+    /// Reading what other nodes are sent.
+    Send,
+    /// Storing what other nodes send, and reading it back.
+    Receive,
+    /// Telling observers what was refused.
+    Report,
+}
+
+/// All lanes, each of which is a thread of a runtime.
+pub(crate) const LANES: [Lane; 4] = [Lane::Save, Lane::Send, Lane::Receive, Lane::Report];
+
+impl<M: StateMachine> Job<M> {
+    pub(crate) fn lane(&self) -> Lane {
+        match self {
+            Self::Save { .. } | Self::Delete { .. } | Self::ForgetPromise { .. } => Lane::Save,
+            Self::Report { .. } => Lane::Report,
+            Self::Send { .. } => Lane::Send,
+            Self::Receive { .. } | Self::Abandon { .. } => Lane::Receive,
+        }
+    }
 }
 
 /// Work that reads or writes files, or runs code of the user's.
@@ -60,6 +88,8 @@ pub(crate) enum Job<M: StateMachine> {
         from_bytes: u64,
         until_bytes: u64,
         ticket: TransferTicket,
+        /// Dropped when the job is done, so that its replica knows that it is.
+        pending: Arc<()>,
     },
     /// Store a chunk that arrived; after the last one, verify, publish and restore. The first one begins a file with
     /// this id.

@@ -231,7 +231,7 @@ fn a_preparer_that_panics_stops_its_node_openly() {
 #[test]
 fn a_file_thread_that_panics_stops_its_node_openly() {
     bounded(|| {
-        a_thread_of_a_leader_ends(options(4), "quorate-files", |db, _| db.snapshot(GROUP));
+        a_thread_of_a_leader_ends(options(4), "quorate-save", |db, _| db.snapshot(GROUP));
     });
 }
 

@@ -1,4 +1,8 @@
-//! The thread that reads and writes snapshot files, and tells observers what replicas refuse, for all nodes of a runtime.
+//! The threads that read and write snapshot files, and tell observers what replicas refuse, for all nodes of a runtime: one for
+//! each [`Lane`].
+//!
+//! What another node waits for never waits behind what this one writes for itself, however long that takes: a disk that takes
+//! ten seconds for a save would end every transfer. Sending does not wait behind storing, which reads a whole snapshot back.
 
 use std::io;
 use std::sync::Arc;
@@ -15,15 +19,18 @@ use super::threads::{self, Kind};
 use crate::db::TransportObserver;
 use crate::files::NodeFiles;
 use crate::handoff::desk::told;
-use crate::node::{Job, Jobs, NodeInbox};
+use crate::node::{Job, Jobs, LANES, Lane, NodeInbox};
 use crate::transport::Transport;
 
-/// The file thread of a runtime.
-pub(crate) struct JobThread<M: StateMachine> {
-    jobs: Sender<Order<M>>,
+/// The file threads of a runtime.
+pub(crate) struct JobThreads<M: StateMachine> {
+    /// As [`LANES`] has them.
+    lanes: Lanes<M>,
     pacer: Arc<Pacer>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
+
+type Lanes<M> = [Sender<Order<M>>; LANES.len()];
 
 enum Order<M: StateMachine> {
     Job(Arc<NodeFiles<M>>, Arc<Fate>, Job<M>),
@@ -31,27 +38,47 @@ enum Order<M: StateMachine> {
     Stop,
 }
 
-/// One node's way to the file thread.
+/// One node's way to the file threads.
 pub(crate) struct NodeJobs<M: StateMachine> {
-    jobs: Sender<Order<M>>,
+    lanes: Lanes<M>,
     files: Arc<NodeFiles<M>>,
     fate: Arc<Fate>,
-    pacer: Arc<Pacer>,
 }
 
-impl<M: StateMachine> JobThread<M> {
+impl Lane {
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Save => "quorate-save",
+            Self::Send => "quorate-send",
+            Self::Receive => "quorate-receive",
+            Self::Report => "quorate-report",
+        }
+    }
+}
+
+impl<M: StateMachine> JobThreads<M> {
     pub(super) fn start(pacer: Pacer) -> io::Result<Self> {
-        let (jobs, inbox) = unbounded();
         let pacer = Arc::new(pacer);
-        let run_pacer = Arc::clone(&pacer);
-        let name = "quorate-files".to_owned();
-        let thread = threads::spawn(name, Kind::Service, move || run(&inbox, &run_pacer))?;
-        pacer.attach(thread.thread());
-        Ok(Self {
-            jobs,
-            pacer,
-            thread: Mutex::new(Some(thread)),
-        })
+        let channels = LANES.map(|lane| (lane, unbounded()));
+        let lanes = channels.each_ref().map(|(_, (jobs, _))| jobs.clone());
+        // An early return drops it, which ends the threads begun so far.
+        let started = Self {
+            lanes,
+            pacer: Arc::clone(&pacer),
+            threads: Mutex::default(),
+        };
+        for (lane, (_, inbox)) in channels {
+            let name = lane.thread();
+            let run_pacer = Arc::clone(&pacer);
+            let thread = threads::spawn(name.to_owned(), Kind::Service, move || {
+                run(name, &inbox, &run_pacer);
+            })?;
+            if lane == Lane::Save {
+                pacer.attach(thread.thread());
+            }
+            started.threads.lock().push(thread);
+        }
+        Ok(started)
     }
 
     pub(crate) fn for_node(
@@ -62,44 +89,52 @@ impl<M: StateMachine> JobThread<M> {
         fate: Arc<Fate>,
         observer: Option<TransportObserver>,
     ) -> NodeJobs<M> {
-        let pacer = Arc::clone(&self.pacer);
-        let rest = Arc::new(move |bytes| pacer.rest(bytes));
+        let (rests, counts) = (Arc::clone(&self.pacer), Arc::clone(&self.pacer));
+        let rest = Arc::new(move |bytes| rests.rest(bytes));
+        let count = Arc::new(move |bytes| counts.count(bytes));
         NodeJobs {
-            jobs: self.jobs.clone(),
-            files: Arc::new(NodeFiles::new(snapshots, transport, inbox, rest, observer)),
+            lanes: self.lanes.clone(),
+            files: Arc::new(NodeFiles::new(
+                snapshots, transport, inbox, rest, count, observer,
+            )),
             fate,
-            pacer: Arc::clone(&self.pacer),
         }
     }
 
     /// Returns once every job handed over before is done, so that a stopped node's files are at rest.
     pub(crate) fn settle(&self) {
         let (done, wait) = crossbeam::channel::bounded::<()>(0);
-        self.pacer.hurry();
-        if self.jobs.send(Order::Barrier(done)).is_ok() {
-            let _disconnected = wait.recv();
+        self.order_all(|| Order::Barrier(done.clone()));
+        drop(done);
+        let _disconnected = wait.recv();
+    }
+
+    /// Gives each lane an order that nobody may wait for long for.
+    fn order_all(&self, order: impl Fn() -> Order<M>) {
+        for lane in &self.lanes {
+            self.pacer.hurry();
+            if lane.send(order()).is_err() {
+                self.pacer.relax();
+            }
         }
     }
 }
 
-impl<M: StateMachine> Drop for JobThread<M> {
+impl<M: StateMachine> Drop for JobThreads<M> {
     fn drop(&mut self) {
-        self.pacer.hurry();
-        let _gone = self.jobs.send(Order::Stop);
-        if let Some(thread) = self.thread.get_mut().take()
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let _panicked = thread.join();
+        self.order_all(|| Order::Stop);
+        for thread in self.threads.get_mut().drain(..) {
+            if thread.thread().id() != std::thread::current().id() {
+                let _panicked = thread.join();
+            }
         }
     }
 }
 
 impl<M: StateMachine> Jobs<M> for NodeJobs<M> {
     fn submit(&self, job: Job<M>) {
-        if job.hurries() {
-            self.pacer.hurry();
-        }
-        let _stopped = self.jobs.send(Order::Job(
+        let lane = &self.lanes[job.lane() as usize];
+        let _stopped = lane.send(Order::Job(
             Arc::clone(&self.files),
             Arc::clone(&self.fate),
             job,
@@ -107,48 +142,99 @@ impl<M: StateMachine> Jobs<M> for NodeJobs<M> {
     }
 }
 
-fn run<M: StateMachine>(inbox: &Receiver<Order<M>>, pacer: &Pacer) {
+fn run<M: StateMachine>(name: &str, inbox: &Receiver<Order<M>>, pacer: &Pacer) {
     while let Ok(order) = inbox.recv() {
-        // It hurried whoever was before it, and is in nobody's way itself.
-        if order.hurries() {
-            pacer.relax();
-        }
+        // An order that is no job hurried whoever was before it, and is in nobody's way itself.
         match order {
             Order::Job(files, fate, job) => {
                 // The machine of a user writes and reads snapshots in here. Its node fails; others of the process go on.
                 if let Err(panic) = threads::shielded(|| files.run(job)) {
-                    fate.fail(format!(
-                        "the thread quorate-files panicked: {}",
-                        told(&*panic)
-                    ));
+                    fate.fail(format!("the thread {name} panicked: {}", told(&*panic)));
                 }
             }
-            Order::Barrier(done) => drop(done),
-            Order::Stop => return,
+            Order::Barrier(done) => {
+                pacer.relax();
+                drop(done);
+            }
+            Order::Stop => {
+                pacer.relax();
+                return;
+            }
         }
     }
 }
 
-impl<M: StateMachine> Order<M> {
-    /// Whether somebody waits for it who must not wait for the rate of what is before it.
-    fn hurries(&self) -> bool {
-        match self {
-            Self::Job(_, _, job) => job.hurries(),
-            Self::Barrier(_) | Self::Stop => true,
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use quorate_raft::NodeId;
+    use quorate_wal::{Disk, GroupId};
+
+    use super::*;
+    use crate::transport::Consistency;
+    use crate::trouble::{Trouble, TroubledDisk};
+    use crate::{Cluster, Options};
+
+    const GROUP: GroupId = GroupId(0);
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
 
-impl<M: StateMachine> Job<M> {
-    /// Another node waits for these, and asks again if it waits too long.
-    fn hurries(&self) -> bool {
-        match self {
-            Self::Send { .. } | Self::Receive { .. } => true,
-            Self::Save { .. }
-            | Self::Abandon { .. }
-            | Self::ForgetPromise { .. }
-            | Self::Delete { .. }
-            | Self::Report { .. } => false,
+    /// Lets a disk go on when the test ends, however it does.
+    struct GoesOn(Arc<Trouble>);
+
+    impl Drop for GoesOn {
+        fn drop(&mut self) {
+            self.0.stick(false);
         }
+    }
+
+    /// The nodes share their threads, so that the save stands before what the leader sends and the follower stores alike.
+    #[test]
+    fn a_snapshot_comes_to_a_follower_while_a_save_does_not_end() {
+        let disks: Vec<Arc<TroubledDisk>> = (0..3).map(|_| Arc::default()).collect();
+        let of = |node: NodeId| Arc::clone(&disks[node.0 as usize - 1]) as Arc<dyn Disk>;
+        let options = Options {
+            trailing_entries: 0,
+            ..Options::default()
+        };
+        let builder = Cluster::builder().nodes(3).options(options);
+        let cluster = builder.start_on_disks(of).expect("it starts");
+        let clerk = cluster.clerk();
+        clerk.put("k", "1").expect("a majority lives");
+        let leader = cluster.leader().expect("one leads");
+        let lagging = NodeId(leader.0 % 3 + 1);
+        assert!(cluster.crash(lagging));
+        clerk.put("k", "2").expect("a majority lives");
+        let db = cluster.db(leader).expect("it runs");
+        db.snapshot(GROUP);
+        eventually("its log is cut", || {
+            let first = db.inspect(GROUP, |it| it.raft().first_index());
+            first.is_ok_and(|first| first.0 > 2)
+        });
+        let trouble = Arc::clone(&disks[leader.0 as usize - 1].trouble);
+        *trouble.stuck_thread.lock() = Some(Lane::Save.thread());
+        let _goes_on = GoesOn(Arc::clone(&trouble));
+        trouble.stick(true);
+        trouble.writers.lock().clear();
+        clerk.put("k", "3").expect("a majority lives");
+        db.snapshot(GROUP);
+        eventually("the save stands", || {
+            trouble.writers.lock().contains(Lane::Save.thread())
+        });
+        cluster.restart(lagging).expect("it opens");
+        let theirs = cluster.db(lagging).expect("it runs");
+        eventually("the follower has it", || {
+            theirs.get_with("k", Consistency::Stale) == Ok(Some("3".into()))
+        });
+        let snapshot = theirs.inspect(GROUP, |it| it.raft().snapshot().index);
+        assert!(snapshot.is_ok_and(|index| index.0 > 0), "by a snapshot");
     }
 }

@@ -54,7 +54,7 @@ impl Clock {
 pub(crate) struct Runtime<M: StateMachine> {
     pub(crate) clock: Clock,
     pub(crate) workers: Workers<M>,
-    pub(crate) jobs: jobs::JobThread<M>,
+    pub(crate) jobs: jobs::JobThreads<M>,
     pub(crate) timer: Arc<Timer>,
     next_shard: Mutex<u64>,
 }
@@ -67,7 +67,7 @@ impl<M: StateMachine> Runtime<M> {
         Ok(Arc::new(Self {
             clock,
             workers: Workers::start(options.workers, options.queue_max, clock)?,
-            jobs: jobs::JobThread::start(pacer)?,
+            jobs: jobs::JobThreads::start(pacer)?,
             timer: Timer::start(clock)?,
             next_shard: Mutex::new(0),
         }))

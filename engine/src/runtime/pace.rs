@@ -3,8 +3,8 @@
 //! Invariants:
 //! - Over any time in which nobody hurries, the bytes that were let through are at most the rate times that time, and one
 //!   step. What was let through in a hurry counts, and is waited for later.
-//! - The file thread does not rest while somebody hurries: who stops a node, and other nodes that send or receive a
-//!   snapshot.
+//! - The thread that saves snapshots does not rest while somebody hurries: who stops a node. Those that send and receive them
+//!   never rest, as other nodes wait for them; what they write counts.
 
 use std::num::NonZeroU64;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::Clock;
 
-/// What the file thread waits with behind each step.
+/// What the thread that saves waits with behind each step.
 pub(super) struct Pacer {
     clock: Clock,
     rate: Option<Mutex<Rate>>,
@@ -67,6 +67,13 @@ impl Pacer {
                 return;
             }
             std::thread::park_timeout(Duration::from_nanos(left_ns));
+        }
+    }
+
+    /// So many bytes were written that nobody rests for.
+    pub(super) fn count(&self, bytes: u64) {
+        if let Some(rate) = &self.rate {
+            rate.lock().take(self.clock.now_ns(), bytes);
         }
     }
 

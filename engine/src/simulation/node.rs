@@ -166,6 +166,7 @@ impl<M: StateMachine> SimNode<M> {
             Arc::clone(&transport),
             Arc::clone(&inbox),
             Arc::new(|_bytes| {}),
+            Arc::new(|_bytes| {}),
             None,
         );
         let id = NodeId(setup.identity.node);
@@ -414,7 +415,7 @@ impl<M: StateMachine> SimNode<M> {
         self.jobs.len()
     }
 
-    /// Does the oldest job: writes, sends, takes in or deletes a snapshot. Whether there was one.
+    /// Does a job, the oldest of its lane: writes, sends, takes in or deletes a snapshot. Whether there was one.
     pub fn job_step(&self) -> bool {
         let job = self.jobs.pop();
         job.map(|job| self.files.run(job)).is_some()

@@ -8,7 +8,7 @@ use quorate_kv::StateMachine;
 use quorate_wal::Observer;
 
 use crate::handoff::flag::LogFlag;
-use crate::node::{Event, EventSink, Job, Jobs};
+use crate::node::{Event, EventSink, Job, Jobs, LANES};
 
 /// The events of a node that its shard did not take yet.
 pub(super) struct EventQueue<M: StateMachine> {
@@ -64,25 +64,42 @@ impl<M: StateMachine> Observer for EventQueue<M> {
     }
 }
 
-/// The jobs of a node that were not done yet.
-pub(super) struct JobQueue<M: StateMachine>(Mutex<VecDeque<Job<M>>>);
+/// The jobs of a node that were not done yet. Those of one lane wait for each other; the lanes take turns.
+pub(super) struct JobQueue<M: StateMachine>(Mutex<Lanes<M>>);
+
+struct Lanes<M: StateMachine> {
+    jobs: [VecDeque<Job<M>>; LANES.len()],
+    turn: usize,
+}
 
 impl<M: StateMachine> JobQueue<M> {
     pub(super) fn new() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Lanes {
+            jobs: LANES.map(|_| VecDeque::new()),
+            turn: 0,
+        }))
     }
 
     pub(super) fn pop(&self) -> Option<Job<M>> {
-        self.0.lock().pop_front()
+        let mut lanes = self.0.lock();
+        for _ in LANES {
+            lanes.turn = (lanes.turn + 1) % LANES.len();
+            let turn = lanes.turn;
+            if let Some(job) = lanes.jobs[turn].pop_front() {
+                return Some(job);
+            }
+        }
+        None
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().jobs.iter().map(VecDeque::len).sum()
     }
 }
 
 impl<M: StateMachine> Jobs<M> for JobQueue<M> {
     fn submit(&self, job: Job<M>) {
-        self.0.lock().push_back(job);
+        let lane = job.lane() as usize;
+        self.0.lock().jobs[lane].push_back(job);
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Bench {
     pub(crate) client: SimClient,
     /// Frames of these kinds between nodes are lost.
     pub(crate) loses: fn(&Frame) -> bool,
+    /// Bytes of snapshots that arrived somewhere.
+    pub(crate) chunk_bytes: usize,
 }
 
 impl Bench {
@@ -135,6 +137,7 @@ impl Bench {
             members: members.collect(),
             client,
             loses: |_| false,
+            chunk_bytes: 0,
         };
         bench.introduce();
         bench
@@ -180,6 +183,9 @@ impl Bench {
             for (to, frame) in frames {
                 if (self.loses)(&frame) {
                     continue;
+                }
+                if let Frame::SnapshotChunk(chunk) = &frame {
+                    self.chunk_bytes += chunk.data.len();
                 }
                 if let Some(node) = &self.members[to.0 as usize - 1].node {
                     node.deliver(Origin::Node(from), frame);

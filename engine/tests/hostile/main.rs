@@ -7,3 +7,4 @@ mod forged;
 mod frames;
 mod limits;
 mod streams;
+mod transfers;

@@ -7,7 +7,7 @@ use quorate_raft::{Config, SnapshotMeta};
 use crate::bench::{Bench, GROUP, MS, options};
 
 /// So long nothing of a transfer may come before it is given up, and a little more.
-const SILENCE_MS: u64 = 6 * 4 * 500 + 10;
+const SILENCE_MS: u64 = 11 * 4 * 500 + 10;
 
 /// A chunk of node 1, which leads, for node 2.
 fn chunk(bench: &Bench, attempt: u64) -> SnapshotChunk {

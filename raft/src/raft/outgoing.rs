@@ -125,6 +125,22 @@ impl Raft {
         };
         let round = lead.rounds.newest();
         let peer = &mut lead.peers[place];
+        if let Some(prev_index) = peer.question() {
+            let Some(prev_term) = self.log.term_at(prev_index) else {
+                peer.forget_sent();
+                return true;
+            };
+            let question = Body::Append {
+                prev_index,
+                prev_term,
+                commit: self.commit,
+                round,
+                entries: Vec::new(),
+            };
+            let to = peer.id;
+            self.send(to, self.term, question);
+            return true;
+        }
         let Some(bytes_max) = peer.window_bytes(&self.options) else {
             return false;
         };

@@ -402,17 +402,24 @@ fn a_leader_sends_its_snapshot_to_who_denies_what_it_acknowledged() {
     solo.output();
     solo.propose("more");
     solo.output();
-    // That is taken for lost, so the peer is asked about what it has.
     let term = solo.raft.term().0;
-    solo.wait(options().heartbeat_interval_ns);
-    solo.hears(2, term, Body::HeartbeatReply { round: Round(1) });
-    solo.output();
-    let denies = |hint_index, hint_term| Body::AppendRejected {
-        prev_index: last,
+    let denies = |prev_index, hint_index, hint_term| Body::AppendRejected {
+        prev_index,
         hint_index: LogIndex(hint_index),
         hint_term: Term(hint_term),
         round: Round(0),
     };
+    // That is lost, so the peer is asked about what it has.
+    solo.wait(options().heartbeat_interval_ns);
+    solo.hears(2, term, Body::HeartbeatReply { round: Round(1) });
+    solo.output();
+    solo.hears(2, term, denies(last.next(), 0, 0));
+    assert_eq!(
+        solo.output().snapshots,
+        [],
+        "it acknowledged less than that"
+    );
+    let denies = |hint_index, hint_term| denies(last, hint_index, hint_term);
     solo.hears(2, term, denies(3, 4));
     assert_eq!(solo.output().snapshots, [], "a late message of a sound one");
     solo.hears(2, term, denies(0, 0));

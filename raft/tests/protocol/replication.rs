@@ -369,7 +369,7 @@ fn a_peer_never_owes_more_bytes_than_the_window_has() {
 }
 
 #[test]
-fn a_lost_append_is_sent_again_when_the_peer_shows_that_it_lives() {
+fn a_peer_that_owes_an_answer_is_asked_and_sent_again_what_it_denies() {
     let mut solo = Solo::new(3);
     solo.lead_committed();
     solo.propose("lost");
@@ -377,14 +377,32 @@ fn a_lost_append_is_sent_again_when_the_peer_shows_that_it_lives() {
     solo.wait(options().heartbeat_interval_ns);
     let round = Solo::newest_round(&solo.messages());
     solo.hears(2, 1, Body::HeartbeatReply { round });
-    assert_eq!(appends(&solo.messages(), 2), [(1, 1)]);
-    // The wait doubles when that was in vain: the peer may be there, but its disk slow.
-    solo.wait(options().heartbeat_interval_ns);
+    let question = (2, 0);
+    assert_eq!(appends(&solo.messages(), 2), [question]);
+    // The wait doubles when that was in vain: the question may be lost as well.
+    solo.wait(options().heartbeat_interval_ns / 2);
     solo.hears(2, 1, Body::HeartbeatReply { round });
     assert_eq!(appends(&solo.messages(), 2), []);
+    solo.wait(options().heartbeat_interval_ns / 2);
+    solo.hears(2, 1, Body::HeartbeatReply { round });
+    assert_eq!(appends(&solo.messages(), 2), [question]);
+    let denies = Body::AppendRejected {
+        prev_index: LogIndex(2),
+        hint_index: LogIndex(1),
+        hint_term: Term(1),
+        round,
+    };
+    solo.hears(2, 1, denies.clone());
+    assert_eq!(appends(&solo.messages(), 2), [(1, 1)]);
+    // The same holds for what it is probed with.
     solo.wait(options().heartbeat_interval_ns);
     solo.hears(2, 1, Body::HeartbeatReply { round });
+    assert_eq!(appends(&solo.messages(), 2), [question]);
+    solo.hears(2, 1, denies);
     assert_eq!(appends(&solo.messages(), 2), [(1, 1)]);
+    solo.accepted(2, 2, 1);
+    solo.propose("more");
+    assert_eq!(appends(&solo.messages(), 2), [(2, 1)]);
 }
 
 #[test]

@@ -259,9 +259,17 @@ fn no_second_transfer_begins_while_the_first_is_under_way() {
     solo.output();
     solo.disk.save_snapshot(&meta(11, 2), LogIndex(12));
     solo.raft.on_snapshot_saved(meta(11, 2), LogIndex(12));
-    // What was sent to it last is taken for lost.
+    // What was sent to it last is lost, as it says when it is asked.
     solo.wait(options().heartbeat_interval_ns);
     solo.hears(3, 2, Body::HeartbeatReply { round: Round(2) });
+    solo.output();
+    let denies = Body::AppendRejected {
+        prev_index: LogIndex(11),
+        hint_index: LogIndex(8),
+        hint_term: Term(2),
+        round: Round(2),
+    };
+    solo.hears(3, 2, denies);
     let peer = solo.raft.peers().last().expect("a peer");
     assert_eq!(peer.state, PeerState::Probe);
     assert!(solo.output().snapshots.is_empty());
