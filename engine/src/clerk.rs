@@ -53,7 +53,9 @@ struct Inner {
     /// The replicas in this process, if there are any: reads are answered from their views.
     local: Option<Vec<Arc<Published<MapView>>>>,
     /// Keeps a remote clerk's timer alive.
-    _timer: Arc<Timer>,
+    timer: Arc<Timer>,
+    /// Where its threads are.
+    process: threads::Process,
 }
 
 /// A compare-and-swap or batch did not find what it expected; nothing was changed.
@@ -126,7 +128,8 @@ impl Clerk {
             inner: Arc::new(Inner {
                 client,
                 local,
-                _timer: timer,
+                timer,
+                process: threads::Process::present(),
             }),
         }
     }
@@ -251,7 +254,7 @@ impl Clerk {
             let read = move |view: &MapView| view.get(&key);
             return self.read_local_or(group, consistency, query, read, finish_value);
         }
-        let (pending, completer) = Pending::new(finish_value);
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish_value);
         let wants = ReadWants::Answer(consistency, query);
         self.inner.client.read(group, wants, completer);
         pending
@@ -328,7 +331,7 @@ impl Clerk {
             Err(error) => Pending::ready(Err(Error::TooLarge(error))),
             Ok(_) if self.is_out(group) => Pending::ready(Err(Error::Quarantined { group })),
             Ok(command) => {
-                let (pending, completer) = Pending::new(finish);
+                let (pending, completer) = Pending::over(self.inner.client.wakers(), finish);
                 self.inner.client.write(group, command, completer);
                 pending
             }
@@ -401,13 +404,14 @@ impl Clerk {
         if published.is_out() || is_alone && !published.has_state() {
             return Pending::ready(Err(Error::Quarantined { group }));
         }
-        let (pending, completer) = Pending::new(move |answer| match answer {
-            Ok(here) if here == READ_HERE => {
-                let view = published.load().ok_or(Error::Quarantined { group })?;
-                Ok(read(&view))
-            }
-            answer => finish(answer),
-        });
+        let (pending, completer) =
+            Pending::over(self.inner.client.wakers(), move |answer| match answer {
+                Ok(here) if here == READ_HERE => {
+                    let view = published.load().ok_or(Error::Quarantined { group })?;
+                    Ok(read(&view))
+                }
+                answer => finish(answer),
+            });
         self.inner.client.read(group, wants, completer);
         pending
     }
@@ -419,7 +423,7 @@ impl Clerk {
             let read = |view: &MapView| view.len() as u64;
             return self.read_local_or(group, consistency, query, read, finish_count);
         }
-        let (pending, completer) = Pending::new(finish_count);
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish_count);
         let wants = ReadWants::Answer(consistency, query);
         self.inner.client.read(group, wants, completer);
         pending
@@ -467,7 +471,7 @@ impl Clerk {
 
     /// Asks the leader for a page of one group's share.
     fn page(&self, group: GroupId, scan: &Scan, limit: usize) -> Pending<Page> {
-        let (pending, completer) = Pending::new(finish_entries);
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish_entries);
         let wants = ReadWants::Answer(Consistency::Linearizable, page_query(scan, limit));
         self.inner.client.read(group, wants, completer);
         pending
@@ -508,13 +512,18 @@ fn page_query(scan: &Scan, limit: usize) -> Bytes {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.process.is_another() {
+            // Nothing of its runs here, and what it has is the parent's.
+            std::mem::forget((Arc::clone(&self.client), Arc::clone(&self.timer)));
+            return;
+        }
         if self.local.is_some() {
             // Its node is stopped by the `Db`.
             self.client.close();
             return;
         }
         let client = Arc::clone(&self.client);
-        // Dropped by a waker, on a thread of the link, this would wait for that very thread.
+        // Dropped on a thread of the link, this would wait for that very thread.
         threads::apart(move || client.close());
     }
 }

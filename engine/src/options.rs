@@ -25,6 +25,10 @@ pub struct Options {
     /// By how much two machines' clocks may drift apart, in percent of the time passed; shortens the lease of
     /// [`Consistency::Lease`](crate::Consistency) reads. Default 10.
     pub clock_drift_percent: u8,
+    /// How long a node that stops in order ([`Db::close`](crate::Db::close), the last handle dropped) waits at most for others
+    /// to take over the groups that it leads; zero: it hands nothing over, and they elect once they miss it. It does not wait
+    /// where nobody can take over. At most a minute. Default 500 ms.
+    pub hand_over_timeout: Duration,
     /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
     pub call_timeout: Duration,
     /// How long a client waits for a node's answer before it asks another one; longer each time all were asked in vain, up to
@@ -72,6 +76,9 @@ pub struct Options {
 /// The longest timer of the protocol.
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
+/// A node that is to stop does so in a time that somebody waits for.
+const HAND_OVER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
 /// Steps consist of whole chunks of a snapshot file.
 const STEP_BYTES_MIN: u64 = 256 << 10;
 const STEP_BYTES_MAX: u64 = 64 << 20;
@@ -86,6 +93,7 @@ impl Default for Options {
             election_timeout: Duration::from_millis(500),
             heartbeat_interval: Duration::from_millis(50),
             clock_drift_percent: 10,
+            hand_over_timeout: Duration::from_millis(500),
             call_timeout: Duration::from_secs(10),
             retry_after: Duration::from_secs(1),
             outstanding_max: 4_096,
@@ -124,6 +132,9 @@ impl Options {
             return refuse(
                 "heartbeat_interval must be above zero and at most a third of election_timeout",
             );
+        }
+        if self.hand_over_timeout > HAND_OVER_TIMEOUT_MAX {
+            return refuse("hand_over_timeout must be at most a minute");
         }
         if !(1..=90).contains(&self.clock_drift_percent) {
             return refuse("clock_drift_percent must be from 1 to 90");

@@ -9,6 +9,7 @@ mod node;
 mod pace;
 pub(crate) mod threads;
 mod timer;
+mod wakers;
 mod worker;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub(crate) use node::Node;
 #[cfg(feature = "simulation")]
 pub(crate) use node::introduce;
 pub(crate) use timer::{Timed, Timer};
+pub(crate) use wakers::{Events, Wakers};
 pub(crate) use worker::{Resident, ShardHandle, Workers};
 
 /// Time since the runtime began, as everything below it counts it.

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Clock;
 use super::threads::{self, Kind};
+use super::wakers::Wakers;
 use crate::handoff::bell::Bell;
 use crate::handoff::desk::told;
 
@@ -24,9 +25,13 @@ pub(crate) trait Timed: Send + Sync {
     fn failed(&self, reason: String);
 }
 
+/// How the timer is woken.
+pub(super) type TimerBell = Arc<Bell<Weak<dyn Timed>>>;
+
 /// The timer thread. It sleeps for good while nobody has anything outstanding.
 pub(crate) struct Timer {
-    bell: Arc<Bell<Weak<dyn Timed>>>,
+    bell: TimerBell,
+    wakers: Arc<Wakers>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -36,10 +41,17 @@ impl Timer {
         let theirs = Arc::clone(&bell);
         let name = "quorate-timer".to_owned();
         let thread = threads::spawn(name, Kind::Timer, move || run(&theirs, clock))?;
+        let wakers = Wakers::watched(Arc::clone(&bell));
         Ok(Arc::new(Self {
             bell,
+            wakers,
             thread: Mutex::new(Some(thread)),
         }))
+    }
+
+    /// Who calls the wakers of its clients' callers.
+    pub(crate) fn wakers(&self) -> &Arc<Wakers> {
+        &self.wakers
     }
 
     /// Looks after a client for as long as it lives.

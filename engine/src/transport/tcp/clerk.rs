@@ -22,6 +22,7 @@ use super::link::{Link, Purpose, dial};
 use super::options::{NODES_MAX, Observer, TcpLimits, millis};
 use super::queue::Queue;
 use super::threads::Threads;
+use crate::runtime::Events;
 use crate::transport::{ClerkInbox, ClerkLink, Frame, Request};
 
 /// How long to wait between two rounds through the addresses.
@@ -202,7 +203,7 @@ impl Shared {
             groups: AtomicU32::new(0),
             nodes: RwLock::default(),
             limits: options.limits,
-            monitor: Arc::new(Monitor::new(options.observer)),
+            monitor: Arc::new(Monitor::new(options.observer.map(Events::relay))),
             threads: Threads::watched(move |reason| told.failed(reason)),
             inbox,
             seeds,

@@ -11,7 +11,6 @@ use thiserror::Error;
 
 use super::options::Observer;
 use crate::membership::{FoundingStatus, Refused};
-use crate::runtime::threads::shielded;
 use crate::transport::codec::FrameError;
 
 /// Connections between two nodes, told apart so that short frames do not wait behind snapshots.
@@ -261,6 +260,11 @@ pub enum TransportEvent {
         /// What the operating system says.
         error: io::ErrorKind,
     },
+    /// The observer took so long that events did not fit into its queue, here in their order: they are lost.
+    Missed {
+        /// How many.
+        events: u64,
+    },
 }
 
 /// What a transport has done since it began.
@@ -296,6 +300,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
+    /// `observer` must return at once.
     pub(super) fn new(observer: Option<Observer>) -> Self {
         Self {
             observer,
@@ -317,8 +322,7 @@ impl Monitor {
             *self.closes.lock().entry(reason.name()).or_default() += 1;
         }
         if let Some(observer) = &self.observer {
-            // The caller's code, on a thread that has more to do: the panic hook has reported its panic.
-            let _panicked = shielded(|| observer(event));
+            observer(event);
         }
     }
 
