@@ -117,15 +117,12 @@ impl Error {
     /// Whether the same call may succeed if made again, without harm: the failed one had no effect.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Timeout {
-                maybe_applied: false,
-                ..
-            } | Self::Busy { .. }
-                | Self::Transfer(_)
-                | Self::Snapshot(_)
-        )
+        match self {
+            Self::Timeout { maybe_applied, .. } => !*maybe_applied,
+            Self::Transfer(error) => !matches!(error, TransferError::UnknownNode { .. }),
+            Self::Busy { .. } | Self::Snapshot(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether a write that failed with this may have taken effect, or may yet do so; never more than once. `false` is a

@@ -101,7 +101,7 @@ impl<T> Calls<T> {
         if state.waiting.is_empty() {
             return false;
         }
-        if state.resting > 0 {
+        if state.resting > 0 && !is_built_in(Bug::PushWithoutWake) {
             self.pushed.notify_one();
         }
         // One that was woken and has not come yet counts as resting: it will take one thing.
