@@ -90,7 +90,7 @@ impl Clerk {
         let link = TcpClerkLink::connect(addresses, TcpClerkOptions::default(), inbox)?;
         let groups = link.groups().unwrap_or(1);
         let clock = Clock::start();
-        let timer = Timer::start(clock).map_err(OpenError::Thread)?;
+        let timer = Timer::start(clock, options.inline_wakers).map_err(OpenError::Thread)?;
         Ok(Self::over(link, &port, groups, options, clock, &timer))
     }
 

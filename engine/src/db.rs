@@ -265,7 +265,7 @@ impl Db {
         };
         let (pending, completer) = Pending::over(self.inner.client.wakers(), finish);
         let told = Box::new(move |result: Result<N, Error>| {
-            completer.complete(result.map(|number| number.encode()));
+            completer.complete(result.map(N::encode));
         });
         self.inner.node.inbox.push(group, event(Some(told)));
         pending

@@ -67,6 +67,11 @@ pub struct Options {
     pub inflight_bytes_max: usize,
     /// Frames and requests that wait for one worker before more are refused. Default 65,536.
     pub queue_max: usize,
+    /// Whether wakers of futures are called where the answer is given, which saves a wake-up for each call that is awaited
+    /// alone. Only for executors whose wakers return at once, as those of Tokio and smol do: one that blocks then stops all
+    /// groups of a worker, and what would block in it fails with [`Error::OwnThread`](crate::Error). Default false: they
+    /// are called on threads of their own.
+    pub inline_wakers: bool,
     /// Threads that own the groups. Default: a quarter of the machine's processors, at least 1, at most 8.
     pub workers: usize,
     /// The log's own tunables.
@@ -109,6 +114,7 @@ impl Default for Options {
             inflight_messages_max: 256,
             inflight_bytes_max: 32 << 20,
             queue_max: 65_536,
+            inline_wakers: false,
             workers: (processors / 4).clamp(1, 8),
             log: LogOptions::default(),
         }

@@ -142,7 +142,11 @@ fn measure(args: &Args) -> Result<bool, Box<dyn Error>> {
         }
         for number in 1..=args.runs {
             // Those that came late for the last run are no news.
-            leader = heard.try_iter().filter(|it| it.leads).last().map_or(leader, |it| it.id);
+            leader = heard
+                .try_iter()
+                .filter(|it| it.leads)
+                .last()
+                .map_or(leader, |it| it.id);
             tally.take()?;
             thread::sleep(USUAL);
             let usual = tally.take()?;
@@ -158,7 +162,9 @@ fn measure(args: &Args) -> Result<bool, Box<dyn Error>> {
             thread::sleep(AROUND.saturating_sub(stopped.elapsed()));
             let around = tally.take()?;
             nodes[place] = start(leader)?;
-            wait_for(&heard, "the node to come back", |it| it.id == leader && !it.leads)?;
+            wait_for(&heard, "the node to come back", |it| {
+                it.id == leader && !it.leads
+            })?;
             leader = next.id;
             slower.push(report(number, args.runs, took, &usual, &around)?);
         }
@@ -186,7 +192,9 @@ fn report(
 ) -> Result<Duration, Box<dyn Error>> {
     let mut times: Vec<Duration> = usual.iter().map(|(_, took)| *took).collect();
     times.sort_unstable();
-    let median = *times.get(times.len() / 2).ok_or("no write before the stop")?;
+    let median = *times
+        .get(times.len() / 2)
+        .ok_or("no write before the stop")?;
     let usual_worst = times.last().copied().unwrap_or_default();
     let slowest = around.iter().map(|(_, took)| *took).max();
     let slowest = slowest.ok_or("no write around the stop")?;
@@ -237,7 +245,11 @@ fn write(clerk: &Clerk, number: usize, tally: &Tally) {
 impl Tally {
     /// The writes that ended since this was last called.
     fn take(&self) -> Result<Vec<Took>, Box<dyn Error>> {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(failure) = failure {
             return Err(format!("a write failed: {failure}").into());
         }

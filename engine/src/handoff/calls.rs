@@ -63,13 +63,16 @@ impl<T> Calls<T> {
         }
     }
 
-    /// Counts the first thread, unless there is one. `true`: the caller is to start it.
-    #[must_use]
-    pub(crate) fn wants_first(&self) -> bool {
+    /// Counts the first thread, unless there is one. `true`: the caller is to start it. `Err`: so many
+    /// things wait already, as many as `waiting_max` or more.
+    pub(crate) fn wants_first(&self, waiting_max: usize) -> Result<bool, usize> {
         let mut state = self.state.lock();
+        if state.waiting.len() >= waiting_max {
+            return Err(state.waiting.len());
+        }
         let is_first = state.threads == 0;
         state.threads += usize::from(is_first);
-        is_first
+        Ok(is_first)
     }
 
     /// A thread that was counted could not be started.

@@ -333,35 +333,43 @@ fn a_waker_that_panics_ends_no_worker() {
 #[test]
 fn the_last_handle_may_be_dropped_or_closed_by_a_waker() {
     bounded(|| {
-        for closes in [false, true] {
+        for (closes, is_inline) in [(false, false), (true, false), (false, true), (true, true)] {
             let dir = tempfile::tempdir().expect("a directory");
-            let db = Db::builder(dir.path())
-                .options(options(1))
-                .open()
-                .expect("a fresh node");
+            let mut options = options(1);
+            options.inline_wakers = is_inline;
+            let builder = Db::builder(dir.path()).options(options.clone());
+            let db = builder.open().expect("a fresh node");
             db.put("before", "v").expect("it is alone");
             let last: Arc<Mutex<Option<Db>>> = Arc::new(Mutex::new(Some(db.clone())));
             let theirs = Arc::clone(&last);
             let (told, heard) = mpsc::channel();
             let call = move || {
                 let db = theirs.lock().take().expect("it was put there");
-                let trouble = db.trouble(GROUP);
-                assert!(db.digest(GROUP).is_ok());
+                let (trouble, digest) = (db.trouble(GROUP), db.digest(GROUP));
                 // Waited for its own thread until the call was over its deadline, and so did all
                 // groups of the worker.
-                assert_eq!(db.put("k", "from a waker"), Ok(()));
+                let put = db.put("k", "from a waker");
                 if closes {
                     db.close();
                 }
                 drop(db);
-                let _over = told.send(trouble);
+                let _over = told.send((trouble, digest, put));
             };
             let _kept = woken_by_a_write(&db, call);
             drop(db);
-            let trouble = heard.recv_timeout(DEADLINE).expect("the waker goes on");
-            assert_eq!(trouble, Ok(None));
+            let answers = heard.recv_timeout(DEADLINE).expect("the waker goes on");
+            if is_inline {
+                // On the worker itself, which the program wanted.
+                let own = || Error::OwnThread;
+                assert_eq!(answers, (Err(own()), Err(own()), Err(own())));
+            } else {
+                let (trouble, digest, put) = answers;
+                assert_eq!((trouble, put), (Ok(None), Ok(())));
+                assert!(digest.is_ok(), "{digest:?}");
+            }
             eventually("the directory is free", || {
-                Db::builder(dir.path()).options(options(1)).open().is_ok()
+                let builder = Db::builder(dir.path()).options(options.clone());
+                builder.open().is_ok()
             });
         }
     });
@@ -412,7 +420,7 @@ impl Link for PanickingLink {
 fn a_client_that_panics_on_the_timer_fails_its_calls_and_nobody_else_s() {
     bounded(|| {
         let clock = Clock::start();
-        let timer = Timer::start(clock).expect("a thread");
+        let timer = Timer::start(clock, false).expect("a thread");
         let client = Client::new(
             Arc::new(PanickingLink),
             &[NodeId(1), NodeId(2)],

@@ -69,7 +69,7 @@ impl<M: StateMachine> Runtime<M> {
             clock,
             workers: Workers::start(options.workers, options.queue_max, clock)?,
             jobs: jobs::JobThread::start(pacer)?,
-            timer: Timer::start(clock)?,
+            timer: Timer::start(clock, options.inline_wakers)?,
             next_shard: Mutex::new(0),
         }))
     }

@@ -36,12 +36,12 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn start(clock: Clock) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(clock: Clock, inline_wakers: bool) -> io::Result<Arc<Self>> {
         let bell = Arc::new(Bell::new());
         let theirs = Arc::clone(&bell);
         let name = "quorate-timer".to_owned();
         let thread = threads::spawn(name, Kind::Timer, move || run(&theirs, clock))?;
-        let wakers = Wakers::watched(Arc::clone(&bell));
+        let wakers = Wakers::watched(Arc::clone(&bell), inline_wakers);
         Ok(Arc::new(Self {
             bell,
             wakers,

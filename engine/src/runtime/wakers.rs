@@ -14,6 +14,12 @@
 //! back; calls that block are not concerned. Once [`WAKERS_MAX`] wait, a future that would have to
 //! leave another waker fails instead, with [`Error::CannotWake`](crate::Error).
 //!
+//! A call that is awaited alone costs one wake-up more than with its waker called where the answer is
+//! given (1.92 voluntary context switches for a put on a lone node, in place of 1.03; a put that blocks
+//! has 1.02). Of many that are outstanding it costs fewer (0.15 in place of 0.55 with 64), as one thread
+//! calls the wakers of all that were answered together. `Options::inline_wakers` is for programs that
+//! know their executor.
+//!
 //! Observers are told of events by a thread each, `quorate-observe`, from the first event on, over a
 //! queue of [`EVENTS_MAX`]. What does not fit is counted, and told in its place.
 
@@ -45,47 +51,56 @@ pub(crate) struct Wakers {
     calls: Arc<Calls<Waker>>,
     /// Has the timer look while wakers wait; none where nothing has threads.
     bell: Option<TimerBell>,
+    /// The program says that its wakers return at once: they are called where the answer is given.
+    is_inline: bool,
 }
 
 impl Wakers {
     /// With nobody who looks: for nodes that are driven by hand, and their tests.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn unwatched() -> Arc<Self> {
-        Self::over(None)
+        Self::over(None, false)
     }
 
-    pub(super) fn watched(bell: TimerBell) -> Arc<Self> {
-        let wakers = Self::over(Some(Arc::clone(&bell)));
+    pub(super) fn watched(bell: TimerBell, is_inline: bool) -> Arc<Self> {
+        let wakers = Self::over(Some(Arc::clone(&bell)), is_inline);
         let watched: Arc<dyn Timed> = wakers.clone();
         let watched: Weak<dyn Timed> = Arc::downgrade(&watched);
         bell.add(watched);
         wakers
     }
 
-    fn over(bell: Option<TimerBell>) -> Arc<Self> {
+    fn over(bell: Option<TimerBell>, is_inline: bool) -> Arc<Self> {
         Arc::new(Self {
             calls: Arc::new(Calls::new(CALL_THREADS_MAX)),
             bell,
+            is_inline,
         })
     }
 
     /// Before a future leaves a waker: whether somebody will call it. Starts the first thread.
     pub(crate) fn prepare(&self) -> Result<(), String> {
-        let waiting = self.calls.len();
-        if waiting >= WAKERS_MAX {
-            return Err(format!(
-                "{waiting} wakers of this program wait behind some that do not return"
-            ));
-        }
-        if !self.calls.wants_first() {
+        if self.is_inline {
             return Ok(());
         }
-        let started = self.start();
-        started.map_err(|error| format!("no thread can be started: {error}"))
+        match self.calls.wants_first(WAKERS_MAX) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let started = self.start();
+                started.map_err(|error| format!("no thread can be started: {error}"))
+            }
+            Err(waiting) => Err(format!(
+                "{waiting} wakers of this program wait behind some that do not return"
+            )),
+        }
     }
 
     /// Has a waker called.
     pub(crate) fn call(&self, waker: Waker) {
+        if self.is_inline {
+            contained(|| waker.wake());
+            return;
+        }
         let must_look = self.calls.push(waker);
         if let (true, Some(bell)) = (must_look, &self.bell) {
             bell.ring();
@@ -125,7 +140,9 @@ impl Timed for Wakers {
 impl std::fmt::Debug for Wakers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let waiting = self.calls.len();
-        f.debug_struct("Wakers").field("waiting", &waiting).finish()
+        f.debug_struct("Wakers")
+            .field("waiting", &waiting)
+            .finish_non_exhaustive()
     }
 }
 
@@ -163,7 +180,7 @@ impl Events {
     fn tell(&self, event: &TransportEvent) {
         // There is one thread, which cannot be replaced: nothing is to be looked after.
         let _nobody_looks = self.calls.change(|waiting| note(waiting, event));
-        if self.calls.wants_first() {
+        if self.calls.wants_first(usize::MAX) == Ok(true) {
             self.start();
         }
     }

@@ -6,13 +6,13 @@ use crate::error::{Error, SnapshotError, TransferError};
 type Answers<T> = Arc<Mutex<Vec<Result<T, Error>>>>;
 
 /// Where answers are kept, and a way to give one.
-fn kept<T: Send + 'static>(answers: &Answers<T>) -> Option<Told<Result<T, Error>>> {
+fn kept<T: Send + 'static>(answers: &Answers<T>) -> Told<Result<T, Error>> {
     let answers = Arc::clone(answers);
-    Some(Box::new(move |answer| answers.lock().push(answer)))
+    Box::new(move |answer| answers.lock().push(answer))
 }
 
 fn snapshot(bench: &mut Bench, answers: &Answers<LogIndex>) {
-    let (group, told) = (GROUP, kept(answers));
+    let (group, told) = (GROUP, Some(kept(answers)));
     bench.take(Event::Snapshot { group, told });
 }
 
@@ -81,7 +81,7 @@ fn a_node_without_others_hands_over_to_nobody_and_does_not_wait_when_it_leaves()
     let mut bench = Bench::new();
     let answers = Answers::default();
     let (group, to) = (GROUP, None);
-    let told = kept(&answers);
+    let told = Some(kept(&answers));
     bench.take(Event::Transfer { group, to, told });
     assert_eq!(
         *answers.lock(),
@@ -93,4 +93,36 @@ fn a_node_without_others_hands_over_to_nobody_and_does_not_wait_when_it_leaves()
     bench.take(Event::Leave { told });
     assert!(*left.lock());
     bench.write("it goes on until it is stopped");
+}
+
+/// A leader and its only peer: without the leader that one is no majority, and nothing would be served.
+#[test]
+fn a_leader_whose_others_are_no_majority_hands_over_to_nobody_when_it_leaves() {
+    let voters = vec![NodeId(1), NodeId(2)];
+    let wire = Arc::new(Wire::default());
+    let mut bench = Bench::over(
+        Arc::new(MemoryDisk::new()),
+        u64::MAX / 4,
+        voters.clone(),
+        Arc::clone(&wire) as Arc<dyn Transport>,
+    );
+    let replica = bench.shard.replica(GROUP).expect("its only one");
+    let published = Arc::clone(replica.published());
+    assert!(wire.published.set(published).is_ok());
+    let start = restored(NodeId(2), &Config { voters }, None).expect("nothing is restored");
+    let mut peer = Raft::new(Options::default().raft(2), start, 0).expect("a fresh replica");
+    for _ in 0..1_000 {
+        if wire.is_leased() {
+            break;
+        }
+        converse(&mut bench, &mut peer, &wire);
+    }
+    assert!(wire.is_leased(), "it leads");
+    let left = Arc::new(Mutex::new(false));
+    let sets = Arc::clone(&left);
+    let told = Box::new(move |()| *sets.lock() = true);
+    bench.take(Event::Leave { told });
+    assert!(*left.lock(), "it waits for nobody");
+    converse(&mut bench, &mut peer, &wire);
+    assert!(wire.is_leased(), "and gave nothing up");
 }
