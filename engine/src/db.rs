@@ -276,7 +276,7 @@ impl Db {
     /// returns, the directory may be opened again. The same holds for dropping the last handle. Both work from anywhere: in a
     /// waker or an observer, and while a thread unwinds from a panic.
     ///
-    /// A `Db` does not survive a `fork`: the child has none of its threads, and calls there end never. To close or drop it in
+    /// A `Db` does not survive a `fork`: the child has none of its threads, and calls there never end. To close or drop it in
     /// the child does nothing, and releases nothing of the parent's.
     pub fn close(&self) {
         self.inner.close(true);
