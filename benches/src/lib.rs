@@ -35,3 +35,9 @@ pub use stored::{StoredLog, StoredShape, drop_file_caches, read_file_caches, syn
 
 /// Why a load could not be set up or run.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The examples of the project's README are tests here: this crate is not published, and may read
+/// what lies outside of it.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,12 +1,15 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate::Consistency;
 use quorate_wal::SegmentId;
+
+use crate::text::message;
 
 /// Quorate: a replicated, durable, exactly-once key-value store.
 #[derive(Debug, Parser)]
@@ -17,8 +20,11 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 the key \
-                          is not there. Of inspect, verify and repair: 0 the log is sound; 1 damage was found; 2 no answer \
-                          was found, with the reason on standard error.";
+                          is not there; 4 cas: the value is not the expected one, and nothing was changed. Of inspect, \
+                          verify and repair: 0 the log is sound; 1 damage was found; 2 no answer was found, with the \
+                          reason on standard error. Whoever stops reading the output ends the command quietly, by SIGPIPE.
+
+What a terminal would obey instead of showing it, in keys, names of files and messages, is escaped.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -85,7 +91,7 @@ pub(crate) struct RepairArguments {
 
 /// Runs a node until it is killed.
 ///
-/// Prints changes of leadership and what happens to connections, a line each. Ctrl-C ends it as a crash would, which is safe:
+/// Prints changes of leadership and what happens to connections, a line each, with the time in UTC. Ctrl-C ends it as a crash would, which is safe:
 /// everything that was acknowledged is on disk, and the next start recovers. With --until-stdin-closes it also ends in order
 /// when its standard input does.
 #[derive(Debug, Args)]
@@ -125,7 +131,15 @@ fn parse_cluster_id(text: &str) -> Result<u64, String> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| format!("{text:?} is no number: write it in decimal, or as 0x…"))
+    let text = message(text);
+    let id =
+        parsed.map_err(|_| format!("\"{text}\" is no number: write it in decimal, or as 0x…"))?;
+    if id == 0 {
+        return Err(
+            "0 is no cluster: give a number above zero, or leave the option out".to_owned(),
+        );
+    }
+    Ok(id)
 }
 
 /// A node in the list.
@@ -138,10 +152,11 @@ pub(crate) struct Member {
 /// How to reach the cluster.
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
-    /// Nodes to try; one that answers is enough, it names the others.
-    #[arg(long, required = true, value_delimiter = ',', value_parser = parse_address, value_name = "HOST:PORT")]
+    /// Nodes to try; one that answers is enough, it names the others. Unless given, the list that the environment has in
+    /// `QUORATE_CONNECT`.
+    #[arg(long, value_delimiter = ',', value_parser = parse_address, value_name = "HOST:PORT")]
     pub(crate) connect: Vec<String>,
-    /// How long a call may take, in milliseconds.
+    /// How long it may take to reach a node, and after that the call, in milliseconds.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
 }
@@ -162,7 +177,8 @@ pub(crate) enum Call {
         /// The value; "-" reads it from standard input.
         value: OsString,
     },
-    /// Prints a key's value.
+    /// Prints a key's value and a line break. To a file or a pipe the bytes as they are; on a terminal, what it would obey is
+    /// escaped.
     Get {
         #[command(flatten)]
         connect: Connect,
@@ -170,7 +186,7 @@ pub(crate) enum Call {
         /// How fresh it must be.
         #[arg(long, value_enum, default_value_t)]
         consistency: Freshness,
-        /// The bytes alone, without a line break behind them.
+        /// The bytes alone, also on a terminal, without a line break behind them.
         #[arg(long)]
         raw: bool,
     },
@@ -188,8 +204,8 @@ pub(crate) enum Call {
         connect: Connect,
         key: OsString,
     },
-    /// Prints keys and values in key order, a line each, with a tab between them. Control characters, backslashes and bytes that
-    /// are no UTF-8 are escaped.
+    /// Prints keys and values in key order, a line each, with a tab between them. Characters that control a terminal or the
+    /// direction of text, backslashes and bytes that are no UTF-8 are escaped.
     Scan {
         #[command(flatten)]
         connect: Connect,
@@ -206,7 +222,7 @@ pub(crate) enum Call {
         #[arg(long, default_value_t = 1_000)]
         limit: u32,
     },
-    /// Sets a key's value if its present one is the expected one.
+    /// Sets a key's value if its present one is the expected one. Exit code 4 if it is not.
     #[command(group(clap::ArgGroup::new("condition").required(true).args(["expect", "absent"])))]
     Cas {
         #[command(flatten)]
@@ -245,7 +261,10 @@ impl From<Freshness> for Consistency {
     }
 }
 
-/// Puts values as fast as the cluster takes them, over keys "bench/0" to "bench/9999", and prints throughput and latencies.
+/// Puts values as fast as the cluster takes them, and prints throughput and latencies.
+///
+/// It puts 10,000 keys, in a prefix below "bench/" that it names and that no other key has. They are removed at the end, also
+/// after Ctrl-C or a failure, as far as the cluster answers within --timeout-ms; the second Ctrl-C ends it at once.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
     #[command(flatten)]
@@ -266,7 +285,8 @@ fn parse_member(text: &str) -> Result<Member, String> {
     let id = match id.trim().parse() {
         Ok(0) | Err(_) => {
             return Err(format!(
-                "\"{id}\" is no node id: ids are numbers above zero"
+                "\"{}\" is no node id: ids are numbers above zero",
+                message(id)
             ));
         }
         Ok(id) => id,
@@ -282,20 +302,38 @@ fn parse_segment(text: &str) -> Result<SegmentId, String> {
     match u64::from_str_radix(digits, 16) {
         Ok(id) if id > 0 && !digits.starts_with('+') => Ok(SegmentId(id)),
         _ => Err(format!(
-            "\"{text}\" is no segment: name it as its file, in hexadecimal digits"
+            "\"{}\" is no segment: name it as its file, in hexadecimal digits",
+            message(text)
         )),
     }
 }
 
-fn parse_address(text: &str) -> Result<String, String> {
+pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     let text = text.trim();
-    match text.rsplit_once(':') {
-        Some((host, port))
-            if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
-        {
-            Ok(text.to_owned())
-        }
-        _ => Err(format!("\"{text}\" is no address: write it as HOST:PORT")),
+    let wrong = |hint: &str| Err(format!("\"{}\" is no address: {hint}", message(text)));
+    if text.contains("://") || text.contains('/') {
+        return wrong("write it as HOST:PORT, without a scheme or a path");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return wrong("it has no port: write it as HOST:PORT");
+    };
+    if host.is_empty() {
+        return wrong("it has no host: write it as HOST:PORT");
+    }
+    match port.parse::<u16>() {
+        Ok(0) | Err(_) => return wrong("its port is none of 1 to 65535: write it as HOST:PORT"),
+        Ok(_) => {}
+    }
+    // The zone of a link behind a percent sign is the system's to know.
+    let is_number = |it: &str| {
+        let number = it.split('%').next().unwrap_or_default();
+        number.parse::<Ipv6Addr>().is_ok()
+    };
+    let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    match bare {
+        Some(bare) if is_number(bare) => Ok(text.to_owned()),
+        None if !host.contains(['[', ']', ':']) || is_number(host) => Ok(text.to_owned()),
+        _ => wrong("write an IPv6 address as [ADDRESS]:PORT"),
     }
 }
 
@@ -317,6 +355,31 @@ mod tests {
         }
         for wrong in ["", "0", "x", "+1", ".seg", "10000000000000000"] {
             assert!(parse_segment(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_told_what_is_wrong_with_it() {
+        let right = ["db1:7400", "10.0.0.1:7400", "[::1]:7400", "::1:7400"];
+        for right in right.into_iter().chain(["[fe80::1%2]:7400", " db1:7400 "]) {
+            assert_eq!(parse_address(right).as_deref(), Ok(right.trim()), "{right}");
+        }
+        let cases = [
+            ("", "no port"),
+            ("db1", "no port"),
+            (":7400", "no host"),
+            ("db1:", "1 to 65535"),
+            ("db1:0", "1 to 65535"),
+            ("127.0.0.1:99999", "1 to 65535"),
+            ("http://db1:7400", "without a scheme"),
+            ("db1:7400/x", "without a scheme or a path"),
+            ("[::1:7400", "[ADDRESS]:PORT"),
+            ("a:b:7400", "[ADDRESS]:PORT"),
+            ("[db1]:7400", "[ADDRESS]:PORT"),
+        ];
+        for (wrong, hint) in cases {
+            let told = parse_address(wrong).expect_err(wrong);
+            assert!(told.contains(hint), "{told}");
         }
     }
 

@@ -1,21 +1,23 @@
 //! A node that runs until it is told to stop or is killed, and says what happens to it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use quorate::transport::tcp::{Lane, TransportEvent};
+use quorate::transport::tcp::{CloseReason, Lane, TransportEvent};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 use quorate::{Db, GroupStatus, LogHealth, NodeId, Role, Stats};
 
-use crate::Failure;
 use crate::arguments::NodeArguments;
+use crate::{Failure, out, text, time};
 
 /// What the node's threads and the reader of standard input tell the one that prints.
 enum Notice {
@@ -69,8 +71,11 @@ pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
     say(&format!(
         "{} listens on {address}, files in {}",
         db.node(),
-        arguments.dir.display()
+        text::path(&arguments.dir)
     ));
+    if let Some(warning) = open_to_others(&arguments.dir) {
+        say(&warning);
+    }
     tell_of_signals(notices.clone())?;
     if arguments.until_stdin_closes {
         tell_when_stdin_closes(notices)?;
@@ -136,13 +141,23 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
             (node, lane, format!("cannot reach {node}: {reason}"))
         }
         TransportEvent::Rejected { address, reason } => {
-            return say(&format!("rejected {address}: {reason}"));
+            return say(&format!("rejected {address}: {}", explained(reason)));
         }
         TransportEvent::AcceptFailed { error } => {
             return say(&format!("cannot accept connections: {error}"));
         }
         TransportEvent::NodeFailed { reason } => {
             return say(&format!("stopped by itself: {reason}; start it again"));
+        }
+        TransportEvent::MessageRefused {
+            group,
+            node,
+            reason,
+        } => {
+            return say(&format!(
+                "group {}: refused what {node} sent: {reason}",
+                group.0
+            ));
         }
         TransportEvent::Founding { status } => {
             return say(&match status.to_string() {
@@ -160,6 +175,18 @@ fn say_event(event: &TransportEvent, peers: &mut BTreeMap<(NodeId, Lane), String
     if peers.get(&(*node, *lane)) != Some(&text) {
         say(&text);
         peers.insert((*node, *lane), text);
+    }
+}
+
+/// A reason with what else it may come from. What is said on the wire stays as it is.
+fn explained(reason: &CloseReason) -> String {
+    match reason {
+        CloseReason::WrongNode { .. } => {
+            format!(
+                "{reason}, unless a client looks for a node that is down: it tries all addresses"
+            )
+        }
+        reason => reason.to_string(),
     }
 }
 
@@ -184,9 +211,23 @@ fn say_log(stats: &Stats) {
     }
 }
 
-/// A node serves on when nobody reads what it says.
+/// What is wrong with who may look into the directory. One that was there before keeps its mode: it is the operator's.
+fn open_to_others(dir: &Path) -> Option<String> {
+    const ALL_OTHERS: u32 = 0o077;
+    let mode = dir.metadata().ok()?.permissions().mode();
+    (mode & ALL_OTHERS != 0).then(|| {
+        format!(
+            "other users of this machine may enter {} (mode {:o}): chmod go= it, unless that is meant",
+            text::path(dir),
+            mode & 0o7777
+        )
+    })
+}
+
+/// A line with the time. A node serves on when nobody reads what it says.
 fn say(line: &str) {
-    let _nobody_reads = writeln!(io::stdout(), "{line}");
+    let line = format!("{} {}\n", time::now(), text::message(line));
+    let _nobody_reads = out::print(&line);
 }
 
 /// Has the first SIGTERM or SIGINT stop the node in order. The second one ends the process at once.
@@ -218,4 +259,23 @@ fn tell_when_stdin_closes(notices: SyncSender<Notice>) -> io::Result<()> {
         .name("quorate-stdin".to_owned())
         .spawn(read)
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_looks_for_a_node_is_no_reason_to_check_the_list() {
+        let (expected, found) = (NodeId(1), NodeId(2));
+        let told = explained(&CloseReason::WrongNode { expected, found });
+        assert!(
+            told.contains("unless a client looks for a node that is down"),
+            "{told}"
+        );
+        assert_eq!(
+            explained(&CloseReason::NotQuorate),
+            CloseReason::NotQuorate.to_string()
+        );
+    }
 }

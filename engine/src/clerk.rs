@@ -2,11 +2,11 @@
 
 mod answers;
 
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_kv::{Batch, CommandBuffer, MapView, Query, Scan};
+use quorate_kv::{Batch, CommandBuffer, KEY_BYTES_MAX, MapView, Query, Scan, TooLarge};
 use quorate_wal::GroupId;
 
 use self::answers::{
@@ -14,7 +14,6 @@ use self::answers::{
     finish_value,
 };
 use crate::client::{Client, ClientLife, READ_HERE, ReadWants, RemoteLink, ReplyPort};
-use crate::db::random_seed;
 use crate::error::{Error, OpenError};
 use crate::node::Published;
 use crate::options::Options;
@@ -71,7 +70,7 @@ pub struct Conflict {
 impl Clerk {
     /// Connects to a cluster over TCP. One reachable node is enough: it names the others.
     ///
-    /// Fails if none of the addresses answers within five seconds, naming why for each.
+    /// Fails if none of the addresses answers within [`Options::connect_timeout`], naming why for each.
     pub fn connect<A: Into<String>>(
         addresses: impl IntoIterator<Item = A>,
     ) -> Result<Self, OpenError> {
@@ -87,7 +86,12 @@ impl Clerk {
         let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
         let port = ReplyPort::new(quorate_raft::NodeId(0));
         let inbox = Arc::clone(&port) as Arc<dyn ClerkInbox>;
-        let link = TcpClerkLink::connect(addresses, TcpClerkOptions::default(), inbox)?;
+        let tcp = TcpClerkOptions {
+            connect_timeout_ms: u64::try_from(options.connect_timeout.as_millis())
+                .unwrap_or(u64::MAX),
+            ..TcpClerkOptions::default()
+        };
+        let link = TcpClerkLink::connect(addresses, tcp, inbox)?;
         let groups = link.groups().unwrap_or(1);
         let clock = Clock::start();
         let timer = Timer::start(clock, options.inline_wakers).map_err(OpenError::Thread)?;
@@ -113,7 +117,7 @@ impl Clerk {
             options,
             clock,
             Arc::clone(timer),
-            ClientLife::without_owner(random_seed()),
+            ClientLife::draw(),
         );
         port.bind(&client);
         Self::new(client, None, Arc::clone(timer))
@@ -233,6 +237,7 @@ impl Clerk {
         consistency: Consistency,
     ) -> Result<Option<Bytes>, Error> {
         let key = key.as_ref();
+        check_key(key)?;
         // The common lease read costs neither an allocation nor a wake-up.
         if let Some(view) = self.view_now(self.group_of(key), consistency) {
             return Ok(view.get(key));
@@ -247,6 +252,9 @@ impl Clerk {
         consistency: Consistency,
     ) -> Pending<Option<Bytes>> {
         let key = key.as_ref();
+        if let Err(error) = check_key(key) {
+            return Pending::ready(Err(error));
+        }
         let group = self.group_of(key);
         let query = Query::get(key);
         if self.inner.local.is_some() {
@@ -315,7 +323,7 @@ impl Clerk {
     fn write<T: Send + 'static>(
         &self,
         key: &[u8],
-        command: Result<CommandBuffer, quorate_kv::TooLarge>,
+        command: Result<CommandBuffer, TooLarge>,
         finish: fn(Answer) -> Result<T, Error>,
     ) -> Pending<T> {
         self.write_in(self.group_of(key), command, finish)
@@ -324,7 +332,7 @@ impl Clerk {
     fn write_in<T: Send + 'static>(
         &self,
         group: GroupId,
-        command: Result<CommandBuffer, quorate_kv::TooLarge>,
+        command: Result<CommandBuffer, TooLarge>,
         finish: fn(Answer) -> Result<T, Error>,
     ) -> Pending<T> {
         match command {
@@ -430,6 +438,11 @@ impl Clerk {
     }
 
     fn scan_all(&self, scan: &Scan, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        for bound in [&scan.start, &scan.end] {
+            if let Bound::Included(key) | Bound::Excluded(key) = bound {
+                check_key(key)?;
+            }
+        }
         if limit == 0 {
             return Ok(Vec::new());
         }
@@ -495,10 +508,22 @@ impl Clerk {
             let Some(last) = last.filter(|_| has_more && left > 0) else {
                 return Ok(());
             };
-            scan.start = std::ops::Bound::Excluded(last);
+            scan.start = Bound::Excluded(last);
             (page, has_more) = self.page(group, &scan, left).wait()?;
         }
     }
+}
+
+/// Refuses a key that no node would take, before one is asked.
+fn check_key(key: &[u8]) -> Result<(), Error> {
+    if key.len() <= KEY_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::TooLarge(TooLarge {
+        what: "key bytes",
+        len: key.len(),
+        limit: KEY_BYTES_MAX,
+    }))
 }
 
 /// Entries, and whether there are more behind them.

@@ -15,6 +15,7 @@ use crate::clerk::Clerk;
 use crate::client::ReplyPort;
 use crate::db::{Builder, Db, random_seed};
 use crate::error::{Error, Obstacle, OpenError};
+use crate::membership::FoundingStatus;
 use crate::options::Options;
 use crate::runtime::{Runtime, threads};
 use crate::transport::memory::MemoryNetwork;
@@ -66,6 +67,12 @@ struct Member {
     /// The port that was found free, held until the node's first start takes it over.
     socket: Mutex<Option<TcpListener>>,
     db: Mutex<Option<Db>>,
+}
+
+impl Member {
+    fn founding(&self) -> Option<FoundingStatus> {
+        self.db.lock().as_ref().map(Db::founding)
+    }
 }
 
 impl Cluster {
@@ -183,6 +190,25 @@ impl Cluster {
         }
     }
 
+    /// Waits until each node has begun: until then a cluster needs all of them, and whoever stops one waits for it.
+    fn await_founding(&self) -> Result<(), OpenError> {
+        let timeout = self.options.call_timeout;
+        let began = Instant::now();
+        for member in &self.members {
+            while let Some(status) = member.founding().filter(|status| !status.is_founded) {
+                if began.elapsed() >= timeout {
+                    return Err(OpenError::Unfounded {
+                        after_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+                        node: member.id,
+                        status: Box::new(status),
+                    });
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
     fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.id == node)
     }
@@ -291,7 +317,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Starts all nodes.
+    /// Starts all nodes, and waits until the cluster has begun: from then on a majority is enough. Fails with
+    /// [`OpenError::Unfounded`] if that takes longer than [`Options::call_timeout`].
     pub fn start(self) -> Result<Cluster, OpenError> {
         let has_dir = self.dir.is_some();
         self.start_on(|_| {
@@ -360,6 +387,7 @@ impl ClusterBuilder {
         for member in &cluster.members {
             *member.db.lock() = Some(cluster.open(member)?);
         }
+        cluster.await_founding()?;
         cluster.spread_leaders();
         Ok(cluster)
     }

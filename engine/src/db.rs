@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_kv::{Map, MapView, SessionOwner};
+use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
-use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk};
+use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk, SubmitError};
 
 use crate::clerk::Clerk;
 use crate::client::{Client, ClientLife, Link, ReplyPort};
 use crate::error::{Error, OpenError};
 use crate::identity::Wanted;
-use crate::membership::{FEATURES_OWNED_SESSIONS, FoundingStatus};
+use crate::membership::FoundingStatus;
 use crate::node::{Event, Outlet, Replica, Told};
 use crate::opening::{self, NodeSetup};
 use crate::options::Options;
@@ -178,12 +178,13 @@ impl Db {
     }
 
     /// What last kept a group's replica here from its work (an entry that cannot be read, a snapshot that cannot
-    /// be written), `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
+    /// be written), or what keeps the log of the node from taking writes for now; `None` if nothing did. If the node failed as a whole, that is the trouble of all its groups.
     pub fn trouble(&self, group: GroupId) -> Result<Option<String>, Error> {
         if let Some(reason) = self.inner.node.fate.reason() {
             return Ok(Some(reason.to_string()));
         }
-        self.inspect(group, |replica| replica.fault().map(str::to_owned))
+        let fault = self.inspect(group, |replica| replica.fault().map(str::to_owned))?;
+        Ok(fault.or_else(|| shortage(self.inner.node.log.status())))
     }
 
     /// A digest of a group's whole state on this node, taken between two batches. Reads everything: for tests and audits.
@@ -321,13 +322,6 @@ impl Db {
         });
         let timer = Arc::clone(&runtime.timer);
         let partitioner = Partitioner::hashed(setup.identity.groups);
-        let seed = random_seed();
-        // A cluster that agrees later has owners from the next life of this client on.
-        let knows_owners = node.inbox.membership.agreed_features() >= FEATURES_OWNED_SESSIONS;
-        let life = ClientLife {
-            seed,
-            owner: SessionOwner::new(random_seed()).filter(|_| knows_owners),
-        };
         let client = Client::new(
             link,
             &nodes,
@@ -335,7 +329,7 @@ impl Db {
             &setup.options,
             runtime.clock,
             Arc::clone(&timer),
-            life,
+            ClientLife::draw(),
         );
         port.bind(&client);
         node.fate.bind(farewell(&node, &client, observer));
@@ -424,6 +418,16 @@ impl Numbered for LogIndex {
     fn decode(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(u64::from_le_bytes).map(LogIndex)
     }
+}
+
+/// What a log is short of, and what to do.
+fn shortage(status: LogStatus) -> Option<String> {
+    let refusal = match status {
+        LogStatus::Full => SubmitError::Full,
+        LogStatus::NoHandles { reason } => SubmitError::NoHandles { reason },
+        _ => return None,
+    };
+    Some(refusal.to_string())
 }
 
 /// What is done when a node fails: its callers hear first, then its peers, which hear nothing more and elect.
@@ -579,7 +583,7 @@ impl Builder {
         self
     }
 
-    /// Tells clusters apart: nodes with another one are turned away. Unless told, what the directory says, and for a new
+    /// Tells clusters apart, above zero: nodes with another one are turned away. Unless told, what the directory says, and for a new
     /// one a number that follows from the ids in the list.
     pub fn cluster_id(mut self, id: u64) -> Self {
         self.cluster_id = Some(id);
@@ -592,8 +596,8 @@ impl Builder {
         self
     }
 
-    /// Whom to tell when peers come, go, or are turned away, and when the node fails ([`TransportEvent::NodeFailed`]): on a
-    /// thread of its own (`quorate-observe`), where it may block, close the node, or drop its last handle. Up to 1,024 events
+    /// Whom to tell when peers come, go, or are turned away, and when the node fails ([`TransportEvent::NodeFailed`]) or
+    /// refuses what a peer sent ([`TransportEvent::MessageRefused`]): on a thread of its own (`quorate-observe`), where it may block, close the node, or drop its last handle. Up to 1,024 events
     /// wait for it; how many more there were it is told in their place ([`TransportEvent::Missed`]). What panics in here is
     /// reported by the panic hook and otherwise ignored. It may still be told of what happened before the node was closed.
     pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
@@ -655,6 +659,9 @@ impl Builder {
     /// Checks everything that can be checked without touching the disk, and names the directory for good.
     pub(crate) fn setup(&self, disk: Arc<dyn Disk>, seed: u64) -> Result<NodeSetup, OpenError> {
         self.options.validate()?;
+        if self.cluster_id == Some(0) {
+            return Err(OpenError::ClusterIdZero);
+        }
         if self.groups == 0 || self.groups > GROUPS_MAX {
             return Err(OpenError::Groups {
                 groups: self.groups,
@@ -739,3 +746,6 @@ pub(crate) fn random_seed() -> u64 {
         .build_hasher()
         .finish()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use quorate_kv::TooLarge;
 use quorate_raft::NodeId;
 
+use crate::membership::FoundingStatus;
 use crate::transport::FewNodes;
 
 /// Why a call on a [`Db`](crate::Db) or [`Clerk`](crate::Clerk) failed.
@@ -253,6 +254,11 @@ pub enum Obstacle {
     /// The leader's disk is full.
     #[error("the leader's disk is full: free some space, it recovers by itself")]
     DiskFull,
+    /// The leader's process, or its system, has no file handles left.
+    #[error(
+        "the leader has no file handles left: raise its limit of open files, or close connections, it recovers by itself"
+    )]
+    OutOfHandles,
     /// The node's log failed.
     #[error("the node's log failed: reopen it")]
     LogFailed,
@@ -262,7 +268,7 @@ pub enum Obstacle {
     /// The cluster is not founded: nodes of its list never started, or never met.
     #[error(
         "the cluster is not founded: it waits for {waits_for}; start each node of the list once and let them reach each \
-         other, or name those that will never come as left out (without_founders)"
+         other, or name those that will never come as left out (without_founders; with the tool: --without-founders)"
     )]
     Unfounded {
         /// Whom the node that was asked waits for.
@@ -300,6 +306,21 @@ pub enum OpenError {
         /// The id.
         id: NodeId,
     },
+    /// The nodes of a [`Cluster`](crate::Cluster) run and it did not begin, so it was stopped again.
+    #[error("the cluster did not begin within {after_ms} ms: node {} {status}", node.0)]
+    Unfounded {
+        /// How long it was waited for: `call_timeout`.
+        after_ms: u64,
+        /// A node that did not begin.
+        node: NodeId,
+        /// Whom it waits for, and who refuses it.
+        status: Box<FoundingStatus>,
+    },
+    /// Zero as the id of a cluster, which is none: no node would be let in.
+    #[error(
+        "cluster id 0 was passed, and it is none; pass a number above zero, or none at all: then the directory says which it is, and a new one takes a number that follows from the list of nodes"
+    )]
+    ClusterIdZero,
     /// Zero groups, or more than a node takes.
     #[error("{groups} groups asked for; choose from 1 to {limit}")]
     Groups {
@@ -319,7 +340,7 @@ pub enum OpenError {
         expected: NodeId,
     },
     /// The directory belongs to another cluster.
-    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or pass cluster_id({found:#018x}), or none: the directory says which", path.display())]
+    #[error("{} belongs to cluster {found:#018x}, not {expected:#018x}; choose another directory, or pass cluster_id({found:#018x}) (with the tool: --cluster-id), or none: the directory says which", path.display())]
     WrongCluster {
         /// The directory.
         path: PathBuf,
@@ -396,7 +417,7 @@ pub enum OpenError {
     #[error(transparent)]
     Transport(#[from] crate::transport::tcp::TcpError),
     /// An address could not be bound.
-    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    #[error("cannot listen on {address}: {source}")]
     Bind {
         /// The address.
         address: SocketAddr,

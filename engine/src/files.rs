@@ -1,4 +1,5 @@
-//! What a node does with snapshot files, one job after the other: writing, sending, taking in, deleting.
+//! What a node does with snapshot files, one job after the other: writing, sending, taking in, deleting. Between them it
+//! tells whoever observes the node what its replicas refused.
 //!
 //! Invariants:
 //! - A snapshot that is reported as saved or received is whole, durable and was read back.
@@ -9,10 +10,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quorate_kv::{Image, StateMachine};
-use quorate_raft::{NodeId, SnapshotMeta};
+use quorate_raft::{NodeId, Rejection, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotError, SnapshotRef, SnapshotWriter, Snapshots};
 
+use crate::db::TransportObserver;
 use crate::node::{CHUNK_BYTES, Event, Job, JobDone, NodeInbox, Received, is_rotten, restore};
+use crate::runtime::threads::shielded;
+use crate::transport::tcp::TransportEvent;
 use crate::transport::{
     Frame, SnapshotAck, SnapshotAckStatus, SnapshotChunk, SnapshotTransfer, Transport,
 };
@@ -23,6 +27,7 @@ pub(crate) struct NodeFiles<M: StateMachine> {
     transport: Arc<dyn Transport>,
     inbox: Arc<NodeInbox<M>>,
     rest: Rest,
+    observer: Option<TransportObserver>,
     /// Transfers that are coming in, by group: each replica takes one at a time.
     incoming: Mutex<BTreeMap<GroupId, Incoming>>,
 }
@@ -47,12 +52,14 @@ impl<M: StateMachine> NodeFiles<M> {
         transport: Arc<dyn Transport>,
         inbox: Arc<NodeInbox<M>>,
         rest: Rest,
+        observer: Option<TransportObserver>,
     ) -> Self {
         Self {
             snapshots,
             transport,
             inbox,
             rest,
+            observer,
             incoming: Mutex::new(BTreeMap::new()),
         }
     }
@@ -108,11 +115,31 @@ impl<M: StateMachine> NodeFiles<M> {
                     incoming.remove(&transfer.group);
                 }
             }
+            // If it cannot be written, it is asked for again.
+            Job::ForgetPromise { ticket: _held } => self.inbox.membership.forget_longer_promise(),
             Job::Delete { group, file } => {
                 // What could not be deleted now is deleted at the next open.
                 let _left = self.snapshots.remove(group, &file);
             }
+            Job::Report {
+                group,
+                rejection,
+                ticket: _held,
+            } => self.report(group, &rejection),
         }
+    }
+
+    /// The caller's code, whose panics are its own: the panic hook has reported them.
+    fn report(&self, group: GroupId, rejection: &Rejection) {
+        let Some(observer) = &self.observer else {
+            return;
+        };
+        let event = TransportEvent::MessageRefused {
+            group,
+            node: rejection.from,
+            reason: rejection.reason.to_string(),
+        };
+        let _panicked = shielded(|| observer(&event));
     }
 
     fn done(&self, group: GroupId, done: JobDone<M>) {

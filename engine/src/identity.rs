@@ -144,7 +144,9 @@ impl Wanted {
                     hasher.update(&member.to_le_bytes());
                 }
             }
-            (u64::from(high.finalize()) << 32) | u64::from(low.finalize())
+            let id = (u64::from(high.finalize()) << 32) | u64::from(low.finalize());
+            // Zero is none.
+            id.max(1)
         })
     }
 }

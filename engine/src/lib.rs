@@ -66,7 +66,7 @@ pub use quorate_wal::{
 pub use rejected::Rejected;
 pub use transport::{Consistency, Founding, LogHealth, NodeStatus};
 
-/// The README's examples are tests.
+/// The README's examples are tests. (Those of the project's README are tested in `benches`.)
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

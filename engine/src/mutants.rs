@@ -66,6 +66,12 @@ mutants! {
     /// A node that comes with another directory is taken for the one that was met (a hole that was closed here: an empty
     /// disk under an old id).
     IGNORES_INCARNATION;
+    /// The same, and nothing else that is known of that node is compared either: neither starts nor
+    /// logs give it away.
+    ACCEPTS_WIPED_DIRECTORIES;
+    /// A node that shows its incarnation is taken for the newest life of it, whatever was written
+    /// down of its starts and its log (a hole that was closed here).
+    ACCEPTS_OLDER_COPIES;
     /// The book of peers is forgotten when a node is opened again.
     FORGETS_BOOK;
     /// A node votes and acknowledges before its cluster is founded.

@@ -18,7 +18,7 @@ pub(crate) const ENTRY_BYTES_MIN: u64 = 1 << 10;
 pub struct Options {
     /// How long a follower waits for its leader before it asks for an election; the wait is drawn between this and
     /// twice this. At most an hour. Nodes tell each other theirs, and leases rest on the shortest; a node that is opened
-    /// again waits for the longest that it ever had before it votes. Default 500 ms.
+    /// again waits for the longest that any of them may still count on before it votes. Default 500 ms.
     pub election_timeout: Duration,
     /// How often a leader shows that it lives. At most a third of the election timeout. Default 50 ms.
     pub heartbeat_interval: Duration,
@@ -31,6 +31,9 @@ pub struct Options {
     pub hand_over_timeout: Duration,
     /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
     pub call_timeout: Duration,
+    /// How long [`Clerk::connect_with`](crate::Clerk::connect_with) looks for a node that answers: names are looked up,
+    /// connections made and answers waited for within it. Default 5 s.
+    pub connect_timeout: Duration,
     /// How long a client waits for a node's answer before it asks another one; longer each time all were asked in vain, up to
     /// `call_timeout`. Also how long a read of a [`Db`](crate::Db) waits for a replica that is behind before the leader is asked
     /// instead, up to half of `call_timeout`. Default 1 s.
@@ -79,7 +82,7 @@ pub struct Options {
 }
 
 /// The longest timer of the protocol.
-const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 /// A node that is to stop does so in a time that somebody waits for.
 const HAND_OVER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -100,6 +103,7 @@ impl Default for Options {
             clock_drift_percent: 10,
             hand_over_timeout: Duration::from_millis(500),
             call_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
             retry_after: Duration::from_secs(1),
             outstanding_max: 4_096,
             sessions_max: 100_000,
@@ -129,7 +133,7 @@ impl Options {
                 reason: what.to_owned(),
             })
         };
-        // Checked before it is announced to peers, who hold this node to it for good.
+        // Checked before it is announced to peers, who hold this node to it after it is started again.
         if self.election_timeout > ELECTION_TIMEOUT_MAX {
             return refuse("election_timeout must be at most an hour");
         }

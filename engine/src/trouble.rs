@@ -22,6 +22,8 @@ pub(crate) struct TroubledDisk {
 pub(crate) struct Trouble {
     pub(crate) syncs_fail: AtomicBool,
     pub(crate) is_full: AtomicBool,
+    /// Whatever takes a file handle fails as if the process had none left.
+    pub(crate) has_no_handles: AtomicBool,
     /// Nothing that changes the disk comes back while this is set.
     is_stuck: Mutex<bool>,
     moved: Condvar,
@@ -30,6 +32,9 @@ pub(crate) struct Trouble {
     /// The thread whose calls panic, by its name.
     pub(crate) panics_on: Mutex<Option<&'static str>>,
 }
+
+/// What Linux and its relatives say of a process that has too many files open.
+const EMFILE: i32 = 24;
 
 /// No test means to stay stuck for so long: one that failed meanwhile must still end.
 const STUCK_MAX: Duration = Duration::from_secs(20);
@@ -53,6 +58,14 @@ impl Trouble {
             name.is_none() || name != present.name(),
             "a panic that the test wants"
         );
+    }
+
+    /// Before a file handle is taken.
+    fn take_handle(&self) -> io::Result<()> {
+        if self.has_no_handles.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        Ok(())
     }
 
     /// Has the disk stand still, or go on.
@@ -96,10 +109,12 @@ impl TroubledDisk {
 impl Disk for TroubledDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.trouble.look();
+        self.trouble.take_handle()?;
         Ok(self.wrap(self.disk.create(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.trouble.take_handle()?;
         Ok(self.wrap(self.disk.open(path)?))
     }
 
@@ -120,6 +135,7 @@ impl Disk for TroubledDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.trouble.take_handle()?;
         self.disk.sync_dir(dir)
     }
 

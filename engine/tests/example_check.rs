@@ -481,7 +481,7 @@ mod the_arguments {
             transport: TransportKind::Memory,
             nodes: 2,
             groups: 16,
-            duration: Duration::from_secs(60),
+            duration: Duration::from_mins(1),
             dir: Some("d".into()),
         };
         assert_eq!(parse(line), Ok(Some(expected)));

@@ -179,10 +179,6 @@ fn once_a_cluster_has_begun_a_quorum_is_enough() {
     let cluster = durable(root.path(), TransportKind::Memory, quick());
     let clerk = cluster.clerk();
     clerk.put("k", "v").expect("three nodes run");
-    eventually("all nodes know that it has begun", || {
-        let mut nodes = cluster.nodes().into_iter();
-        nodes.all(|node| founding(&cluster, node).is_founded)
-    });
     for node in cluster.nodes() {
         cluster.crash(node);
     }
@@ -481,4 +477,21 @@ fn directories_of_version_1_begin_anew_once_all_have_met() {
     let written = two[0].put("k", "w");
     let standing = [two[0].founding(), two[1].founding()];
     written.unwrap_or_else(|error| panic!("a majority is enough: {error:?}, {standing:?}"));
+}
+
+/// It has nobody to wait for, and nothing becomes of its founding.
+#[test]
+fn a_lone_node_reports_once_that_it_is_founded() {
+    let root = tempfile::tempdir().expect("a directory");
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let theirs = Arc::clone(&told);
+    let builder = Db::builder(root.path()).observer(move |event| {
+        if let TransportEvent::Founding { status } = event {
+            theirs.lock().expect("no panic").push(status.is_founded);
+        }
+    });
+    let db = builder.open().expect("it opens");
+    db.put("k", "v").expect("it is alone");
+    db.close();
+    assert_eq!(*told.lock().expect("no panic"), [true]);
 }

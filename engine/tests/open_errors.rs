@@ -12,8 +12,8 @@ use std::time::Duration;
 use common::free_addresses;
 use quorate::transport::tcp::TcpError;
 use quorate::{
-    Builder, Clerk, Cluster, Db, Error, GROUPS_MAX, KEY_BYTES_MAX, NodeId, OpenError, Options,
-    VALUE_BYTES_MAX, WriteBatch,
+    Builder, Clerk, Cluster, Consistency, Db, Error, GROUPS_MAX, KEY_BYTES_MAX, NodeId, OpenError,
+    Options, VALUE_BYTES_MAX, WriteBatch,
 };
 use tempfile::TempDir;
 
@@ -203,6 +203,11 @@ fn what_the_builder_is_told_is_checked() {
     let error = Home::refused(home.builder().node(0));
     assert!(matches!(error, OpenError::Options { .. }), "{error:?}");
     assert_says(&error, &["node ids must be above zero"]);
+
+    // It opened, and then no node let another one in.
+    let error = Home::refused(home.builder().cluster_id(0));
+    assert!(matches!(error, OpenError::ClusterIdZero), "{error:?}");
+    assert_says(&error, &["cluster id 0", "pass a number above zero"]);
 
     for nodes in [0, 16] {
         let error = Cluster::in_memory(nodes).expect_err("too few or too many nodes");
@@ -547,6 +552,18 @@ fn what_is_too_large_is_refused_by_name_and_harms_nothing() {
             error.to_string().contains(&limit.to_string()),
             "case {place}: {error}"
         );
+    }
+    // Nor is anybody asked for a key that cannot be there.
+    let reads = [
+        db.get(&long_key).map(drop),
+        db.get_with(&long_key, Consistency::Stale).map(drop),
+        db.prefix(&long_key, 1).map(drop),
+        db.scan(long_key.clone().., 1).map(drop),
+        db.scan(..long_key.clone(), 1).map(drop),
+    ];
+    for (place, result) in reads.into_iter().enumerate() {
+        let is_refused = matches!(result, Err(Error::TooLarge(it)) if it.limit == KEY_BYTES_MAX);
+        assert!(is_refused, "read {place}: {result:?}");
     }
     // A value may not grow over the limit by appends either.
     db.put("grown", &half).expect("just within the limit");

@@ -658,7 +658,7 @@ impl Random {
     }
 
     fn result(&mut self) -> Result<ReplyBody, Refusal> {
-        match self.below(18) {
+        match self.below(19) {
             0 => Ok(ReplyBody::Outcome(Outcome::Applied(self.payload()))),
             1 => Ok(ReplyBody::Outcome(Outcome::Registered(SessionId(
                 self.number(),
@@ -685,6 +685,7 @@ impl Random {
             14 => Err(Refusal::Stopping),
             15 => Ok(ReplyBody::Outcome(Outcome::WindowFull)),
             16 => Ok(ReplyBody::Outcome(Outcome::Malformed)),
+            17 => Err(Refusal::OutOfHandles),
             _ => Err(Refusal::LeadershipLost),
         }
     }

@@ -651,3 +651,62 @@ fn two_nodes_that_do_not_reach_each_other_do_not_meet() {
     assert!(from_one.send(NodeId(2), Frame::Raft(Vec::new())));
     assert_eq!((two.shown.lock().len(), *two.frames.lock()), (1, 1));
 }
+
+/// Node 3, whose disk stands still while it writes down that it met node 1, until the test is over.
+struct Stuck {
+    begins: mpsc::Sender<()>,
+    ends: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Inbox for Stuck {
+    fn deliver(&self, _from: Origin, _frame: Frame) {}
+
+    fn card(&self) -> Option<NodeCard> {
+        Some(NodeCard::bare(NodeId(3), 7, 1))
+    }
+
+    fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
+        if card.node == ONE {
+            let _over = self.begins.send(());
+            // An error: nobody holds it up any more.
+            let _ends = self.ends.lock().recv();
+        }
+        Ok(())
+    }
+}
+
+/// All nodes of the process that met somebody waited for one disk, and so did the threads of groups that sent something.
+#[test]
+fn nobody_else_waits_while_two_nodes_judge_each_other() {
+    let network = MemoryNetwork::new();
+    let one = network.attach(NodeId(1), Picky::new(1, 0));
+    let (begins, begun) = mpsc::channel();
+    let (hold, ends) = mpsc::channel();
+    let (met, meets) = mpsc::channel();
+    let theirs = Arc::clone(&network);
+    std::thread::spawn(move || {
+        let ends = Mutex::new(ends);
+        let stuck = theirs.attach(NodeId(3), Arc::new(Stuck { begins, ends }));
+        let _over = met.send(stuck);
+    });
+    begun.recv_timeout(DEADLINE).expect("they meet");
+
+    let (sent, sends) = mpsc::channel();
+    let theirs = Arc::clone(&network);
+    std::thread::spawn(move || {
+        let two = theirs.attach(NodeId(2), Picky::new(2, 0));
+        let frame = || Frame::Raft(Vec::new());
+        let outcome = [
+            (&one, TWO),
+            (&two, ONE),
+            (&two, NodeId(3)),
+            (&one, NodeId(3)),
+        ]
+        .map(|(from, to)| from.send(to, frame()));
+        let _over = sent.send(outcome);
+    });
+    let outcome = sends.recv_timeout(DEADLINE).expect("nobody waits");
+    assert_eq!(outcome, [true, true, true, false], "but the two themselves");
+    drop(hold);
+    meets.recv_timeout(DEADLINE).expect("they have met");
+}

@@ -3,7 +3,9 @@
 //! Invariants:
 //! - match < next;
 //! - `inflight` ascends, lies in (match, next), and its bytes are counted;
-//! - it is empty unless the state is [`PeerState::Replicate`].
+//! - it is empty unless the state is [`PeerState::Replicate`];
+//! - `vouches_for_nothing` implies `is_aside`. Not the other way round: a denial that comes late, or
+//!   out of turn, is enough not to count on a peer, and too little to stop sending it entries.
 
 use std::collections::VecDeque;
 
@@ -67,9 +69,11 @@ pub(crate) struct Progress {
     /// How long it takes from sending an append to its acceptance: up at once, down slowly. Most of
     /// it is the follower's disk.
     acceptance_ns: u64,
-    /// It has lost entries that it had, and takes none before a snapshot.
+    /// It is aside, and denied the very entry that it was asked about: it takes none before a
+    /// snapshot.
     vouches_for_nothing: bool,
-    /// It said so of what it has accepted before, in whatever state, and accepted nothing since.
+    /// It denied something that it had accepted before, in whatever state, and accepted nothing
+    /// since.
     pub(crate) is_aside: bool,
     pub(crate) heard_ns: u64,
     pub(crate) acked_round: Round,
@@ -232,6 +236,7 @@ impl Progress {
     pub(crate) fn vouches_for_nothing(&mut self) -> bool {
         let is_news = !self.vouches_for_nothing;
         self.vouches_for_nothing = true;
+        self.is_aside = true;
         self.is_paused &= !is_news;
         is_news
     }
@@ -341,15 +346,6 @@ impl Progress {
         heartbeats_ns.max(disk_ns.min(options.election_timeout_ns.saturating_mul(2)))
     }
 
-    /// Messages to it got lost.
-    pub(crate) fn unreachable(&mut self) -> bool {
-        let was_pipelining = self.state == PeerState::Replicate;
-        if was_pipelining {
-            self.probe(self.match_index.next());
-        }
-        was_pipelining
-    }
-
     /// It needs entries that are gone: a snapshot up to `index` will bring it beyond them.
     pub(crate) fn need_snapshot(&mut self, index: LogIndex) {
         self.clear_inflight();
@@ -404,7 +400,7 @@ impl Progress {
             next_index: self.next,
             state: self.state,
             is_active: self.is_active(now_ns, options),
-            is_aside: self.is_aside || self.vouches_for_nothing,
+            is_aside: self.is_aside,
         }
     }
 

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use quorate::simulation::{Body, Command, Deed, Entry, Message, Outcome, SessionId, Stand};
-use quorate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
+use quorate::transport::{
+    Consistency, Refusal, Refused, Reply, ReplyBody, Request, RequestBody, RequestId,
+};
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use crate::faults::FaultClass;
@@ -159,6 +161,10 @@ marks! {
     SickDisk,
     /// an operator started a node with the wrong directory
     OperatorMistake,
+    /// a node with an empty directory in place of its own was refused by a peer
+    EmptyRefused,
+    /// a node with an older copy of its directory was refused by a peer
+    OlderCopyRefused,
 }
 
 /// How often each of them happened.
@@ -264,7 +270,29 @@ impl Marks {
             Event::Asked { clerk, request } => self.asked(books, clerk, request),
             Event::LogFailed { .. } => self.hit(Mark::LogFailed),
             Event::Harmed { node, harm, by } => self.harmed(node, harm, by),
-            Event::ReadLocally { .. } | Event::Matched { .. } | Event::Heard { .. } => {}
+            Event::Met {
+                refusal: Some(why), ..
+            } => self.refused(why),
+            Event::Copied { .. }
+            | Event::Exchanged { .. }
+            | Event::Met { .. }
+            | Event::MisplacedOpened { .. }
+            | Event::MisplacedMoved { .. }
+            | Event::MisplacedSent { .. }
+            | Event::MisplacedReplied { .. }
+            | Event::ReadLocally { .. }
+            | Event::Matched { .. }
+            | Event::Heard { .. } => {}
+        }
+    }
+
+    fn refused(&mut self, why: &Refused) {
+        match why {
+            Refused::OtherDirectory { .. } => self.hit(Mark::EmptyRefused),
+            Refused::OlderCopy { .. } | Refused::SecondCopy { .. } => {
+                self.hit(Mark::OlderCopyRefused);
+            }
+            _ => {}
         }
     }
 

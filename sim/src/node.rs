@@ -1,6 +1,7 @@
 //! One node of the world: its disk and clock, which outlive it, and the process, which comes and goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ pub const DIR: &str = "/node";
 
 /// Workers that share the groups of a node at most.
 pub(crate) const WORKERS_MAX: usize = 4;
+
+/// How often a node is started from an older copy of its directory at most. Peers recognise a copy
+/// for sixteen starts, see `docs/guarantees.md`.
+const WRONG_LIVES_MAX: usize = 12;
 
 /// The directories of its log and of its snapshots in there.
 pub(crate) const LOG_DIR: &str = "wal";
@@ -78,6 +83,12 @@ pub struct NodeSlot<M: StateMachine> {
     pub(crate) struck_by: Option<FaultClass>,
     /// Its disk before something was wiped off it, and what had become of that one.
     pub(crate) before_wipe: Option<(CrashDisk, Harm)>,
+    /// The copy that was made of its disk last.
+    pub(crate) copied_disk: Option<CrashDisk>,
+    /// Its own disk, while an operator has put another one in its place.
+    pub(crate) own_disk: Option<CrashDisk>,
+    /// The lives in which it runs, or ran, from that other one.
+    pub(crate) wrong_lives: Range<u32>,
     outbox: Arc<Outbox>,
     /// The memory transport, where there is one.
     wire: Option<Arc<Wire>>,
@@ -212,6 +223,9 @@ impl<M: StateMachine> NodeSlot<M> {
             disk_state: DiskState::default(),
             struck_by: None,
             before_wipe: None,
+            copied_disk: None,
+            own_disk: None,
+            wrong_lives: 0..0,
             outbox: Arc::default(),
             wire,
         }
@@ -238,6 +252,9 @@ impl<M: StateMachine> NodeSlot<M> {
         };
         self.options = options;
         self.life += 1;
+        if self.is_misplaced() {
+            self.wrong_lives.end = self.life + 1;
+        }
         self.met.clear();
         self.timers = Timers::default();
         self.outbox = Arc::default();
@@ -271,7 +288,18 @@ impl<M: StateMachine> NodeSlot<M> {
 
     /// Whether nobody may start it.
     pub(crate) fn stays_dead(&self) -> bool {
-        self.is_abandoned || self.harm == Harm::Lost
+        let is_worn = self.is_misplaced() && self.wrong_lives.len() >= WRONG_LIVES_MAX;
+        self.is_abandoned || self.harm == Harm::Lost || is_worn
+    }
+
+    /// Whether it runs from another disk than its own.
+    pub(crate) fn is_misplaced(&self) -> bool {
+        self.own_disk.is_some()
+    }
+
+    /// The disk on which it keeps what it promises, whichever one it runs from.
+    pub(crate) fn true_disk(&self) -> &CrashDisk {
+        self.own_disk.as_ref().unwrap_or(&self.disk)
     }
 
     /// Hands a clerk's request to the process. `false`: there is none.

@@ -8,11 +8,13 @@ use quorate::simulation::ReplicaView;
 
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::judge::Directory;
 use crate::marks::{Mark, MarkCounts};
 use crate::node::Harm;
 use crate::seed::{Rng, Stream};
 use crate::story::{Story, What};
 use crate::trace::Who;
+use crate::trials::Mistake;
 use crate::workload::{Guarded, MachinePanic, Workload, text_of};
 use crate::world::{End, World};
 
@@ -180,10 +182,42 @@ fn trouble<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     let third_ns = world.config.trouble_ns / 3;
     world.run_until(world.now_ns + third_ns)?;
     let node = (world.seed % world.nodes.len() as u64) as usize;
-    let copy = world.copy_directory(node);
-    world.run_until(world.now_ns + third_ns)?;
-    world.get_wrong(mistake, node, copy)?;
+    match mistake {
+        Mistake::Swapped => {
+            world.run_until(world.now_ns + third_ns)?;
+            world.swap_directories(node)?;
+        }
+        Mistake::Wiped => {
+            world.run_until(world.now_ns + third_ns)?;
+            run_misplaced(world, node, Directory::Empty, end_ns)?;
+        }
+        Mistake::Older => {
+            let life = world.copy_directory(node)?;
+            world.run_until(world.now_ns + third_ns)?;
+            // Nobody could tell the copy from the original where no later start was met: that is
+            // not promised.
+            let is_known =
+                world.run_until_holds(third_ns / 2, |world| world.is_known_since(node, life))?;
+            if is_known {
+                run_misplaced(world, node, Directory::Older, end_ns)?;
+            }
+        }
+    }
     world.run_until(end_ns)
+}
+
+/// A node runs from another directory than its own for a part of the time that is left.
+fn run_misplaced<W: Workload>(
+    world: &mut World<W>,
+    node: usize,
+    directory: Directory,
+    end_ns: u64,
+) -> Result<(), String> {
+    world.misplace(node, directory)?;
+    let quarters = 1 + world.seed / world.nodes.len() as u64 % 4;
+    let left_ns = end_ns.saturating_sub(world.now_ns);
+    world.run_until(world.now_ns + left_ns * quarters / 4)?;
+    world.replace_directory(node)
 }
 
 /// One disk is sick, and all else is whole: each group goes on taking writes.

@@ -1,8 +1,8 @@
 //! What some runs meet beside faults that strike at moments: one disk that is sick while progress is judged, options that
 //! differ between nodes, operators who start the wrong directory.
 //!
-//! Each is drawn for some of the seeds. Those of [`TRIALS_ON`] take place in every range of seeds; the others where they are
-//! asked for with `--with`, since the judges do not know yet how to tell a node that its peers refuse.
+//! Each is drawn for some of the seeds. Those of [`TRIALS_ON`] take place in every range of seeds;
+//! with `--with`, each seed meets those that are named, wherever it can.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,7 +24,8 @@ pub enum Trial {
     UnequalLimits,
     /// The directories of two nodes are swapped.
     SwappedDirectories,
-    /// A directory is wiped, or an older copy of it put back, and its node is started all the same.
+    /// A node is started with an empty directory, or with a copy of its own of which all peers have
+    /// met a later start; and with its own one when that was refused.
     OldDirectories,
 }
 
@@ -39,13 +40,7 @@ pub const TRIALS: [Trial; 6] = [
 ];
 
 /// Those that take place without being asked for.
-pub const TRIALS_ON: &[Trial] = &[
-    Trial::SickDisk,
-    Trial::UnequalOptions,
-    Trial::UnequalTimeouts,
-    Trial::UnequalLimits,
-    Trial::SwappedDirectories,
-];
+pub const TRIALS_ON: &[Trial] = &TRIALS;
 
 /// What is wrong with the one disk that is sick while progress is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +60,22 @@ pub enum Mistake {
     Swapped,
     /// A node is started with an empty directory under its id.
     Wiped,
-    /// A node is started with a copy of its directory that is older than what it has told others since.
+    /// A node is started with a copy of its directory of which all its peers have met a later
+    /// start.
     Older,
+}
+
+/// All of them.
+const MISTAKES: [Mistake; 3] = [Mistake::Swapped, Mistake::Wiped, Mistake::Older];
+
+impl Mistake {
+    /// The trial that it is a part of.
+    fn trial(self) -> Trial {
+        match self {
+            Self::Swapped => Trial::SwappedDirectories,
+            Self::Wiped | Self::Older => Trial::OldDirectories,
+        }
+    }
 }
 
 /// What a run meets.
@@ -81,14 +90,14 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// Those of a seed, of which only some are on.
-    pub fn draw(seed: u64, on: &[Trial]) -> Self {
+    /// Those of a seed, of which only some are on, and some come up always.
+    pub fn draw(seed: u64, on: &[Trial], always: &[Trial]) -> Self {
         let mut rng = Rng::of(seed, Stream::Trials);
-        let is_on = |trial: &Trial| on.contains(trial);
+        let is_on = |trial: &Trial| on.contains(trial) || always.contains(trial);
         let kind = rng.pick(&[Sickness::Full, Sickness::Slow, Sickness::Stuck]);
         let of_leader = rng.permille(700);
-        let is_sick = rng.permille(100);
-        let differs = rng.permille(250);
+        let is_sick = rng.permille(100) || always.contains(&Trial::SickDisk);
+        let differs = rng.permille(250) || TRIALS[1..4].iter().any(|it| always.contains(it));
         let unlike: Vec<Trial> = TRIALS[1..4].iter().copied().filter(is_on).collect();
         let mistake = match rng.below(20) {
             0 => Some(Mistake::Swapped),
@@ -96,10 +105,14 @@ impl Trials {
             2 => Some(Mistake::Older),
             _ => None,
         };
-        let allows = |mistake: &Mistake| match mistake {
-            Mistake::Swapped => is_on(&Trial::SwappedDirectories),
-            Mistake::Wiped | Mistake::Older => is_on(&Trial::OldDirectories),
+        let forced = MISTAKES.into_iter();
+        let forced: Vec<Mistake> = forced.filter(|it| always.contains(&it.trial())).collect();
+        let mistake = match mistake {
+            Some(mistake) if forced.is_empty() || forced.contains(&mistake) => Some(mistake),
+            _ if forced.is_empty() => None,
+            _ => Some(rng.pick(&forced)),
         };
+        let allows = |mistake: &Mistake| is_on(&mistake.trial());
         Self {
             sick: (is_sick && is_on(&Trial::SickDisk)).then_some((kind, of_leader)),
             unlike: (differs && !unlike.is_empty()).then_some((seed, unlike)),
@@ -175,14 +188,25 @@ mod tests {
 
     #[test]
     fn each_trial_comes_up_where_it_is_on_and_nowhere_else() {
-        let all: Vec<Trials> = (0..2_000).map(|seed| Trials::draw(seed, &TRIALS)).collect();
+        let all = (0..2_000).map(|seed| Trials::draw(seed, &TRIALS, &[]));
+        let all: Vec<Trials> = all.collect();
         let sick = all.iter().filter(|it| it.sick.is_some()).count();
         assert!((100..300).contains(&sick), "{sick}");
         for mistake in [Mistake::Swapped, Mistake::Wiped, Mistake::Older] {
             let count = all.iter().filter(|it| it.mistake == Some(mistake)).count();
             assert!((50..200).contains(&count), "{mistake:?}: {count}");
         }
-        assert!((0..2_000).all(|seed| Trials::draw(seed, &[]) == Trials::default()));
+        assert!((0..2_000).all(|seed| Trials::draw(seed, &[], &[]) == Trials::default()));
+    }
+
+    #[test]
+    fn each_seed_meets_what_it_is_to_meet() {
+        for seed in 0..200 {
+            let trials = Trials::draw(seed, TRIALS_ON, &[Trial::SickDisk, Trial::OldDirectories]);
+            assert!(trials.sick.is_some(), "{seed}");
+            let is_old = matches!(trials.mistake, Some(Mistake::Wiped | Mistake::Older));
+            assert!(is_old, "{seed}: {:?}", trials.mistake);
+        }
     }
 
     #[test]

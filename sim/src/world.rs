@@ -130,6 +130,8 @@ enum Event {
     /// A frame arrives at a node.
     Arrive {
         from: usize,
+        /// The life of its sender.
+        life: u32,
         to: usize,
         packet: Packet,
     },
@@ -345,7 +347,12 @@ impl<W: Workload> World<W> {
             Event::Prepare(node) => self.prepare_step(node)?,
             Event::Cover(node) => self.cover_step(node)?,
             Event::Job(node) => self.job_step(node)?,
-            Event::Arrive { from, to, packet } => self.arrive(from, to, packet),
+            Event::Arrive {
+                from,
+                life,
+                to,
+                packet,
+            } => self.arrive((from, life), to, packet)?,
             Event::Ask { clerk, to, request } => self.ask(clerk, to, request),
             Event::Answer { clerk, from, reply } => self.answer(clerk, from, reply)?,
             Event::Disconnect { clerk, from } => self.disconnect(clerk, from)?,

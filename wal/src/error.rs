@@ -17,7 +17,10 @@ pub enum OpenError {
         reason: String,
     },
     /// Another process, or another log of this process, has the directory open.
-    #[error("{path} is in use by another process: stop that one first", path = .path.display())]
+    #[error(
+        "{path} is in use by another process, or by another handle of this one: stop that one first",
+        path = .path.display()
+    )]
     Locked {
         /// The directory.
         path: PathBuf,
@@ -81,7 +84,7 @@ pub enum OpenError {
     /// A number that only grows has no next one. No log comes so far: the files were tampered with.
     #[error(
         "{what} {found:#x} in {path} has no next one: \
-         remove files that do not belong there, or rebuild this node from its peers",
+         remove files that do not belong there, or leave this node out",
         path = .path.display()
     )]
     Exhausted {
@@ -95,7 +98,7 @@ pub enum OpenError {
     /// Acknowledged data was damaged. Nothing was changed on disk.
     #[error(
         "the log holds {count} damaged parts, first {first}: \
-         restore the files, or rebuild this node from its peers",
+         restore these very files, and no older ones, or leave this node out",
         count = .damage.len(),
         first = .damage.first().map(ToString::to_string).unwrap_or_default()
     )]
@@ -388,14 +391,19 @@ impl fmt::Display for DamageKind {
 #[non_exhaustive]
 pub enum SnapshotError {
     /// There is no such file.
-    #[error("{path} does not exist: fetch the snapshot from a peer", path = .path.display())]
+    #[error(
+        "{path} does not exist: a node with peers gets the snapshot from its leader, \
+         one that is alone needs a copy of the file",
+        path = .path.display()
+    )]
     Missing {
         /// The file.
         path: PathBuf,
     },
     /// The file is not what the reference names, or its bytes are not those that were written.
     #[error(
-        "{path} is damaged at {offset} ({what}): fetch the snapshot from a peer",
+        "{path} is damaged at {offset} ({what}): a node with peers gets the snapshot from its leader, \
+         one that is alone needs a copy of the file",
         path = .path.display()
     )]
     Corrupt {

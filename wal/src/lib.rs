@@ -49,6 +49,12 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(not(unix))]
+compile_error!(
+    "Quorate runs on Linux and macOS: its log locks directories, syncs them and writes at offsets \
+     with calls of Unix"
+);
+
 mod batch;
 mod codec;
 mod disk;

@@ -8,9 +8,10 @@ use quorate_wal::{
 };
 
 use crate::arguments::InspectArguments;
+use crate::text;
 
 use super::table::{Table, count, size};
-use super::{Answer, IN_USE, Unknown, json, place};
+use super::{Answer, IN_USE, Unknown, json, place, told};
 
 /// So many groups are listed unless all are asked for.
 const GROUPS_LISTED: usize = 32;
@@ -48,41 +49,42 @@ pub(super) fn run(arguments: &InspectArguments) -> Result<Answer, Unknown> {
 }
 
 fn describe(it: &Inspection, all: bool) -> String {
-    let mut text = vec![format!(
+    let mut lines = vec![format!(
         "log in {}, identity {:#x}\n",
-        it.dir.display(),
+        text::path(&it.dir),
         it.identity
     )];
     if it.in_use {
-        text.push(format!("{IN_USE}\n"));
+        lines.push(format!("{IN_USE}\n"));
     }
-    text.extend(it.manifest.iter().map(manifest));
-    text.push(format!("\n{}", segments(&it.segments)));
+    lines.extend(it.manifest.iter().map(manifest));
+    lines.push(format!("\n{}", segments(&it.segments)));
     let listed = if all {
         it.groups.len()
     } else {
         it.groups.len().min(GROUPS_LISTED)
     };
     if listed > 0 {
-        text.push(format!("\n{}", groups(&it.groups[..listed])));
+        lines.push(format!("\n{}", groups(&it.groups[..listed])));
     }
     if listed < it.groups.len() {
         let more = it.groups.len() - listed;
-        text.push(format!("  and {more} more: --all lists them\n"));
+        lines.push(format!("  and {more} more: --all lists them\n"));
     }
-    text.push(format!("\n{}", totals(it)));
+    lines.push(format!("\n{}", totals(it)));
     let oldest = oldest(it);
     let kept = it.segments.iter();
-    text.extend(kept.map(|segment| kept_by(segment, oldest == Some(segment.id.0))));
+    lines.extend(kept.map(|segment| kept_by(segment, oldest == Some(segment.id.0))));
     if !it.strays.is_empty() {
-        text.push(format!("other files: {}\n", it.strays.join(", ")));
+        let strays: Vec<_> = it.strays.iter().map(|name| text::message(name)).collect();
+        lines.push(format!("other files: {}\n", strays.join(", ")));
     }
     if it.damage.is_empty() {
-        text.push("no damage was met on the way: quorate verify reads everything\n".to_owned());
+        lines.push("no damage was met on the way: quorate verify reads everything\n".to_owned());
     }
     let damage = it.damage.iter();
-    text.extend(damage.map(|damage| format!("DAMAGE: {damage}\n")));
-    text.concat()
+    lines.extend(damage.map(|damage| format!("DAMAGE: {}\n", told(damage))));
+    lines.concat()
 }
 
 fn manifest(slot: &ManifestSlot) -> String {
@@ -105,7 +107,7 @@ fn manifest(slot: &ManifestSlot) -> String {
         }
         ref other => format!("{other:?}"),
     };
-    format!("{}: {state}\n", name(&slot.file))
+    format!("{}: {state}\n", text::message(&name(&slot.file)))
 }
 
 fn segments(segments: &[SegmentInspection]) -> String {

@@ -180,5 +180,5 @@ fn step(it: &RepairStep) -> Value {
 }
 
 fn text(value: &Value) -> String {
-    format!("{value:#}\n")
+    crate::text::json(&format!("{value:#}\n"))
 }

@@ -9,7 +9,6 @@ mod table;
 mod verify;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,6 +16,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_wal::{OpenError, RealDisk, VerifyProgress};
 
 use crate::arguments::Look;
+use crate::out::{self, Unprinted};
+use crate::text;
 
 /// The log is sound.
 const EXIT_SOUND: u8 = 0;
@@ -54,30 +55,27 @@ pub(crate) fn run(look: &Look) -> ExitCode {
         Ok(is_sound) if is_sound => EXIT_SOUND,
         Ok(_) => EXIT_DAMAGED,
         Err(Unknown { reason, code }) => {
-            eprintln!("quorate: {reason}");
+            out::complain(&reason);
             code
         }
     };
     ExitCode::from(code)
 }
 
-/// Prints an answer. Nobody need read it to its end.
+/// Prints an answer. Nobody need read it to its end: whether the log is sound is told by the exit code besides.
 fn print(answer: Answer) -> Result<bool, Unknown> {
-    let mut out = io::stdout().lock();
-    match out
-        .write_all(answer.text.as_bytes())
-        .and_then(|()| out.flush())
-    {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unknown(error)),
-        _ => Ok(answer.is_sound),
+    match out::print(&answer.text) {
+        Ok(()) | Err(Unprinted::Unread) => Ok(answer.is_sound),
+        Err(Unprinted::Failed(error)) => Err(Unknown {
+            reason: format!("standard output cannot be written: {error}"),
+            code: EXIT_UNKNOWN,
+        }),
     }
 }
 
-fn unknown(error: impl fmt::Display) -> Unknown {
-    Unknown {
-        reason: error.to_string(),
-        code: EXIT_UNKNOWN,
-    }
+/// What the log's own types say of themselves, with names of files in it, on one line.
+fn told(it: &impl fmt::Display) -> String {
+    text::message(&it.to_string())
 }
 
 impl From<OpenError> for Unknown {
@@ -113,7 +111,7 @@ fn place(dir: &Path) -> Place {
 fn with_progress<T>(
     check: impl FnOnce(&RealDisk, &mut dyn FnMut(VerifyProgress)) -> Result<T, OpenError>,
 ) -> Result<T, OpenError> {
-    if !io::stderr().is_terminal() {
+    if !out::is_error_terminal() {
         return check(&RealDisk, &mut |_| ());
     }
     let template =

@@ -3,8 +3,9 @@
 use quorate_wal::{GroupLoss, LogOptions, RepairPlan};
 
 use crate::arguments::RepairArguments;
+use crate::text;
 
-use super::{Answer, EXIT_UNKNOWN, Unknown, json, place, verify, with_progress};
+use super::{Answer, EXIT_UNKNOWN, Unknown, json, place, told, verify, with_progress};
 
 const REFUSAL: &str = "a log is never repaired in place, since that could turn one damaged part into two: say --dry-run to see \
                        what the next start does by itself, and what can be done about damage";
@@ -32,7 +33,7 @@ pub(super) fn run(arguments: &RepairArguments) -> Result<Answer, Unknown> {
         text: if arguments.json {
             json::plan(&plan)
         } else {
-            format!("log in {}\n{}", place.log.display(), describe(&plan))
+            format!("log in {}\n{}", text::path(&place.log), describe(&plan))
         },
     })
 }
@@ -53,7 +54,7 @@ fn describe(it: &RepairPlan) -> String {
     if !but.is_empty() {
         lines.push(format!("  the log can be read{but}"));
     }
-    lines.extend(it.steps.iter().map(|step| format!("  {step}")));
+    lines.extend(it.steps.iter().map(|step| format!("  {}", told(step))));
     if !it.losses.is_empty() || it.states_lost {
         lines.push("it would go on without".to_owned());
     }

@@ -3,9 +3,10 @@
 use quorate_wal::{Problem, Verification};
 
 use crate::arguments::VerifyArguments;
+use crate::text;
 
 use super::table::{count, size};
-use super::{Answer, IN_USE, Unknown, json, place, with_progress};
+use super::{Answer, IN_USE, Unknown, json, place, told, with_progress};
 
 pub(super) fn run(arguments: &VerifyArguments) -> Result<Answer, Unknown> {
     let place = place(&arguments.dir);
@@ -19,7 +20,7 @@ pub(super) fn run(arguments: &VerifyArguments) -> Result<Answer, Unknown> {
         } else {
             format!(
                 "log in {}\n{}",
-                place.log.display(),
+                text::path(&place.log),
                 describe(&verification)
             )
         },
@@ -31,15 +32,15 @@ const GROUPS_NAMED_MAX: usize = 8;
 
 /// What was checked and found.
 pub(super) fn describe(it: &Verification) -> String {
-    let mut text = Vec::new();
+    let mut lines = Vec::new();
     if it.in_use {
-        text.push(format!("{IN_USE}\n"));
+        lines.push(format!("{IN_USE}\n"));
     }
     let snapshots = match it.snapshots {
         Some(snapshots) => count(snapshots, "snapshot", "snapshots"),
         None => "no snapshots (name the directory of the node to have them checked)".to_owned(),
     };
-    text.push(format!(
+    lines.push(format!(
         "checked {}: {}, {}, {}, {snapshots}\n",
         size(it.checked_bytes),
         count(it.segments, "segment", "segments"),
@@ -47,24 +48,24 @@ pub(super) fn describe(it: &Verification) -> String {
         count(it.entries, "entry", "entries"),
     ));
     for problem in &it.problems {
-        text.push(describe_problem(problem));
+        lines.push(describe_problem(problem));
     }
     let more = it.problems_total - it.problems.len() as u64;
     if more > 0 {
-        text.push(format!("and {more} more like these\n"));
+        lines.push(format!("and {more} more like these\n"));
     }
     for note in &it.notes {
-        text.push(format!("note: {note}\n"));
+        lines.push(format!("note: {}\n", told(note)));
     }
     if it.is_sound() {
-        text.push("sound\n".to_owned());
+        lines.push("sound\n".to_owned());
     } else {
         let opens = if it.opens { "opens" } else { "does not open" };
         let problems = count(it.problems_total, "PROBLEM", "PROBLEMS");
         let but = unrestorable(it);
-        text.push(format!("{problems}; the log {opens} as it is{but}\n"));
+        lines.push(format!("{problems}; the log {opens} as it is{but}\n"));
     }
-    text.concat()
+    lines.concat()
 }
 
 /// What the log alone does not say: whether the node can serve from it.
@@ -87,7 +88,7 @@ pub(super) fn unrestorable(it: &Verification) -> String {
 fn describe_problem(it: &Problem) -> String {
     format!(
         "PROBLEM: {}\n  cost: {}\n  remedy: {}\n",
-        it.damage,
+        told(&it.damage),
         it.cost,
         it.remedy()
     )

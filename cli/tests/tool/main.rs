@@ -5,7 +5,12 @@
     reason = "a test ends where something unexpected happens"
 )]
 
+mod bench;
 mod cluster;
+mod files;
 mod log;
+mod lone;
+mod pipes;
+mod printed;
 mod run;
 mod usage;

@@ -1,61 +1,109 @@
 //! Processes of the tool. Every wait has an end, and no process outlives its test.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 /// No step takes so long, on however busy a machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a finished process left.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) code: Option<i32>,
+    /// What ended it, if it was a signal.
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+    /// What it printed, if that may be no text.
+    pub(crate) stdout_bytes: Vec<u8>,
+    pub(crate) stderr_bytes: Vec<u8>,
 }
 
 /// Runs the tool to its end.
-pub(crate) fn quorate(arguments: &[&str]) -> Finished {
+pub(crate) fn quorate<A: AsRef<OsStr>>(arguments: &[A]) -> Finished {
     quorate_with_input(arguments, b"")
 }
 
 /// Runs the tool to its end, with something on its standard input.
-pub(crate) fn quorate_with_input(arguments: &[&str], input: &[u8]) -> Finished {
-    let mut child = spawn(arguments);
+pub(crate) fn quorate_with_input<A: AsRef<OsStr>>(arguments: &[A], input: &[u8]) -> Finished {
+    finish(tool(arguments), input)
+}
+
+/// The tool with arguments, in an environment without its variables.
+pub(crate) fn tool<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(arguments).env_remove("QUORATE_CONNECT");
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
+    let mut child = Running(command.spawn().unwrap());
+    // Its own copies of what the child was given: a pipe ends when all of them are closed.
+    drop(command);
     // A process that takes no input may end before it is written.
-    let _ignored = child.stdin.take().unwrap().write_all(input);
-    let (done, finished) = mpsc::channel();
-    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let give = done.clone();
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let _not_text = stdout.read_to_string(&mut text);
-        give.send((true, text))
-    });
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let _not_text = stderr.read_to_string(&mut text);
-        done.send((false, text))
-    });
-    let (mut out, mut err) = (String::new(), String::new());
+    let _ignored = child.0.stdin.take().map(|mut it| it.write_all(input));
+    let (stdout, stderr) = (read(child.0.stdout.take()), read(child.0.stderr.take()));
     let until = Instant::now() + DEADLINE;
-    for _ in 0..2 {
-        match finished.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((true, text)) => out = text,
-            Ok((false, text)) => err = text,
-            Err(_) => {
-                let _ended_already = child.kill();
-                panic!("{arguments:?} did not end within {DEADLINE:?}");
+    let all = |bytes: &Receiver<Vec<u8>>| {
+        let left = until.saturating_duration_since(Instant::now());
+        bytes.recv_timeout(left).expect("it ends in time")
+    };
+    let (stdout_bytes, stderr_bytes) = (all(&stdout), all(&stderr));
+    let status = child.wait_until(until);
+    Finished {
+        code: status.code(),
+        signal: status.signal(),
+        stdout: String::from_utf8(stdout_bytes.clone()).unwrap_or_default(),
+        stderr: String::from_utf8(stderr_bytes.clone()).unwrap_or_default(),
+        stdout_bytes,
+        stderr_bytes,
+    }
+}
+
+/// Reads to the end on a thread. What is not there has ended.
+fn read(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (give, bytes) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let _cut_off = from.map(|mut from| from.read_to_end(&mut all));
+        give.send(all)
+    });
+    bytes
+}
+
+/// A process that ends with its test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn wait_until(&mut self, until: Instant) -> ExitStatus {
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
             }
+            assert!(Instant::now() < until, "it does not end");
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
-    Finished {
-        code: child.wait().unwrap().code(),
-        stdout: out,
-        stderr: err,
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.wait_until(Instant::now() + DEADLINE)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _reaped_already = self.0.wait();
     }
 }
 
@@ -68,25 +116,30 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(id: usize, dir: &Path, cluster: &str) -> Self {
-        let (id, dir) = (id.to_string(), dir.to_str().unwrap());
-        let arguments = [
-            "node",
-            "--id",
-            &id,
-            "--dir",
-            dir,
-            "--cluster",
-            cluster,
-            "--until-stdin-closes",
-        ];
-        let mut child = spawn(&arguments);
+        Self::spawn(tool(&Self::arguments(id, dir, cluster)))
+    }
+
+    pub(crate) fn arguments(id: usize, dir: &Path, cluster: &str) -> Vec<OsString> {
+        let id = id.to_string();
+        let before = ["node", "--until-stdin-closes", "--id", &id];
+        let arguments = before.iter().map(OsString::from);
+        let last = ["--cluster", cluster].map(OsString::from);
+        arguments
+            .chain(["--dir".into(), dir.into()])
+            .chain(last)
+            .collect()
+    }
+
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let (give, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
+            // What is no text must not hide what comes behind it.
             stdout
-                .lines()
+                .split(b'\n')
                 .map_while(Result::ok)
-                .try_for_each(|line| give.send(line))
+                .try_for_each(|line| give.send(String::from_utf8_lossy(&line).into_owned()))
         });
         Self {
             child,
@@ -120,10 +173,10 @@ impl Node {
         self.child.wait().unwrap();
     }
 
-    /// Closes its standard input, and waits until it has ended by itself.
-    pub(crate) fn end_in_order(mut self) {
+    /// Closes its standard input, and waits until it has ended by itself. Returns what it printed.
+    pub(crate) fn end_in_order(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
-        self.ends_in_order();
+        self.ends_in_order()
     }
 
     /// Sends it a signal, and waits until it has ended by itself.
@@ -134,14 +187,14 @@ impl Node {
         self.ends_in_order();
     }
 
-    fn ends_in_order(&mut self) {
+    fn ends_in_order(&mut self) -> Vec<String> {
         self.wait_for(&["closed in order"]);
         // Its output ends when it has ended.
         let until = Instant::now() + DEADLINE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(_) => {}
+                Ok(line) => self.seen.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     panic!("it did not end within {DEADLINE:?}");
@@ -149,6 +202,7 @@ impl Node {
             }
         }
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        std::mem::take(&mut self.seen)
     }
 
     fn errors(&mut self) -> String {
@@ -166,14 +220,4 @@ impl Drop for Node {
         let _ended_already = self.child.kill();
         let _reaped_already = self.child.wait();
     }
-}
-
-fn spawn(arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_quorate"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
 }

@@ -20,7 +20,7 @@ use crate::text::{Section, Text, normalise};
 const OUTSTANDING_MAX: usize = 64;
 
 /// A clerk gives up when appends fail and none has succeeded for so long.
-const STALL_MAX: Duration = Duration::from_secs(60);
+const STALL_MAX: Duration = Duration::from_mins(1);
 
 /// What all clerks share.
 pub(crate) struct Load<'a> {

@@ -8,7 +8,7 @@ use quorate::{Bytes, Cluster, Db, Error, GroupId, LogIndex, NodeId, OpenError};
 use crate::check::{Entries, Replica};
 
 /// How long the replicas of a group may take to come to the same index.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_MAX: Duration = Duration::from_mins(1);
 
 /// How long to wait before looking again.
 const LOOK_EVERY: Duration = Duration::from_millis(10);

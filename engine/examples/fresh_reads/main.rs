@@ -120,7 +120,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, Failur
         load: 64,
         retry: None,
         election: None,
-        limit: Duration::from_secs(1_800),
+        limit: Duration::from_mins(30),
         seed: u64::from(std::process::id()),
         node: None,
     };

@@ -41,7 +41,7 @@ impl Dice {
         ];
         match self.below(3) {
             0 => edges[self.below(7) as usize],
-            _ => self.below(20),
+            _ => self.below(21),
         }
     }
 
@@ -78,6 +78,7 @@ impl Dice {
             16 => return Err(Refusal::NotUnderstood),
             17 => return Err(Refusal::NoSuchGroup),
             18 => return Err(Refusal::Stopping),
+            19 => return Err(Refusal::OutOfHandles),
             _ => return Err(Refusal::LeadershipLost),
         })
     }

@@ -16,6 +16,7 @@ use quorate_wal::GroupId;
 
 pub(crate) use window::{READ_HERE, REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
 
+use crate::db::random_seed;
 use crate::error::Error;
 use crate::handoff::bell::Watched;
 use crate::handoff::relay::{Effects, Outside, Relay};
@@ -63,12 +64,21 @@ impl Link for RemoteLink {
 pub(crate) struct ClientLife {
     /// Drawn anew in each life.
     pub(crate) seed: u64,
-    /// Whose its sessions are, if the cluster knows owners.
+    /// Whose its sessions are. A leader leaves it out of the log until every member knows owners.
     pub(crate) owner: Option<SessionOwner>,
 }
 
 impl ClientLife {
+    /// A life like no other one.
+    pub(crate) fn draw() -> Self {
+        Self {
+            seed: random_seed(),
+            owner: SessionOwner::new(random_seed()),
+        }
+    }
+
     /// A life in which sessions have no owner.
+    #[cfg(test)]
     pub(crate) fn without_owner(seed: u64) -> Self {
         Self { seed, owner: None }
     }

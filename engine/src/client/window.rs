@@ -264,7 +264,11 @@ impl Window {
         let silent_ns = now_ns.saturating_sub(self.heard_at_ns);
         if self.owes_answer() && silent_ns >= self.patience_ns() {
             self.silences = self.silences.saturating_add(1);
-            if !matches!(self.obstacle, Obstacle::DiskFull | Obstacle::Overloaded) {
+            let is_told = matches!(
+                self.obstacle,
+                Obstacle::DiskFull | Obstacle::OutOfHandles | Obstacle::Overloaded
+            );
+            if !is_told {
                 self.obstacle = Obstacle::NotCommitted;
             }
             self.look_elsewhere(now_ns, None);
@@ -434,8 +438,11 @@ impl Window {
                 }
                 self.rewind_to(place);
             }
-            Refusal::DiskFull => {
-                self.obstacle = Obstacle::DiskFull;
+            short @ (Refusal::DiskFull | Refusal::OutOfHandles) => {
+                self.obstacle = match short {
+                    Refusal::OutOfHandles => Obstacle::OutOfHandles,
+                    _ => Obstacle::DiskFull,
+                };
                 self.retry_at_ns = now_ns + FULL_BACKOFF_NS;
                 self.rewind_to(place);
             }

@@ -21,6 +21,11 @@ use super::refused::{OlderBy, Refused};
 use crate::mutants;
 use crate::transport::Founding;
 
+/// By how much the number of a node's start may be above the last one that was accepted. A directory that is opened once a
+/// second comes to this after twelve days in which no peer met it. Without a bound one card with the last number of all
+/// would be the last card of its node for ever.
+pub(super) const LIFE_JUMP_MAX: u64 = 1 << 20;
+
 /// What a node durably knows of itself and its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Book {
@@ -46,10 +51,10 @@ pub(super) struct Own {
     pub(super) start: Start,
     /// The starts before, oldest first.
     pub(super) history: Vec<Start>,
-    /// What it announced last, zero before the first time.
+    /// What this start announces, zero before the first one.
     pub(super) election_timeout_ms: u64,
-    /// The longest election timeout that it ever announced: leases of others may rest on it after a restart. Never lowered:
-    /// nothing durable says how long ago it was announced.
+    /// The longest election timeout of all starts on which a lease of others may still rest: after a restart this node waits
+    /// for it. Falls to what this start announces when `node::promise` says that it may.
     pub(super) promised_ms: u64,
 }
 
@@ -195,9 +200,19 @@ impl Book {
         })
     }
 
-    /// The longest election timeout that this node ever announced.
+    /// The longest election timeout on which a lease may rest that counts this node.
     pub(crate) fn promised_ms(&self) -> u64 {
         self.own.promised_ms
+    }
+
+    /// The same if it is longer than what this start announces.
+    pub(crate) fn longer_promise_ms(&self) -> Option<u64> {
+        Some(self.own.promised_ms).filter(|&it| it > self.own.election_timeout_ms)
+    }
+
+    /// No lease rests on more than this start announces.
+    pub(crate) fn forget_longer_promise(&mut self) {
+        self.own.promised_ms = self.own.election_timeout_ms;
     }
 
     /// Whether to deal with the node that shows this card: if so, whether the card has news, which must be
@@ -244,6 +259,16 @@ impl Book {
                 node: NodeId(own.node),
                 theirs: FEATURES.1,
                 agreed: card.features.0,
+            });
+        }
+        // Another directory begins to count anew.
+        let same = known.filter(|known| known.incarnation == card.incarnation);
+        let life = same.map_or(0, |known| known.start.life);
+        if card.start.life.saturating_sub(life) > LIFE_JUMP_MAX && !mutants::IGNORES_LIFE {
+            return Err(Refused::LifeJump {
+                node,
+                known: life,
+                shown: card.start.life,
             });
         }
         let Some(known) = known else { return Ok(true) };
@@ -437,6 +462,11 @@ impl Book {
 /// Judges a card against what is known, when promises may have been made.
 fn judge_known(card: &NodeCard, known: &Known) -> Result<(), Refused> {
     let node = card.node;
+    let is_other = card.incarnation != known.incarnation;
+    if is_other && mutants::ACCEPTS_WIPED_DIRECTORIES || !is_other && mutants::ACCEPTS_OLDER_COPIES
+    {
+        return Ok(());
+    }
     if card.incarnation != known.incarnation && !mutants::IGNORES_INCARNATION {
         return Err(Refused::OtherDirectory {
             node,
@@ -479,7 +509,7 @@ impl std::fmt::Display for FoundingStatus {
         if !self.missing.is_empty() {
             parts.push(format!(
                 "waits for {}, which it never met: start each node once, or name those that will never come as left out \
-                 (without_founders)",
+                 (without_founders; with the tool: --without-founders)",
                 nodes(&self.missing)
             ));
         } else if !self.undecided.is_empty() {

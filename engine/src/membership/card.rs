@@ -114,6 +114,17 @@ impl NodeCard {
         }
     }
 
+    /// What a clerk is shown: no more than it needs. Whoever knows how the copies of a directory are told apart can pass for
+    /// this node.
+    pub(crate) fn for_clerks(&self) -> Self {
+        Self {
+            limits: self.limits,
+            features: self.features,
+            role: self.role,
+            ..Self::bare(self.node, self.cluster_id, self.groups)
+        }
+    }
+
     /// Writes all fields but the ids of node and cluster, which a handshake has anyway.
     pub(crate) fn write(&self, fields: &mut FieldWriter) {
         fields.put(tag::GROUPS, &self.groups.to_le_bytes());

@@ -74,6 +74,8 @@ pub(crate) struct Membership {
     /// What the members announced, as in the book.
     limits: Arc<Limits>,
     refused_by: Mutex<BTreeMap<NodeId, Refused>>,
+    /// The peers that have durably accepted the card of this start.
+    accepted_by: Mutex<BTreeSet<NodeId>>,
     /// The peers that this node cannot deal with for the time being, since its own disk does not take their news.
     turned_away: Mutex<BTreeSet<NodeId>>,
     watcher: OnceLock<Watcher>,
@@ -104,6 +106,7 @@ impl Membership {
             book: Mutex::new(book),
             unwritten: Mutex::default(),
             refused_by: Mutex::default(),
+            accepted_by: Mutex::default(),
             turned_away: Mutex::default(),
             watcher: OnceLock::new(),
         }
@@ -177,6 +180,9 @@ impl Membership {
         if !next.judge(card)? {
             return Ok(());
         }
+        // It may be another directory than the one that accepted this node's card, and says now whether it does. Before the news
+        // are in place, so that what it says once they are is kept.
+        self.accepted_by.lock().remove(&card.node);
         let goes_on = next.record(card);
         if self.replace(writing, next, goes_on) {
             Ok(())
@@ -239,8 +245,35 @@ impl Membership {
         FewNodes::of(&nodes)
     }
 
+    /// The election timeout that this node waits for after a restart, if it is longer than the one that it announces now, and
+    /// if all members have accepted that one. Before the cluster is founded nobody holds a lease, and who the members are may
+    /// change.
+    pub(crate) fn longer_promise_ms(&self) -> Option<u64> {
+        let book = self.book.lock();
+        let promised_ms = book.longer_promise_ms().filter(|_| book.is_founded())?;
+        let accepted_by = self.accepted_by.lock();
+        let is_accepted = book
+            .active_peers()
+            .all(|peer| accepted_by.contains(&NodeId(peer)));
+        is_accepted.then_some(promised_ms)
+    }
+
+    /// Writes down that no lease rests any more on the longer promise of an earlier start. Waits for the disk.
+    pub(crate) fn forget_longer_promise(&self) {
+        // If it cannot be written, it is tried again.
+        let Some(writing) = self.writing.try_lock_for(WRITING_WAIT) else {
+            return;
+        };
+        let mut next = self.book.lock().clone();
+        next.forget_longer_promise();
+        let _is_written = self.replace(writing, next, false);
+    }
+
     /// Notes that a peer refuses this node, or deals with it.
     pub(crate) fn note_judged(&self, by: NodeId, judged: Result<(), &Refused>) {
+        if judged.is_ok() {
+            self.accepted_by.lock().insert(by);
+        }
         let mut refused_by = self.refused_by.lock();
         let before = match judged {
             Ok(()) => refused_by.remove(&by),

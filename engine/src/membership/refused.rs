@@ -71,6 +71,19 @@ pub enum Refused {
         /// The number of the start.
         life: u64,
     },
+    /// Its start has a number that nobody comes to by starting a node.
+    #[error(
+        "node {} shows start number {shown}, and {known} was its last one: no directory is started that often in between, \
+         so somebody made the number up; stop what speaks for the node, or put its newest directory back", node.0
+    )]
+    LifeJump {
+        /// Its id.
+        node: NodeId,
+        /// The number of the latest start that is known; zero: none.
+        known: u64,
+        /// The number that it shows.
+        shown: u64,
+    },
     /// One of the two is of a build that does not read what the other one writes.
     #[error(
         "node {} knows features up to version {theirs}, and those of version {agreed} are written; run a newer build there",
@@ -129,6 +142,7 @@ impl Refused {
             Self::Retired { .. } => "retired",
             Self::OlderCopy { .. } => "older_copy",
             Self::SecondCopy { .. } => "second_copy",
+            Self::LifeJump { .. } => "life_jump",
             Self::Features { .. } => "features",
             Self::NotWritten => "book_not_written",
         }
@@ -155,6 +169,7 @@ impl Refused {
                 (code::OLDER_COPY, [node.0, by, known, shown])
             }
             Self::SecondCopy { node, life } => (code::SECOND_COPY, [node.0, life, 0, 0]),
+            Self::LifeJump { node, known, shown } => (code::LIFE_JUMP, [node.0, known, shown, 0]),
             Self::Features {
                 node,
                 theirs,
@@ -199,6 +214,11 @@ impl Refused {
                 },
             },
             code::SECOND_COPY => Self::SecondCopy { node, life: second },
+            code::LIFE_JUMP => Self::LifeJump {
+                node,
+                known: second,
+                shown: third,
+            },
             code::FEATURES => Self::Features {
                 node,
                 theirs: u32::try_from(second).unwrap_or(u32::MAX),
@@ -219,6 +239,7 @@ mod code {
     pub(super) const SECOND_COPY: u8 = 11;
     pub(super) const NOT_WRITTEN: u8 = 12;
     pub(super) const FEATURES: u8 = 13;
+    pub(super) const LIFE_JUMP: u8 = 14;
 }
 
 /// How an older copy shows, on the wire.
@@ -250,6 +271,11 @@ mod tests {
                 shown: 50,
             }),
             Refused::SecondCopy { node, life: 5 },
+            Refused::LifeJump {
+                node,
+                known: 5,
+                shown: u64::MAX,
+            },
             Refused::Features {
                 node,
                 theirs: 1,

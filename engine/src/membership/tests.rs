@@ -262,6 +262,40 @@ fn what_a_peer_says_while_a_card_is_written_is_not_lost() {
 }
 
 #[test]
+fn a_longer_promise_is_forgotten_durably_once_all_members_have_accepted_the_present_one() {
+    let (disk, one) = founded();
+    drop(one);
+    let dir = Path::new("/n");
+    let reopened = |election_timeout_ms| {
+        let start = Opening {
+            election_timeout_ms,
+            ..opening()
+        };
+        let book = read(&disk, dir).expect("it was written");
+        let book = reopen(&disk, dir, book, &start).expect("it is sound");
+        Membership::new(Arc::new(disk.clone()), dir, book, card(11))
+    };
+    assert_eq!(reopened(9_000).longer_promise_ms(), None);
+    let one = reopened(300);
+    one.note_judged(NodeId(2), Ok(()));
+    assert_eq!(one.longer_promise_ms(), None, "node 3 may hold a lease");
+    one.note_judged(NodeId(3), Ok(()));
+    assert_eq!(one.longer_promise_ms(), Some(9_000));
+    one.admit(&peer(3, 2)).expect("it was started again");
+    assert_eq!(one.longer_promise_ms(), None, "it has not said so yet");
+    one.note_judged(NodeId(3), Ok(()));
+    drop(one);
+    let one = reopened(300);
+    assert_eq!(one.promised_ms(), 9_000, "it was not long enough");
+    for node in [2, 3] {
+        one.note_judged(NodeId(node), Ok(()));
+    }
+    one.forget_longer_promise();
+    assert_eq!((one.promised_ms(), one.longer_promise_ms()), (300, None));
+    assert_eq!(reopened(200).promised_ms(), 300);
+}
+
+#[test]
 fn a_book_that_cannot_be_written_is_told_until_it_can() {
     let (disk, one) = one_of_three();
     let told = Arc::new(AtomicUsize::new(0));

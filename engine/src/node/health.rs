@@ -4,10 +4,8 @@
 //! Only decides; the core knows nothing of health, and is told whom to hand over to and whether it
 //! should lead. Nothing here needs this node's disk.
 
-use std::cmp::Reverse;
-
 use quorate_kv::StateMachine;
-use quorate_raft::{NodeId, PeerStatus, Role};
+use quorate_raft::{NodeId, Role};
 
 use super::replica::Replica;
 use super::shard::Shard;
@@ -172,20 +170,17 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Whom to hand a group over to: the healthiest peer that has what is committed, of these the one
-    /// with most of the log.
+    /// Whom to hand a group over to; one that says nothing of its health is taken for healthy.
     pub(super) fn successor(&self, now_ns: u64, slot: usize) -> Option<NodeId> {
         let board = &self.ports.status.board;
-        let raft = &self.replicas[slot].raft;
-        let is_there = |peer: &PeerStatus| peer.is_active && !board.is_gone(peer.id);
-        let active = raft.peers().filter(|peer| is_there(peer) && !peer.is_aside);
-        active
-            .max_by_key(|peer| {
-                let severity = board.severity_of(now_ns, peer.id).unwrap_or(0);
-                let has_committed = peer.match_index >= raft.commit();
-                (has_committed, Reverse(severity), peer.match_index)
-            })
-            .map(|peer| peer.id)
+        let is_there = |peer: &NodeId| !board.is_gone(*peer);
+        let severity = |peer| {
+            Some(peer)
+                .filter(is_there)
+                .map(|peer| board.severity_of(now_ns, peer).unwrap_or(0))
+        };
+        let best = self.replicas[slot].raft.successor(severity);
+        best.map(|peer| peer.id)
     }
 
     pub(super) fn own_health(&self, now_ns: u64) -> LogHealth {
@@ -221,21 +216,15 @@ impl<M: StateMachine> Replica<M> {
         true
     }
 
-    /// The healthiest peer that has what is committed, of these the one with most of the log. One
-    /// that was tried in vain comes last. A peer that knows of a healthier one does not stand.
+    /// Whom of these to hand over to: one that has what is committed. One that was tried in vain
+    /// comes last. A peer that knows of a healthier one does not stand.
     fn best_of(&self, healthier: &[(NodeId, u8)]) -> Option<NodeId> {
-        let commit = self.raft.commit();
-        let tried = self.hand_over.tried;
-        let candidates = self.raft.peers().filter_map(|peer: PeerStatus| {
-            let (_, severity) = healthier.iter().find(|(id, _)| *id == peer.id)?;
-            let can_lead = peer.is_active && !peer.is_aside && peer.match_index >= commit;
-            can_lead.then_some((
-                Some(peer.id) != tried,
-                Reverse(*severity),
-                peer.match_index,
-                peer.id,
-            ))
-        });
-        candidates.max().map(|(.., to)| to)
+        let rank = |peer| {
+            let (_, severity) = healthier.iter().find(|(id, _)| *id == peer)?;
+            Some((Some(peer) == self.hand_over.tried, *severity))
+        };
+        let best = self.raft.successor(rank);
+        let best = best.filter(|peer| peer.match_index >= self.raft.commit());
+        best.map(|peer| peer.id)
     }
 }

@@ -73,7 +73,7 @@ impl<M: StateMachine> Replica<M> {
         let is_stale = transfer.term < self.raft.term();
         // Before anything is stored: a snapshot of another cluster, or of a term that cannot be, is none of ours.
         let is_ours = is_stale || self.raft.accepts_snapshot(from, transfer.term, &chunk.meta);
-        self.note_rejections(ports);
+        self.note_rejections(now_ns, ports);
         let is_useless =
             !self.raft.wants_snapshot(chunk.meta.index) && !mutants::INSTALLS_OLD_SNAPSHOTS;
         let is_covered = is_useless && chunk.meta.index <= self.raft.commit();

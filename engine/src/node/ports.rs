@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use quorate_kv::StateMachine;
-use quorate_raft::{NodeId, SnapshotMeta};
+use quorate_raft::{NodeId, Rejection, SnapshotMeta};
 use quorate_wal::{GroupId, Log, SnapshotRef};
 
 use super::event::SendFrame;
 use super::limits::Limits;
+use super::reports::{ReportTicket, Reports};
 use super::status::ShardStatus;
 use crate::membership::Membership;
 use crate::rejected::Rejections;
@@ -20,6 +21,8 @@ pub(crate) struct Ports<M: StateMachine> {
     pub(crate) jobs: Arc<dyn Jobs<M>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) rejections: Arc<Rejections>,
+    /// To whoever observes the node.
+    pub(crate) reports: Reports,
     pub(crate) membership: Arc<Membership>,
     /// What the node's shards know of its health, and of its peers'.
     pub(crate) status: ShardStatus,
@@ -31,14 +34,15 @@ impl<M: StateMachine> SendFrame for Ports<M> {
     }
 }
 
-/// Takes work that reads or writes files. The queue is bounded by its users: each group has at most one job of
-/// each kind outstanding, and the chunks of one transfer by the sender's window.
+/// Takes work that reads or writes files, or runs code of the user's. The queue is bounded by its users: each group has at
+/// most one job of each kind outstanding, the chunks of one transfer by the sender's window, and reports by
+/// [`REPORTS_WAITING_MAX`](super::reports::REPORTS_WAITING_MAX).
 pub(crate) trait Jobs<M: StateMachine>: Send + Sync {
     /// Hands a job over; its end comes back as [`super::Event::Job`].
     fn submit(&self, job: Job<M>);
 }
 
-/// Work that reads or writes files.
+/// Work that reads or writes files, or runs code of the user's.
 pub(crate) enum Job<M: StateMachine> {
     /// Write a snapshot and publish it.
     Save {
@@ -67,8 +71,16 @@ pub(crate) enum Job<M: StateMachine> {
     },
     /// Forget a transfer that is not going on, and delete what came of it.
     Abandon { transfer: SnapshotTransfer },
+    /// Write down that no lease rests on a longer election timeout any more that this node once announced.
+    ForgetPromise { ticket: TransferTicket },
     /// Delete a snapshot.
     Delete { group: GroupId, file: SnapshotRef },
+    /// Tell whoever observes the node what a replica refused.
+    Report {
+        group: GroupId,
+        rejection: Rejection,
+        ticket: ReportTicket,
+    },
 }
 
 /// Jobs of one replica that read or write snapshots for other nodes, at most. What comes on top while a disk is stuck is lost, as

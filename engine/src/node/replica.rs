@@ -17,10 +17,11 @@ use super::event::Outlet;
 use super::health::HandOver;
 use super::install::SnapshotState;
 use super::limits::as_all_members_read;
-use super::ports::Ports;
+use super::ports::{Job, Ports};
 use super::proposals::{Proposals, Standing};
 use super::published::Published;
 use super::reads::{Reads, Wants};
+use super::reports::Told;
 use super::shard::Outbox;
 use super::storage::{GroupLog, Rotten, add_persist, lost_reason, to_state};
 use super::writes::{After, Writes};
@@ -70,6 +71,7 @@ pub(crate) struct Replica<M: StateMachine> {
     /// What the core had refused when it was last looked at.
     counted: Counters,
     rejection: Option<Rejection>,
+    told: Told,
     /// This build cannot apply the next entry.
     is_halted: bool,
     /// Why it stands aside, if it does or did.
@@ -88,6 +90,8 @@ pub(crate) enum Health {
     Good,
     /// The log has no room for another segment.
     DiskFull,
+    /// There is no file handle for another segment of the log.
+    OutOfHandles,
     /// The log's queue is at its bound, or the log is too large and groups are letting go of a part of it.
     Behind,
     /// The log failed for good.
@@ -100,6 +104,7 @@ impl Health {
         match self {
             Self::Good => None,
             Self::DiskFull => Some(Refusal::DiskFull),
+            Self::OutOfHandles => Some(Refusal::OutOfHandles),
             Self::Behind => Some(Refusal::Busy),
             Self::LogFailed => Some(Refusal::LogFailed),
         }
@@ -139,6 +144,7 @@ impl<M: StateMachine> Replica<M> {
             refused: None,
             counted: Counters::default(),
             rejection: None,
+            told: Told::default(),
             is_halted: false,
             lost: None,
             rotten: None,
@@ -222,19 +228,31 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn step(&mut self, now_ns: u64, message: Message, ports: &Ports<M>) {
         if !self.is_halted {
             self.raft.step(now_ns, message);
-            self.note_rejections(ports);
+            self.note_rejections(now_ns, ports);
         }
     }
 
-    /// Counts what the core refused, and says so where this replica cannot follow its peers any more.
-    pub(super) fn note_rejections(&mut self, ports: &Ports<M>) {
+    /// Counts what the core refused, reports it, and says so where this replica cannot follow its peers any more.
+    pub(super) fn note_rejections(&mut self, now_ns: u64, ports: &Ports<M>) {
         let counters = self.raft.counters();
         if counters == self.counted {
             return;
         }
         ports.rejections.add(&self.counted, &counters);
+        // What is merely dropped for want of room is no news of what was refused last.
+        self.counted.backlogged = counters.backlogged;
+        let has_refused = self.counted != counters;
         self.counted = counters;
         let last = self.raft.last_rejection().copied();
+        if let Some(rejection) = last.filter(|_| has_refused)
+            && let Some(ticket) = self.told.ticket(now_ns, &rejection, &ports.reports)
+        {
+            ports.jobs.submit(Job::Report {
+                group: self.group,
+                rejection,
+                ticket,
+            });
+        }
         if last == self.rejection {
             return;
         }

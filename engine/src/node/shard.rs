@@ -18,6 +18,7 @@ use quorate_wal::{GroupId, LogStatus, Lsn, SubmitError};
 use super::event::{Event, JobDone, Outlet};
 use super::health::Care;
 use super::ports::{Job, Ports};
+use super::promise::Outliving;
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
 use super::transfer::Moves;
@@ -53,6 +54,7 @@ pub(crate) struct Shard<M: StateMachine> {
     /// Each with when it was to be written first.
     stalled: VecDeque<(u64, Closed)>,
     pub(super) care: Care,
+    pub(super) outliving: Outliving,
     pub(super) moves: Moves,
     outbox: Outbox,
     space: LogSpace,
@@ -115,6 +117,7 @@ impl<M: StateMachine> Shard<M> {
             unacked: VecDeque::new(),
             stalled: VecDeque::new(),
             care,
+            outliving: Outliving::default(),
             moves: Moves::default(),
             outbox: Outbox::default(),
             space,
@@ -270,7 +273,7 @@ impl<M: StateMachine> Shard<M> {
         let carries_entries = matches!(&message.body, quorate_raft::Body::Append { entries, .. } if !entries.is_empty());
         match self.health {
             Health::Good => false,
-            Health::DiskFull | Health::Behind => carries_entries,
+            Health::DiskFull | Health::OutOfHandles | Health::Behind => carries_entries,
             Health::LogFailed => true,
         }
     }
@@ -345,6 +348,7 @@ impl<M: StateMachine> Shard<M> {
         }
         if now_ns >= self.tend_at_ns() {
             self.tend(now_ns);
+            self.outlive_promise(now_ns);
         }
         if now_ns >= self.moves.due_ns() {
             self.look_at_moves(now_ns);
@@ -463,8 +467,9 @@ impl<M: StateMachine> Shard<M> {
                     self.stalled.push_front((since_ns, (batch, after)));
                     match error {
                         SubmitError::QueueFull => self.health = Health::Behind,
+                        SubmitError::NoHandles { .. } => self.note_short(Health::OutOfHandles),
                         // No space, or something else that passes.
-                        error if error.is_retryable() => self.note_full(),
+                        error if error.is_retryable() => self.note_short(Health::DiskFull),
                         // The rest are refusals of what this node promised to write: it cannot go on.
                         error => self.log_failed(now_ns, &error.to_string()),
                     }
@@ -482,9 +487,9 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// The log takes no writes for now: others should lead, at once.
-    fn note_full(&mut self) {
-        if self.health != Health::DiskFull {
-            self.health = Health::DiskFull;
+    fn note_short(&mut self, of: Health) {
+        if self.health != of {
+            self.health = of;
             self.care.due_ns = 0;
         }
     }
@@ -515,8 +520,9 @@ impl<M: StateMachine> Shard<M> {
                 self.log_failed(now_ns, &reason);
                 return;
             }
+            LogStatus::NoHandles { .. } => self.note_short(Health::OutOfHandles),
             // Full, or something else that passes.
-            _ => self.note_full(),
+            _ => self.note_short(Health::DiskFull),
         }
         self.release(now_ns, self.ports.log.durable());
         self.submit(now_ns);

@@ -124,10 +124,10 @@ impl StatusBoard {
         let now = match status {
             LogStatus::Healthy if is_stalled => LogHealth::Stalled,
             LogStatus::Healthy => LogHealth::Healthy,
-            LogStatus::Full => LogHealth::Full,
             LogStatus::Failed { .. } => LogHealth::Failed,
-            // What else keeps a log from taking writes, and passes.
-            _ => LogHealth::OutOfHandles,
+            LogStatus::NoHandles { .. } => LogHealth::OutOfHandles,
+            // Full, or something else that keeps it from taking writes, and passes.
+            _ => LogHealth::Full,
         };
         let held = &mut self.known.lock().held;
         if now.severity() >= held.0.severity() || now_ns >= held.1 {

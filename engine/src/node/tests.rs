@@ -1,6 +1,7 @@
 //! A shard driven by hand: its log, its jobs and its time are the test's.
 
 mod reads;
+mod reports;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -120,6 +121,7 @@ impl Bench {
             jobs: Arc::clone(&jobs) as Arc<dyn Jobs<Map>>,
             limits: Arc::clone(&limits),
             rejections: Arc::default(),
+            reports: Reports::new(true),
             membership: Arc::new(Membership::alone(NodeId(1))),
             status: ShardStatus {
                 board: Arc::new(StatusBoard::new(peers, 1, 500_000_000)),
@@ -222,7 +224,11 @@ impl Bench {
                 self.snapshots.remove(group, &file).expect("memory");
                 None
             }
-            Job::Send { .. } | Job::Receive { .. } | Job::Abandon { .. } => {
+            Job::Send { .. }
+            | Job::Receive { .. }
+            | Job::Abandon { .. }
+            | Job::ForgetPromise { .. }
+            | Job::Report { .. } => {
                 panic!("a group of one sends nothing")
             }
         }

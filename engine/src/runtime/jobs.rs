@@ -1,4 +1,4 @@
-//! The thread that reads and writes snapshot files, for all nodes of a runtime.
+//! The thread that reads and writes snapshot files, and tells observers what replicas refuse, for all nodes of a runtime.
 
 use std::io;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use quorate_wal::Snapshots;
 use super::fate::Fate;
 use super::pace::Pacer;
 use super::threads::{self, Kind};
+use crate::db::TransportObserver;
 use crate::files::NodeFiles;
 use crate::handoff::desk::told;
 use crate::node::{Job, Jobs, NodeInbox};
@@ -59,12 +60,13 @@ impl<M: StateMachine> JobThread<M> {
         transport: Arc<dyn Transport>,
         inbox: Arc<NodeInbox<M>>,
         fate: Arc<Fate>,
+        observer: Option<TransportObserver>,
     ) -> NodeJobs<M> {
         let pacer = Arc::clone(&self.pacer);
         let rest = Arc::new(move |bytes| pacer.rest(bytes));
         NodeJobs {
             jobs: self.jobs.clone(),
-            files: Arc::new(NodeFiles::new(snapshots, transport, inbox, rest)),
+            files: Arc::new(NodeFiles::new(snapshots, transport, inbox, rest, observer)),
             fate,
             pacer: Arc::clone(&self.pacer),
         }
@@ -142,7 +144,11 @@ impl<M: StateMachine> Job<M> {
     fn hurries(&self) -> bool {
         match self {
             Self::Send { .. } | Self::Receive { .. } => true,
-            Self::Save { .. } | Self::Abandon { .. } | Self::Delete { .. } => false,
+            Self::Save { .. }
+            | Self::Abandon { .. }
+            | Self::ForgetPromise { .. }
+            | Self::Delete { .. }
+            | Self::Report { .. } => false,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A runtime may serve several nodes of one process; their replicas of a group then share a worker, so that they exchange
 //! messages without waking anybody.
 
+mod change_reports;
 mod fate;
 mod jobs;
 mod node;

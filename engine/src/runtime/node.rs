@@ -9,13 +9,14 @@ use quorate_kv::StateMachine;
 use quorate_raft::{NodeId, Role};
 use quorate_wal::{DirLock, GroupId, Log, LogThread};
 
-use super::threads::is_own;
+use super::change_reports::ChangeReports;
+use super::threads::{is_own, shielded};
 use super::{Fate, NodeJobs, Resident, Runtime, ShardHandle};
 use crate::db::TransportObserver;
 use crate::error::OpenError;
 use crate::membership::{Change, FoundingStatus, Membership, NodeCard, Refused};
 use crate::node::{
-    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Shard,
+    Event, EventSink, LogSpace, NodeInbox, NodeSpace, Ports, Published, Replica, Reports, Shard,
     ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening::{self, NodeSetup};
@@ -112,6 +113,7 @@ impl<M: StateMachine> Node<M> {
                 Arc::clone(&transport),
                 Arc::clone(&inbox),
                 Arc::clone(&fate),
+                setup.observer.clone(),
             );
             let ports = Ports {
                 log: Arc::clone(&log),
@@ -119,6 +121,7 @@ impl<M: StateMachine> Node<M> {
                 jobs: Arc::new(jobs),
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
+                reports: Reports::new(setup.observer.is_some()),
                 membership: Arc::clone(&membership),
                 status: ShardStatus {
                     board: Arc::clone(&board),
@@ -257,7 +260,7 @@ pub(crate) fn introduce<M: StateMachine>(
         transport: Arc::downgrade(transport),
         status: Box::new(status),
         observer,
-        told: Mutex::new(None),
+        reports: ChangeReports::default(),
     });
     let watcher = Arc::clone(&announcer);
     membership.watch(move |change| watcher.hear(change));
@@ -271,7 +274,7 @@ struct Announcer<M: StateMachine> {
     transport: Weak<dyn Transport>,
     status: Box<dyn Fn(Founding) -> Option<NodeStatus> + Send + Sync>,
     observer: Option<TransportObserver>,
-    told: Mutex<Option<FoundingStatus>>,
+    reports: ChangeReports<FoundingStatus>,
 }
 
 impl<M: StateMachine> Announcer<M> {
@@ -313,11 +316,14 @@ impl<M: StateMachine> Announcer<M> {
         let Some(observer) = &self.observer else {
             return;
         };
-        let status = membership.status();
-        let is_news = self.told.lock().replace(status.clone()).as_ref() != Some(&status);
-        if is_news {
-            observer(&TransportEvent::Founding { status });
-        }
+        self.reports.report(
+            || membership.status(),
+            |status| {
+                let status = status.clone();
+                // The caller's code, on a thread that has more to do: the panic hook has reported its panic.
+                let _panicked = shielded(|| observer(&TransportEvent::Founding { status }));
+            },
+        );
     }
 }
 

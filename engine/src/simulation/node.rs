@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use quorate_kv::StateMachine;
 use quorate_raft::{
@@ -22,7 +23,7 @@ use crate::files::NodeFiles;
 use crate::membership::{FoundingStatus, NodeCard, Refused};
 use crate::node::{
     Event, EventSink, GroupLog, Jobs, LogSpace, NodeInbox, NodeSpace, Outlet, Ports, Replica,
-    ShardStatus, StatusBoard, shard_index,
+    Reports, ShardStatus, StatusBoard, shard_index,
 };
 use crate::opening;
 use crate::options::Options;
@@ -165,6 +166,7 @@ impl<M: StateMachine> SimNode<M> {
             Arc::clone(&transport),
             Arc::clone(&inbox),
             Arc::new(|_bytes| {}),
+            None,
         );
         let id = NodeId(setup.identity.node);
         let mut shares: Vec<Vec<Replica<M>>> = (0..workers).map(|_| Vec::new()).collect();
@@ -181,6 +183,7 @@ impl<M: StateMachine> SimNode<M> {
                 jobs: Arc::clone(&jobs) as Arc<dyn Jobs<M>>,
                 limits: Arc::clone(&opened.limits),
                 rejections: Arc::clone(&opened.rejections),
+                reports: Reports::default(),
                 membership: Arc::clone(&opened.membership),
                 status: ShardStatus {
                     board: Arc::clone(&board),
@@ -288,6 +291,11 @@ impl<M: StateMachine> SimNode<M> {
     /// How far founding is: before it is done the node takes no part.
     pub fn founding(&self) -> FoundingStatus {
         self.inbox.membership.status()
+    }
+
+    /// How long this node would wait, at least, before it votes, if it were started again.
+    pub fn promised(&self) -> Duration {
+        Duration::from_millis(self.inbox.membership.promised_ms())
     }
 
     /// Puts a frame on the node's queue, as its transport does.

@@ -177,6 +177,8 @@ pub enum Refusal {
     Busy,
     /// Not entered into the log: the disk is full. Reads go on.
     DiskFull,
+    /// Not entered into the log: the process or the system has no file handles left. Reads go on.
+    OutOfHandles,
     /// Not entered into the log: this node's log has failed and it takes no part until it is reopened.
     LogFailed,
     /// Not entered into the log: larger than the node's limit.

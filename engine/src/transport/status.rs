@@ -67,6 +67,9 @@ pub struct NodeStatus {
     /// What it knows of the founding of its cluster.
     pub founding: Founding,
     /// The newest feature version that it can read and write.
+    ///
+    /// For people and for later versions: nothing here decides by it. What a node may be sent follows from its
+    /// [card](crate::transport::NodeCard::features), which is durable before it counts.
     pub feature_version: u32,
 }
 

@@ -20,11 +20,11 @@ use crate::{path_of, write_new};
 
 const FILE: &str = "frames.hex";
 const BODY_BYTES_MAX: usize = 1 << 20;
-const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 
 /// It has no value of its own: a header without a body.
 const KEEP_ALIVE: &str = "keep_alive";
-const KEEP_ALIVE_KIND: u8 = 6;
+pub(crate) const KEEP_ALIVE_KIND: u8 = 6;
 
 #[test]
 fn every_frame_of_version_1_decodes_and_encodes_to_the_same_bytes() {
@@ -73,7 +73,7 @@ fn every_kind_and_every_tag_that_is_understood_has_a_golden_frame() {
 
 /// What a tag tells apart.
 #[derive(Clone, Copy, Debug)]
-enum Tag {
+pub(crate) enum Tag {
     Message,
     SnapshotAnswer,
     Request,
@@ -90,7 +90,7 @@ impl Tag {
 }
 
 /// Each tag, the kind of frame that it is in, and a body up to it.
-fn places_of_tags() -> [(Tag, u8, Vec<u8>); 6] {
+pub(crate) fn places_of_tags() -> [(Tag, u8, Vec<u8>); 6] {
     let (id, id_and_group, transfer) = ([0; 8], [0; 16], [0; 24]);
     // From, to, and one message with its group and term.
     let message = [&[0; 16][..], &1_u32.to_le_bytes(), &[0; 16]].concat();
@@ -141,7 +141,7 @@ fn lines_of(frames: &[(&'static str, Frame)]) -> Vec<String> {
     lines
 }
 
-fn read(version: u32) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn read(version: u32) -> BTreeMap<String, Vec<u8>> {
     let text = fs::read_to_string(path_of(version, FILE)).expect("it is kept");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -396,8 +396,8 @@ fn replies() -> Vec<(&'static str, Frame)> {
     results.into_iter().map(reply).collect()
 }
 
-/// What version 2 of the protocol added: the status of a node, with each health of a log, and the refusal of a cluster
-/// that is not founded.
+/// What version 2 of the protocol added: the status of a node, with each health of a log, and the refusals of a cluster
+/// that is not founded and of a node without file handles.
 fn added_by_version_2() -> Vec<(&'static str, Frame)> {
     let founding = Founding {
         is_complete: true,
@@ -445,5 +445,10 @@ fn added_by_version_2() -> Vec<(&'static str, Frame)> {
     let mut frames: Vec<_> = healths.into_iter().map(status).collect();
     frames.push(("reply_unfounded", unfounded(2..=3)));
     frames.push(("reply_unfounded_many", unfounded(2..=300)));
+    let out_of_handles = Reply {
+        id: RequestId(0x0102_0304),
+        result: Err(Refusal::OutOfHandles),
+    };
+    frames.push(("reply_out_of_handles", Frame::Reply(out_of_handles)));
     frames
 }

@@ -11,6 +11,7 @@
 
 mod container;
 mod directories;
+mod document;
 mod frames;
 
 use std::fs;

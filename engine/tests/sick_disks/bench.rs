@@ -12,7 +12,7 @@ use quorate::simulation::{
 };
 use quorate::transport::{ClerkInbox, Frame, Origin, Reply, ReplySink, Transport};
 use quorate::{Consistency, Error, GroupId, LogHealth, NodeId, Options, Role};
-use quorate_wal::testing::CrashDisk;
+use quorate_wal::testing::{CrashDisk, DiskError, Effect, Fault, OpKind};
 
 pub(crate) const GROUP: GroupId = GroupId(0);
 pub(crate) const MS: u64 = 1_000_000;
@@ -73,7 +73,7 @@ impl Member {
         while !self.is_stuck {
             let due = node.due();
             let has_work = node.has_work();
-            let is_full = node.log().status() == LogStatus::Full;
+            let is_full = node.log().status().is_short();
             let may_prepare = due.prepare && (!is_full || now_ns >= self.full_retry_ns);
             if may_prepare {
                 self.full_retry_ns = now_ns + FULL_RETRY;
@@ -298,6 +298,24 @@ impl Bench {
                 bench.begin_put(3 << 10);
             }
             bench.node(place).log().status() == LogStatus::Full
+        });
+        self.now_ns
+    }
+
+    /// Its process has no file handles left, and it is written to until the log says so. Returns when that was.
+    pub(crate) fn exhaust(&mut self, place: usize) -> u64 {
+        for kind in [OpKind::Create, OpKind::Open, OpKind::SyncDir] {
+            let refused = Effect::Fail(DiskError::FilesOfProcess);
+            self.members[place].disk.inject(Fault::new(kind, refused));
+        }
+        let mut number = 0;
+        self.until("it has none", |bench| {
+            number += 1;
+            if number % 4 == 0 {
+                bench.begin_put(3 << 10);
+            }
+            let status = bench.node(place).log().status();
+            matches!(status, LogStatus::NoHandles { .. })
         });
         self.now_ns
     }

@@ -43,6 +43,31 @@ fn a_leader_whose_disk_is_full_hands_over_before_two_election_timeouts_are_over(
 }
 
 #[test]
+fn a_leader_that_is_out_of_file_handles_hands_over_before_two_election_timeouts_are_over() {
+    for seed in 1..=20 {
+        let mut bench = Bench::new(3, seed);
+        let (old, term) = bench.reign();
+        let none_ns = bench.exhaust(old);
+        let took_ns = bench.hand_over_from(old) - none_ns;
+        assert!(took_ns < TWO_TIMEOUTS, "seed {seed}: {} ms", took_ns / MS);
+        let reign = bench.reign();
+        assert_eq!(reign.1, term + 1, "one hand-over, and no election");
+        bench.wait(10 * TIMEOUT);
+        assert_eq!(bench.reign(), reign);
+        assert_eq!(bench.health(old), LogHealth::OutOfHandles);
+        // With handles it is a member like any other.
+        bench.members[old].disk.heal();
+        bench.until("it is healthy", |bench| {
+            bench.health(old) == LogHealth::Healthy
+        });
+        bench.put();
+        bench.until("it has all", |bench| {
+            bench.node(old).view(GROUP).applied == bench.node(reign.0).view(GROUP).applied
+        });
+    }
+}
+
+#[test]
 fn a_leader_whose_disk_stands_still_hands_over_before_two_election_timeouts_are_over() {
     for seed in 1..=20 {
         let mut bench = Bench::new(3, seed);
@@ -102,6 +127,34 @@ fn a_leader_whose_sync_fails_is_replaced_before_two_election_timeouts_are_over()
         // It need not wait for anything: its successor is asked at once.
         assert!(took_ns < TIMEOUT, "seed {seed}: {} ms", took_ns / MS);
         assert_eq!(bench.health(old), LogHealth::Failed);
+    }
+}
+
+/// Its successor need not have all that it has, but should have a disk.
+#[test]
+fn a_leader_whose_sync_fails_asks_no_sick_node_to_stand() {
+    for seed in 1..=10 {
+        let (old, _) = Bench::new(3, seed).reign();
+        for step in [1, 2] {
+            let (sick, healthy) = ((old + step) % 3, (old + 3 - step) % 3);
+            let mut bench = Bench::new(3, seed);
+            assert_eq!(bench.leader(), Some(old), "seed {seed}: as before");
+            fill_with_equal_logs(&mut bench, sick, old);
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let log = Arc::clone(&asked);
+            bench.loses = Box::new(move |_, to, frame| {
+                if is_timeout_now(frame) {
+                    log.lock().push(to);
+                }
+                false
+            });
+            let broken = Fault::new(OpKind::Sync, Effect::Fail(DiskError::Device));
+            bench.members[old].disk.inject(broken);
+            bench.begin_put(1);
+            bench.until("one is asked", |_| !asked.lock().is_empty());
+            let to = bench.members[healthy].id;
+            assert_eq!(*asked.lock(), [to], "seed {seed}");
+        }
     }
 }
 
@@ -328,7 +381,9 @@ fn of_two_peers_with_equal_logs_the_healthier_one_is_asked() {
     for seed in 1..=10 {
         let mut bench = Bench::new(3, seed);
         let (old, _) = bench.reign();
-        let others: Vec<usize> = (0..3).filter(|&it| it != old).collect();
+        let mut others: Vec<usize> = (0..3).filter(|&it| it != old).collect();
+        // Where all else is equal the ids decide: either of the two is the sick one.
+        others.rotate_left(seed as usize % 2);
         let (healthy, sick) = (bench.members[others[0]].id, bench.members[others[1]].id);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let said = Arc::new(Mutex::new(None));

@@ -9,8 +9,8 @@ use quorate::transport::tcp::{
     CloseReason, TcpClerkLink, TcpClerkOptions, TcpError, TcpLimits, TcpTransport, TransportEvent,
 };
 use quorate::transport::{
-    ClerkInbox, ClerkLink, Frame, Inbox, Origin, Reply, ReplyBody, Request, RequestBody, RequestId,
-    Transport,
+    ClerkInbox, ClerkLink, Frame, Inbox, NodeCard, Origin, Reply, ReplyBody, Request, RequestBody,
+    RequestId, Start, Transport,
 };
 use quorate_raft::NodeId;
 use quorate_wal::GroupId;
@@ -32,6 +32,24 @@ impl ClerkInbox for Recorder {
 
     fn disconnected(&self, node: NodeId) {
         let _ = self.0.send(Heard::Disconnected(node));
+    }
+}
+
+/// A node with a directory.
+struct Carded;
+
+impl Inbox for Carded {
+    fn deliver(&self, _from: Origin, _frame: Frame) {}
+
+    fn card(&self) -> Option<NodeCard> {
+        Some(NodeCard {
+            incarnation: 0xABCD_EF01,
+            start: Start { life: 2, nonce: 99 },
+            history: vec![Start { life: 1, nonce: 98 }],
+            durable_lsn: 1_234,
+            syncs: true,
+            ..NodeCard::bare(ONE, CLUSTER, GROUPS)
+        })
     }
 }
 
@@ -98,13 +116,11 @@ fn if_no_address_answers_each_is_named_with_its_failure() {
         panic!("{error}")
     };
     assert_eq!(failures.len(), 3);
-    assert_eq!(
-        failures[0],
-        (
-            nowhere,
-            CloseReason::Io(std::io::ErrorKind::ConnectionRefused)
-        )
-    );
+    assert_eq!(failures[0].0, nowhere);
+    let CloseReason::Io(refused) = &failures[0].1 else {
+        panic!("{error}")
+    };
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(failures[1].0, silent);
     assert!(
         matches!(failures[1].1, CloseReason::HandshakeTimeout { .. }),
@@ -167,6 +183,33 @@ fn a_server_that_has_no_group_or_billions_is_refused() {
         assert_eq!(unreachable(&events), CloseReason::BadHandshake);
         server.stop();
     }
+}
+
+/// Whoever repeated what a clerk was shown, with a later start, passed for the node.
+#[test]
+fn a_clerk_is_not_shown_what_tells_one_directory_from_another() {
+    let (socket, address) = listener();
+    let peers = [(ONE, address.clone()), (TWO, address)];
+    let (options, _events) = options(ONE, &peers, TcpLimits::default());
+    let server = TcpTransport::bind_socket(options, socket, Arc::new(Carded)).unwrap();
+    let answered = |hello: Hello| {
+        let mut stream = dial(server.local_addr(), &hello.bytes());
+        let (kind, _, body) = read_answer(&mut stream);
+        assert_eq!(kind, 1, "it is accepted");
+        // Incarnation, this start, those before, the log.
+        [17, 18, 19, 20].map(|tag| field(&body, tag))
+    };
+    let nothing = [vec![0; 8], vec![0; 16], vec![], vec![0; 9]];
+    assert_eq!(answered(Hello::default()), nothing);
+    let node = Hello {
+        from: 2,
+        to: 1,
+        ..Hello::default()
+    };
+    let shown = answered(node);
+    assert_eq!(shown[0], 0xABCD_EF01_u64.to_le_bytes());
+    assert!(shown.iter().zip(&nothing).all(|(it, bare)| it != bare));
+    server.stop();
 }
 
 /// Keys would go to other groups than the ones that hold them.

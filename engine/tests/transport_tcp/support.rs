@@ -256,6 +256,20 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
     (header[10], header[11], rest)
 }
 
+/// The content of a field of an answer's body.
+pub(crate) fn field(body: &[u8], wanted: u16) -> Vec<u8> {
+    let mut rest = body;
+    while let Some((head, behind)) = rest.split_first_chunk::<4>() {
+        let [tag, len] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_le_bytes);
+        let (content, behind) = behind.split_at(usize::from(len));
+        if tag == wanted {
+            return content.to_vec();
+        }
+        rest = behind;
+    }
+    panic!("no field {wanted}");
+}
+
 /// An accept by hand, for a node without other nodes.
 pub(crate) fn accept_bytes(node: u64) -> Vec<u8> {
     let mut fields = Fields::default();

@@ -420,6 +420,8 @@ impl Raft {
 
     pub(super) fn begin_transfer(&mut self, to: Option<NodeId>) -> Result<(), TransferError> {
         let now_ns = self.now_ns;
+        let disfavoured = &self.preference.disfavoured;
+        let best = self.successor(|peer| Some(disfavoured.contains(&peer)));
         let Standing::Leader(lead) = &mut self.standing else {
             return Err(TransferError::NotLeader {
                 leader: self.leader,
@@ -435,14 +437,7 @@ impl Raft {
         let to = if let Some(to) = to {
             lead.peer(to).ok_or(TransferError::NotAVoter { to })?.id
         } else {
-            let active = lead
-                .peers
-                .iter()
-                .filter(|peer| peer.is_active(now_ns, &self.options) && !peer.is_aside);
-            active
-                .max_by_key(|peer| peer.match_index)
-                .ok_or(TransferError::NobodyThere)?
-                .id
+            best.ok_or(TransferError::NobodyThere)?.id
         };
         let deadline_ns = now_ns.saturating_add(self.options.election_timeout_ns);
         lead.transfer = Some(Transfer {

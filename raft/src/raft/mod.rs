@@ -13,6 +13,7 @@ mod follower;
 mod leader;
 mod outgoing;
 mod restore;
+mod successor;
 #[cfg(test)]
 mod tests;
 
@@ -283,7 +284,7 @@ impl Raft {
         self.promise_ns = promise_ns.map(|promise_ns| promise_ns.min(own_ns));
     }
 
-    /// Hands leadership to `to`, or to the most up-to-date peer that was heard from lately.
+    /// Hands leadership to `to`, or to its [`successor`](Self::successor), disfavoured peers last.
     /// Proposals are refused and the lease is over until the new leader shows up or an election
     /// timeout has passed.
     pub fn transfer(&mut self, now_ns: u64, to: Option<NodeId>) -> Result<(), TransferError> {
@@ -347,16 +348,6 @@ impl Raft {
             && let Some(peer) = lead.peer_mut(to)
         {
             peer.snapshot_ended(sent, now_ns, &self.options);
-            lead.must_send = true;
-        }
-    }
-
-    /// The transport lost messages to `to`: what was sent last may have to be sent again.
-    pub fn on_unreachable(&mut self, to: NodeId) {
-        if let Standing::Leader(lead) = &mut self.standing
-            && let Some(peer) = lead.peer_mut(to)
-            && peer.unreachable()
-        {
             lead.must_send = true;
         }
     }

@@ -400,8 +400,12 @@ fn a_leader_sends_its_snapshot_to_who_denies_what_it_acknowledged() {
     let last = solo.raft.last_index();
     solo.accepted(2, last.0, 0);
     solo.output();
-    solo.raft.on_unreachable(NodeId(2));
     solo.propose("more");
+    solo.output();
+    // That is taken for lost, so the peer is asked about what it has.
+    let term = solo.raft.term().0;
+    solo.wait(options().heartbeat_interval_ns);
+    solo.hears(2, term, Body::HeartbeatReply { round: Round(1) });
     solo.output();
     let denies = |hint_index, hint_term| Body::AppendRejected {
         prev_index: last,
@@ -409,7 +413,6 @@ fn a_leader_sends_its_snapshot_to_who_denies_what_it_acknowledged() {
         hint_term: Term(hint_term),
         round: Round(0),
     };
-    let term = solo.raft.term().0;
     solo.hears(2, term, denies(3, 4));
     assert_eq!(solo.output().snapshots, [], "a late message of a sound one");
     solo.hears(2, term, denies(0, 0));

@@ -197,7 +197,6 @@ fn inputs_that_make_no_sense_are_ignored() {
     let mut solo = Solo::new(3);
     solo.raft.on_persisted(0, PersistSeq(u64::MAX));
     solo.raft.on_snapshot_sent(0, NodeId(9), true);
-    solo.raft.on_unreachable(NodeId(9));
     solo.raft.step_down(0);
     solo.lead_committed();
     solo.raft.on_snapshot_sent(0, NodeId(9), true);

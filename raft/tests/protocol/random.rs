@@ -131,9 +131,6 @@ impl Storm {
                 let node = self.cluster.node_mut(id);
                 node.is_disk_stuck = !node.is_disk_stuck;
             }
-            95..=96 if is_up => self
-                .cluster
-                .with_raft(id, |raft, _| raft.on_unreachable(NodeId(1))),
             97..=98 => self.push_snapshot(id),
             _ => {}
         }

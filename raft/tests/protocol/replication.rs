@@ -388,32 +388,6 @@ fn a_lost_append_is_sent_again_when_the_peer_shows_that_it_lives() {
 }
 
 #[test]
-fn an_unreachable_peer_is_probed_once_until_it_answers() {
-    let mut solo = Solo::new(3);
-    solo.lead_committed();
-    solo.propose("a");
-    solo.propose("b");
-    solo.output();
-    solo.raft.on_unreachable(NodeId(2));
-    let state = |solo: &Solo| {
-        solo.raft
-            .peers()
-            .find(|peer| peer.id == NodeId(2))
-            .map(|peer| peer.state)
-    };
-    assert_eq!(state(&solo), Some(PeerState::Probe));
-    assert_eq!(appends(&solo.messages(), 2), [(1, 2)]);
-    solo.raft.on_unreachable(NodeId(2));
-    assert_eq!(
-        appends(&solo.messages(), 2),
-        [],
-        "no busy loop between core and transport"
-    );
-    solo.accepted(2, 3, 1);
-    assert_eq!(state(&solo), Some(PeerState::Replicate));
-}
-
-#[test]
 fn old_rejections_do_not_throw_a_peer_back() {
     let mut solo = Solo::new(3);
     solo.lead_committed();

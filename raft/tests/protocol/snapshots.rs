@@ -259,10 +259,14 @@ fn no_second_transfer_begins_while_the_first_is_under_way() {
     solo.output();
     solo.disk.save_snapshot(&meta(11, 2), LogIndex(12));
     solo.raft.on_snapshot_saved(meta(11, 2), LogIndex(12));
-    solo.raft.on_unreachable(NodeId(3));
+    // What was sent to it last is taken for lost.
+    solo.wait(options().heartbeat_interval_ns);
+    solo.hears(3, 2, Body::HeartbeatReply { round: Round(2) });
+    let peer = solo.raft.peers().last().expect("a peer");
+    assert_eq!(peer.state, PeerState::Probe);
     assert!(solo.output().snapshots.is_empty());
     solo.raft.on_snapshot_sent(solo.now_ns, NodeId(3), true);
-    solo.wait(options().heartbeat_interval_ns);
+    solo.wait(2 * options().heartbeat_interval_ns);
     solo.hears(3, 2, Body::HeartbeatReply { round: Round(2) });
     assert_eq!(
         solo.output().snapshots,

@@ -1,6 +1,8 @@
 //! Handing leadership over, thesis 3.10.
 
-use quorate_raft::{Body, EntryKind, LogIndex, NodeId, ProposeError, Role, Term, TransferError};
+use quorate_raft::{
+    Body, EntryKind, LogIndex, NodeId, ProposeError, Role, Round, Term, TransferError,
+};
 
 use crate::cluster::Cluster;
 use crate::solo::{MS, Solo, options};
@@ -90,6 +92,65 @@ fn without_a_name_the_most_up_to_date_active_peer_is_chosen() {
             .iter()
             .any(|m| m.body == Body::TimeoutNow && m.to == NodeId(2))
     );
+}
+
+/// Health first among those that have what is committed, then the log, then the latest word.
+#[test]
+fn the_successor_is_the_healthiest_that_has_the_log_and_spoke_last() {
+    let mut solo = Solo::new(5);
+    solo.lead();
+    solo.output();
+    solo.sync();
+    solo.accepted(2, 1, 1);
+    solo.accepted(3, 1, 1);
+    while solo.output().more() {}
+    assert_eq!(solo.raft.commit(), LogIndex(1));
+    let chosen = |solo: &Solo, severities: [Option<u8>; 4]| {
+        let of = |peer: NodeId| severities[peer.0 as usize - 2];
+        solo.raft.successor(of).map(|peer| peer.id.0)
+    };
+    let (well, sick, never) = (Some(0), Some(1), None);
+    for speaks in [3, 2, 3] {
+        solo.now_ns += MS;
+        let round = Round(1);
+        solo.hears(speaks, 1, Body::HeartbeatReply { round });
+        assert_eq!(chosen(&solo, [well; 4]), Some(speaks), "it spoke last");
+    }
+    solo.propose("only the second one has this");
+    solo.output();
+    solo.accepted(2, 2, 1);
+    solo.now_ns += MS;
+    solo.accepted(3, 1, 1);
+    assert_eq!(solo.raft.commit(), LogIndex(1));
+    assert_eq!(chosen(&solo, [well; 4]), Some(2), "it has most of the log");
+    assert_eq!(chosen(&solo, [sick, well, well, well]), Some(3));
+    assert_eq!(chosen(&solo, [Some(2), sick, well, well]), Some(3));
+    assert_eq!(chosen(&solo, [sick, sick, well, well]), Some(2));
+    assert_eq!(chosen(&solo, [never, sick, well, well]), Some(3));
+    assert_eq!(chosen(&solo, [never, never, sick, well]), Some(5));
+    assert_eq!(chosen(&solo, [never; 4]), None);
+    solo.raft.step_down(solo.now_ns);
+    assert_eq!(chosen(&solo, [well; 4]), None, "it does not lead");
+}
+
+#[test]
+fn without_a_name_a_disfavoured_peer_is_not_chosen_though_it_has_more() {
+    for disfavours in [false, true] {
+        let mut solo = Solo::new(3);
+        solo.lead_committed();
+        solo.accepted(3, 1, 1);
+        solo.propose("the third one lacks this");
+        solo.output();
+        solo.accepted(2, 2, 1);
+        assert_eq!(solo.raft.commit(), LogIndex(1));
+        if disfavours {
+            solo.raft.set_disfavoured(&[NodeId(2)]);
+        }
+        solo.raft.transfer(solo.now_ns, None).expect("begins");
+        let to = NodeId(if disfavours { 3 } else { 2 });
+        let again = solo.raft.transfer(solo.now_ns, Some(NodeId(9)));
+        assert_eq!(again, Err(TransferError::InProgress { to }));
+    }
 }
 
 #[test]

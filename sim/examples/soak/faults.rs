@@ -16,7 +16,7 @@ const NODES: u64 = 3;
 const SMALL_DISK_NODE: u64 = 1;
 
 /// How long a process has to say that it is ready, or that it has finished.
-const WORD_TIMEOUT: Duration = Duration::from_secs(60);
+const WORD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Between two faults the cluster has this long to be whole.
 const CALM: Duration = Duration::from_millis(1_500);

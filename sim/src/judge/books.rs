@@ -9,7 +9,7 @@
 //!   with the length of the run. What is asked of it is not known.
 
 use quorate::simulation::{Body, Deed, Message, Stand};
-use quorate::transport::{Reply, Request};
+use quorate::transport::{Refused, Reply, Request};
 use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use super::by_index::ByIndex;
@@ -26,9 +26,74 @@ pub struct Place {
     pub group: GroupId,
 }
 
+/// The directory from which a node is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// Its own, with all that it wrote last.
+    Own,
+    /// An empty one.
+    Empty,
+    /// The copy that was made last, of which all peers have met a later start.
+    Older,
+}
+
 /// What the observer saw.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// A copy was made of the directory of a node that does not run.
+    Copied {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node that does not run got another directory. While that is not its own, what it does is
+    /// told in other events than those of its replicas, since it is not they who do it: nobody may
+    /// count it.
+    Exchanged {
+        /// The node.
+        node: NodeId,
+        /// Which one.
+        directory: Directory,
+    },
+    /// Two processes showed each other their cards.
+    Met {
+        /// One of them.
+        node: NodeId,
+        /// The other one.
+        other: NodeId,
+        /// Why they do not deal with each other; of one with a wrong directory, what its peer says.
+        /// None: they do.
+        refusal: Option<&'a Refused>,
+    },
+    /// A process was started from a directory that is not its own, with this replica in it.
+    MisplacedOpened {
+        /// Which replica.
+        at: Place,
+        /// How it stands.
+        stand: &'a Stand,
+        /// The terms of its log, from the entry before the first one on.
+        terms: &'a [Term],
+    },
+    /// A replica in a directory that is not its own stands in another way than before.
+    MisplacedMoved {
+        /// Which replica.
+        at: Place,
+        /// How it stands.
+        now: &'a Stand,
+    },
+    /// A message leaves a replica in a directory that is not its own.
+    MisplacedSent {
+        /// Which replica.
+        at: Place,
+        /// The message.
+        message: &'a Message,
+    },
+    /// An answer leaves a node in a directory that is not its own.
+    MisplacedReplied {
+        /// The node.
+        node: NodeId,
+        /// The answer.
+        reply: &'a Reply,
+    },
     /// A process was started, with this replica in it.
     Opened {
         /// Which replica.
@@ -150,6 +215,8 @@ pub struct Books {
     groups: Vec<GroupBook>,
     /// By the place of the node: what became of what was durable on its disk.
     harms: Vec<Harm>,
+    /// By the place of the node, where it runs from another directory than its own.
+    misplaced: Vec<bool>,
 }
 
 /// What was seen of a group.
@@ -157,6 +224,8 @@ pub struct Books {
 pub struct GroupBook {
     /// By the place of the node.
     replicas: Vec<ReplicaBook>,
+    /// By the place of the node, as they were when its directory was copied last.
+    copied: Vec<ReplicaBook>,
     /// What stands at each index for good.
     committed: ByIndex<Committed>,
 }
@@ -203,6 +272,7 @@ impl Books {
     pub fn new(nodes: usize, groups: u32) -> Self {
         let group = GroupBook {
             replicas: vec![ReplicaBook::default(); nodes],
+            copied: vec![ReplicaBook::default(); nodes],
             committed: ByIndex::from(LogIndex(1)),
         };
         Self {
@@ -210,6 +280,7 @@ impl Books {
             nodes,
             groups: vec![group; groups as usize],
             harms: vec![Harm::None; nodes],
+            misplaced: vec![false; nodes],
         }
     }
 
@@ -243,6 +314,28 @@ impl Books {
         self.harms[node.0 as usize - 1]
     }
 
+    /// Whether a node runs from another directory than its own. What its own one holds stands in
+    /// the book of its replicas.
+    pub fn is_misplaced(&self, node: NodeId) -> bool {
+        self.misplaced[node.0 as usize - 1]
+    }
+
+    /// What the copy of a node's directory holds of a replica: nothing, before one was made.
+    pub fn copied(&self, at: Place) -> &ReplicaBook {
+        &self.group(at.group).copied[at.node.0 as usize - 1]
+    }
+
+    /// What there is in a directory for which a node's own one was exchanged.
+    fn exchange(&mut self, node: NodeId, directory: Directory) {
+        let place = node.0 as usize - 1;
+        self.misplaced[place] = directory != Directory::Own;
+        if directory == Directory::Empty {
+            for group in &mut self.groups {
+                group.copied[place] = ReplicaBook::default();
+            }
+        }
+    }
+
     /// Takes an event in.
     pub fn note(&mut self, event: &Event<'_>) {
         match *event {
@@ -251,6 +344,13 @@ impl Books {
                 replica.open(stand, terms);
                 self.note_commit(at, LogIndex::ZERO, stand);
             }
+            Event::Copied { node } => {
+                let place = node.0 as usize - 1;
+                for group in &mut self.groups {
+                    group.copied[place] = group.replicas[place].clone();
+                }
+            }
+            Event::Exchanged { node, directory } => self.exchange(node, directory),
             Event::Harmed { node, harm, .. } => self.harms[node.0 as usize - 1] = harm,
             Event::Ended { node } => {
                 for group in &mut self.groups {
@@ -274,7 +374,12 @@ impl Books {
                     self.replica_mut(at).note_promise(message.term, match_index);
                 }
             }
-            Event::Matched { .. }
+            Event::Met { .. }
+            | Event::MisplacedOpened { .. }
+            | Event::MisplacedMoved { .. }
+            | Event::MisplacedSent { .. }
+            | Event::MisplacedReplied { .. }
+            | Event::Matched { .. }
             | Event::ReadLocally { .. }
             | Event::Replied { .. }
             | Event::Asked { .. }
@@ -351,13 +456,14 @@ impl GroupBook {
     fn let_go(&mut self) {
         let floor = self.floor();
         self.committed.let_go(floor);
-        for replica in &mut self.replicas {
+        for replica in self.replicas.iter_mut().chain(&mut self.copied) {
             replica.let_go(floor);
         }
     }
 
     fn held(&self) -> usize {
-        let terms = self.replicas.iter().map(|replica| replica.terms.len());
+        let replicas = self.replicas.iter().chain(&self.copied);
+        let terms = replicas.map(|replica| replica.terms.len());
         self.committed.len() + terms.sum::<usize>()
     }
 }

@@ -35,6 +35,7 @@ impl Rule for Commits {
                 check_order(at, stand)?;
                 check_committed(books, at, LogIndex::ZERO, stand)
             }
+            Event::MisplacedOpened { at, stand, .. } => check_order(at, stand),
             Event::Did {
                 at,
                 deed: Deed::Applied { entry, outcome },

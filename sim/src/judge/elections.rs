@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate::simulation::{Body, Message, Stand};
 use quorate::{GroupId, NodeId, Role, Term};
 
-use super::books::{Books, Event, Place, Rule};
+use super::books::{Books, Directory, Event, Place, Rule};
 
 /// A term has one leader, who was elected by a majority; a replica votes once in a term, whatever happens to its process; and
 /// no term begins that a majority was not asked about.
@@ -21,12 +21,43 @@ pub struct Elections {
     asked: BTreeSet<(GroupId, Term, NodeId)>,
     /// The highest term in which a replica promised something, over all its lives.
     promised: BTreeMap<Place, Term>,
+    /// The same, and votes, when the directory of a node was copied last.
+    copied: BTreeMap<NodeId, Promised>,
+}
+
+/// What replicas of a node promised: the votes that left, and the highest term of each.
+#[derive(Clone, Debug, Default)]
+struct Promised {
+    votes: BTreeMap<(Place, Term), NodeId>,
+    terms: BTreeMap<Place, Term>,
 }
 
 impl Rule for Elections {
     fn judge(&mut self, books: &Books, event: &Event<'_>) -> Result<(), String> {
         match *event {
-            Event::Opened { at, stand, .. } => self.check_kept(at, stand),
+            Event::Opened { at, stand, .. } => {
+                let voted = self.votes.get(&(at, stand.term)).copied();
+                let promised = self.promised.get(&at).copied();
+                check_kept(at, stand, voted, promised.unwrap_or_default())
+            }
+            // A copy binds to what was promised when it was made.
+            Event::MisplacedOpened { at, stand, .. } => {
+                let copied = self.copied.entry(at.node).or_default();
+                let voted = copied.votes.get(&(at, stand.term)).copied();
+                let promised = copied.terms.get(&at).copied();
+                check_kept(at, stand, voted, promised.unwrap_or_default())
+            }
+            Event::Copied { node } => {
+                self.copy(node);
+                Ok(())
+            }
+            Event::Exchanged {
+                node,
+                directory: Directory::Empty,
+            } => {
+                self.copied.remove(&node);
+                Ok(())
+            }
             Event::Moved {
                 at, before, now, ..
             } => {
@@ -89,23 +120,14 @@ impl Elections {
         ))
     }
 
-    /// What a replica promised before it crashed binds it afterwards.
-    fn check_kept(&self, at: Place, stand: &Stand) -> Result<(), String> {
-        let promised = self.promised.get(&at).copied().unwrap_or_default();
-        if stand.term < promised {
-            return Err(format!(
-                "invariant 6, terms never go back: {} of group {} comes back in {}, and promised something in {promised}",
-                at.node, at.group.0, stand.term
-            ));
-        }
-        let voted = self.votes.get(&(at, stand.term)).copied();
-        if voted.is_some() && stand.vote != voted {
-            return Err(format!(
-                "invariant 6, votes are kept: {} of group {} comes back with the vote {:?} in {}, and voted for {voted:?}",
-                at.node, at.group.0, stand.vote, stand.term
-            ));
-        }
-        Ok(())
+    fn copy(&mut self, node: NodeId) {
+        let votes = self.votes.iter().filter(|((at, _), _)| at.node == node);
+        let terms = self.promised.iter().filter(|(at, _)| at.node == node);
+        let copied = Promised {
+            votes: votes.map(|(&key, &to)| (key, to)).collect(),
+            terms: terms.map(|(&at, &term)| (at, term)).collect(),
+        };
+        self.copied.insert(node, copied);
     }
 
     fn check_leader(&mut self, books: &Books, at: Place, now: &Stand) -> Result<(), String> {
@@ -151,4 +173,26 @@ impl Elections {
         }
         Ok(())
     }
+}
+
+/// What a replica promised before it crashed binds it afterwards.
+fn check_kept(
+    at: Place,
+    stand: &Stand,
+    voted: Option<NodeId>,
+    promised: Term,
+) -> Result<(), String> {
+    if stand.term < promised {
+        return Err(format!(
+            "invariant 6, terms never go back: {} of group {} comes back in {}, and promised something in {promised}",
+            at.node, at.group.0, stand.term
+        ));
+    }
+    if voted.is_some() && stand.vote != voted {
+        return Err(format!(
+            "invariant 6, votes are kept: {} of group {} comes back with the vote {:?} in {}, and voted for {voted:?}",
+            at.node, at.group.0, stand.vote, stand.term
+        ));
+    }
+    Ok(())
 }

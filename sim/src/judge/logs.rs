@@ -31,7 +31,13 @@ struct Known {
 impl Rule for Logs {
     fn judge(&mut self, books: &Books, event: &Event<'_>) -> Result<(), String> {
         match *event {
-            Event::Opened { at, stand, terms } => self.check_recovered(books, at, stand, terms),
+            Event::Opened { at, stand, terms } => {
+                self.check_recovered(books, books.replica(at), at, stand, terms)
+            }
+            // A copy holds what was durable when it was made.
+            Event::MisplacedOpened { at, stand, terms } => {
+                self.check_recovered(books, books.copied(at), at, stand, terms)
+            }
             Event::Did {
                 at,
                 deed: Deed::Wrote(entries),
@@ -119,11 +125,11 @@ impl Logs {
     fn check_recovered(
         &self,
         books: &Books,
+        replica: &ReplicaBook,
         at: Place,
         stand: &Stand,
         terms: &[Term],
     ) -> Result<(), String> {
-        let replica = books.replica(at);
         let wrong = |rule: &str, detail: String| {
             Err(format!(
                 "invariant 16, {rule}: {} of group {} {detail}",

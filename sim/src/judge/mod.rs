@@ -12,6 +12,7 @@ mod books;
 mod bounds;
 mod by_index;
 mod commits;
+mod directories;
 mod disks;
 mod elections;
 mod history;
@@ -28,9 +29,10 @@ mod snapshots;
 mod step;
 
 pub use appends::{AppendViolation, AppendsSeen, ClientOrder, check_appends};
-pub use books::{Books, Committed, Event, GroupBook, Place, Promise, ReplicaBook, Rule};
+pub use books::{Books, Committed, Directory, Event, GroupBook, Place, Promise, ReplicaBook, Rule};
 pub use bounds::Bounds;
 pub use commits::Commits;
+pub use directories::Directories;
 pub use disks::{
     Disks, Rates, check_aside, check_files, check_floor, check_group, check_twice, recovered,
 };

@@ -2,11 +2,12 @@
 
 use quorate::simulation::{LogStatus, Observation, SimNode, Stand, StateMachine};
 use quorate::transport::{Frame, SnapshotAckStatus};
-use quorate::{GroupId, LogIndex, Role, Term};
+use quorate::{GroupId, LogIndex, NodeId, Role, Term};
 
 use super::Step;
 use super::books::{Books, Event, Place, Rule};
 use super::commits::Commits;
+use super::directories::Directories;
 use super::elections::Elections;
 use super::logs::Logs;
 use super::offices::Offices;
@@ -70,6 +71,7 @@ impl Observer {
                 Box::<SnapshotRule>::default(),
                 Box::<Reads>::default(),
                 Box::<SessionRule>::default(),
+                Box::<Directories>::default(),
             ],
             seen: vec![vec![None; config.groups as usize]; config.nodes],
             has_failed: vec![false; config.nodes],
@@ -116,6 +118,22 @@ impl Observer {
         }
         match step {
             Step::Opened { node } => self.opened(nodes, node),
+            Step::Copied { node } => self.tell(&Event::Copied {
+                node: nodes[node].id,
+            }),
+            Step::Exchanged { node, directory } => self.tell(&Event::Exchanged {
+                node: nodes[node].id,
+                directory,
+            }),
+            Step::Met {
+                node,
+                other,
+                refusal,
+            } => self.tell(&Event::Met {
+                node: nodes[node].id,
+                other: nodes[other].id,
+                refusal,
+            }),
             Step::Harmed { node } => {
                 let slot = &nodes[node];
                 self.tell(&Event::Harmed {
@@ -128,11 +146,21 @@ impl Observer {
                 self.seen[node].fill(None);
                 self.has_failed[node] = false;
                 let id = nodes[node].id;
+                if self.books.is_misplaced(id) {
+                    // Its replicas ended when its own directory was taken away.
+                    return Ok(());
+                }
                 self.tell(&Event::Ended { node: id })
+            }
+            Step::Moved { node, .. } if self.books.is_misplaced(nodes[node].id) => {
+                self.misplaced_moved(nodes, node)
             }
             Step::Moved { node, worker } => self.moved(nodes, node, worker),
             Step::ReadsLocally { read, group, seen } => {
                 self.tell(&Event::ReadLocally { read, group, seen })
+            }
+            Step::Sends { node, sent } if self.books.is_misplaced(nodes[node].id) => {
+                self.misplaced_sent(nodes[node].id, sent)
             }
             Step::Sends { node, sent } => self.sent(nodes, node, sent),
             Step::Asks { clerk, request } => self.tell(&Event::Asked { clerk, request }),
@@ -179,6 +207,11 @@ impl Observer {
             let Some(terms) = terms else {
                 return Err(format!("{} of group {} has gaps", slot.id, group.0));
             };
+            if self.books.is_misplaced(slot.id) {
+                let (stand, terms) = (&stand, &terms[..]);
+                self.tell(&Event::MisplacedOpened { at, stand, terms })?;
+                continue;
+            }
             self.tell(&Event::Opened {
                 at,
                 stand: &stand,
@@ -219,6 +252,45 @@ impl Observer {
             self.look(process, &slot.clock, at, is_pass)?;
         }
         Ok(())
+    }
+
+    /// Looks at the replicas of a node that runs from another directory than its own.
+    fn misplaced_moved<M: StateMachine>(
+        &mut self,
+        nodes: &[NodeSlot<M>],
+        node: usize,
+    ) -> Result<(), String> {
+        let slot = &nodes[node];
+        let Some(process) = &slot.process else {
+            return Ok(());
+        };
+        for group in process.groups() {
+            let at = Place {
+                node: slot.id,
+                group,
+            };
+            let now = process.stand(group);
+            self.tell(&Event::MisplacedMoved { at, now: &now })?;
+        }
+        Ok(())
+    }
+
+    /// What a node says that runs from another directory than its own.
+    fn misplaced_sent(&mut self, node: NodeId, sent: &Sent) -> Result<(), String> {
+        match sent {
+            Sent::Frame(_, Frame::Raft(messages)) => messages.iter().try_for_each(|message| {
+                let at = Place {
+                    node,
+                    group: message.group,
+                };
+                let message = &message.message;
+                self.tell(&Event::MisplacedSent { at, message })
+            }),
+            Sent::Reply(_, reply) | Sent::Frame(_, Frame::Reply(reply)) => {
+                self.tell(&Event::MisplacedReplied { node, reply })
+            }
+            Sent::Frame(..) => Ok(()),
+        }
     }
 
     /// Looks at one replica, unless nothing can have changed.

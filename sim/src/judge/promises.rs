@@ -16,6 +16,8 @@ pub struct Promises {
     /// What was on the disk of a node, by group, when its log failed.
     failed: BTreeMap<Place, LogIndex>,
     broken: BTreeSet<NodeId>,
+    /// The vote of each replica that left last, while its log was sound: it may be repeated after the log failed.
+    voted: BTreeMap<Place, (Term, NodeId)>,
     /// Answers that were given, and did not leave yet.
     answered: Vec<(Place, LogIndex)>,
     /// The most that a replica promised to the leader of a term.
@@ -84,12 +86,24 @@ impl Promises {
                 *most = (*most).max(match_index);
                 Ok(())
             }
-            Body::VoteReply { granted: true } if self.broken.contains(&at.node) => Err(format!(
-                "invariant 18, a log that failed acknowledges nothing: {} of group {} votes for {} in {}",
-                at.node, at.group.0, message.to, message.term
-            )),
+            Body::VoteReply { granted: true } => self.check_vote(at, message),
             _ => Ok(()),
         }
+    }
+
+    fn check_vote(&mut self, at: Place, message: &Message) -> Result<(), String> {
+        let vote = (message.term, message.to);
+        if !self.broken.contains(&at.node) {
+            self.voted.insert(at, vote);
+            return Ok(());
+        }
+        if self.voted.get(&at) == Some(&vote) {
+            return Ok(());
+        }
+        Err(format!(
+            "invariant 18, a log that failed acknowledges nothing: {} of group {} votes for {} in {}",
+            at.node, at.group.0, message.to, message.term
+        ))
     }
 
     /// A leader counts only what its follower promised to it, in its term: an answer to an earlier leader, about entries that

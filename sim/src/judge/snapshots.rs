@@ -12,7 +12,9 @@ pub struct SnapshotRule;
 impl Rule for SnapshotRule {
     fn judge(&mut self, books: &Books, event: &Event<'_>) -> Result<(), String> {
         match *event {
-            Event::Opened { at, stand, .. } => check_gap(at, stand),
+            Event::Opened { at, stand, .. } | Event::MisplacedOpened { at, stand, .. } => {
+                check_gap(at, stand)
+            }
             Event::Did {
                 at,
                 deed:

@@ -1,9 +1,10 @@
 //! What judges of every step are shown, and what a judge is.
 
 use quorate::simulation::StateMachine;
-use quorate::transport::Request;
+use quorate::transport::{Refused, Request};
 use quorate::{GroupId, LogIndex};
 
+use super::Directory;
 use crate::node::Sent;
 use crate::world::Look;
 
@@ -19,6 +20,28 @@ pub enum Step<'a> {
     Harmed {
         /// The node's place.
         node: usize,
+    },
+    /// A copy was made of the directory of a node that does not run.
+    Copied {
+        /// The node's place.
+        node: usize,
+    },
+    /// A node that does not run got another directory in place of its own, or its own one back.
+    Exchanged {
+        /// The node's place.
+        node: usize,
+        /// What that one is.
+        directory: Directory,
+    },
+    /// Two processes showed each other their cards.
+    Met {
+        /// The place of one.
+        node: usize,
+        /// The place of the other.
+        other: usize,
+        /// Why they do not deal with each other; of one with a wrong directory, what its peer says.
+        /// None: they do.
+        refusal: Option<&'a Refused>,
     },
     /// A process ended.
     Killed {

@@ -8,7 +8,7 @@ use clap::Parser;
 use crate::config::{Config, SCHEME};
 use crate::faults::FaultClass;
 use crate::reduction::{Reduction, ReductionError};
-use crate::trials::{TRIALS_ON, Trial};
+use crate::trials::Trial;
 
 /// Plays clusters over virtual networks, disks and clocks, one for each seed, and judges every step.
 #[derive(Debug, Parser)]
@@ -47,7 +47,7 @@ pub(super) struct Arguments {
     /// Of the faults that each seed draws, has only these classes strike.
     #[arg(long, value_name = "CLASS,...", value_delimiter = ',')]
     pub(super) faults: Option<Vec<FaultClass>>,
-    /// Beside what every run may meet, has seeds meet these trials as well.
+    /// Has every seed meet these trials that can, and not only some.
     #[arg(long, value_name = "TRIAL,...", value_delimiter = ',')]
     pub(super) with: Option<Vec<Trial>>,
     /// Plays plain clusters of three for about twenty virtual seconds, to measure how fast runs are.
@@ -127,8 +127,7 @@ impl Arguments {
             config.allow_only(classes);
         }
         if let Some(with) = &self.with {
-            let on: Vec<Trial> = TRIALS_ON.iter().chain(with).copied().collect();
-            config.meet(seed, &on);
+            config.meet(seed, with);
         }
         if let Some(reduction) = &self.only {
             config.reduce(reduction.clone())?;

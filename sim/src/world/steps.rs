@@ -139,22 +139,29 @@ impl<W: Workload> World<W> {
     }
 
     /// A frame arrives. A node that is dead loses it.
-    pub(super) fn arrive(&mut self, from: usize, to: usize, packet: Packet) {
+    pub(super) fn arrive(
+        &mut self,
+        (from, life): (usize, u32),
+        to: usize,
+        packet: Packet,
+    ) -> Result<(), String> {
         let number = packet.number();
         let Some(frame) = self.network.open(packet) else {
             self.note(Who::Node(to), "broken", number, || {
                 format!("from n{}", from + 1)
             });
             self.mark(Mark::FrameBroken);
-            return;
+            return Ok(());
         };
-        if !self.have_met(from, to) {
-            return;
+        // On a connection of its own, which was refused, whoever the sender is by now.
+        let is_refused = self.nodes[from].wrong_lives.contains(&life);
+        if !self.have_met(from, to)? || is_refused {
+            return Ok(());
         }
         let origin = Origin::Node(self.nodes[from].id);
         let slot = &mut self.nodes[to];
         let Some(process) = &slot.process else {
-            return;
+            return Ok(());
         };
         process.deliver(origin, frame);
         for unheard in slot.unheard.iter_mut().take(process.workers()) {
@@ -162,25 +169,31 @@ impl<W: Workload> World<W> {
         }
         self.take_local_replies(to);
         self.wake(to);
+        Ok(())
     }
 
     /// Whether two processes deal with each other. Before the first frame between them each judges the other's card, as
     /// transports have it; a process that is gone can show none.
-    fn have_met(&mut self, from: usize, to: usize) -> bool {
+    fn have_met(&mut self, from: usize, to: usize) -> Result<bool, String> {
         let (here, there) = (&self.nodes[to], &self.nodes[from]);
         let lives = (here.life, there.life);
         match here.met.get(&(from, lives.1)) {
-            Some(Met::Accepted) => return true,
-            Some(&Met::Refused { again_ns }) if self.now_ns < again_ns => return false,
+            Some(Met::Accepted) => return Ok(true),
+            Some(&Met::Refused { again_ns }) if self.now_ns < again_ns => return Ok(false),
             _ => {}
         }
         let (Some(one), Some(other)) = (&here.process, &there.process) else {
-            return false;
+            return Ok(false);
         };
-        let met = one.meet(other);
+        // Of one with a wrong directory it matters what its peer says.
+        let met = if here.is_misplaced() {
+            other.meet(one)
+        } else {
+            one.meet(other)
+        };
         let is_met = met.is_ok();
         // Who is refused tries again, as transports do: a disk that was full may have had no room for the book.
-        let outcome = match met {
+        let outcome = match &met {
             Ok(()) => Met::Accepted,
             Err(_) => Met::Refused {
                 again_ns: self.now_ns + MEETS_AGAIN_NS,
@@ -188,12 +201,17 @@ impl<W: Workload> World<W> {
         };
         self.nodes[to].met.insert((from, lives.1), outcome);
         self.nodes[from].met.insert((to, lives.0), outcome);
-        if let Err(why) = met {
+        if let Err(why) = &met {
             self.note(Who::Node(to), "refuses", from as u64, || {
                 format!("n{}, or is refused by it: {why}", from + 1)
             });
         }
-        is_met
+        self.judge(Step::Met {
+            node: to,
+            other: from,
+            refusal: met.as_ref().err(),
+        })?;
+        Ok(is_met)
     }
 
     /// Whether all processes deal with each other, none of them is about to be replaced, and nothing holds up what they send.
@@ -401,12 +419,14 @@ impl<W: Workload> World<W> {
             Sent::Frame(to, frame) => {
                 let to = to.0 as usize - 1;
                 let (from_end, to_end) = (Endpoint::Node(node), Endpoint::Node(to));
+                let life = self.nodes[node].life;
                 self.counts.sent(&frame);
                 let route = self.network.send(at_ns, from_end, to_end, frame);
                 for (at_ns, packet) in route.arrivals {
                     self.counts.packed(&packet);
                     let event = Event::Arrive {
                         from: node,
+                        life,
                         to,
                         packet,
                     };
@@ -433,7 +453,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn schedule_steps(&mut self, node: usize) {
+    pub(super) fn schedule_steps(&mut self, node: usize) {
         let Some(process) = &self.nodes[node].process else {
             return;
         };

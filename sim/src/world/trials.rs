@@ -4,9 +4,12 @@ use quorate::GroupId;
 use quorate_wal::testing::CrashDisk;
 
 use super::{End, World};
+use crate::judge::{Directory, Step};
 use crate::marks::Mark;
+use crate::node::Met;
+use crate::story::What;
 use crate::trace::Who;
-use crate::trials::{Mistake, Sickness};
+use crate::trials::Sickness;
 use crate::workload::Workload;
 
 /// Writes go on within so many election timeouts of the first one that missed, whatever one disk does, and within what their
@@ -15,6 +18,9 @@ const PROGRESS_TIMEOUTS: u32 = 10;
 
 /// How long clerks think while progress is judged, on average: a little, so that logs and queues fill up.
 const BUSY_THINK_NS: u64 = 10_000_000;
+
+/// What a swap is called among mistakes, behind the directories.
+const SWAPPED: u64 = 3;
 
 /// Since when no write of a group succeeded of those that were called.
 #[derive(Debug, Default)]
@@ -94,37 +100,72 @@ impl<W: Workload> World<W> {
         self.progress = None;
     }
 
-    /// A copy of a directory, for an operator who will take it for the present one.
-    pub fn copy_directory(&self, node: usize) -> CrashDisk {
-        self.nodes[node].disk.fork()
+    /// Has an operator stop a node, copy its directory, and start it again. The life in which it
+    /// was stopped.
+    pub fn copy_directory(&mut self, node: usize) -> Result<u32, String> {
+        self.kill(node, End::Process)?;
+        let slot = &mut self.nodes[node];
+        let life = slot.life;
+        slot.copied_disk = Some(slot.disk.fork());
+        self.note(Who::Node(node), "copied", u64::from(life), String::new);
+        self.judge(Step::Copied { node })?;
+        self.restart(node)?;
+        Ok(life)
     }
 
-    /// Has an operator get something wrong. `copy` is an older copy of the first node's directory.
-    pub fn get_wrong(
-        &mut self,
-        mistake: Mistake,
-        node: usize,
-        copy: CrashDisk,
-    ) -> Result<(), String> {
-        self.mark(Mark::OperatorMistake);
-        self.note(Who::Node(node), "mistake", mistake as u64, || {
-            format!("{mistake:?}")
-        });
-        match mistake {
-            Mistake::Swapped => self.swap_directories(node),
-            Mistake::Wiped => self.start_with(node, CrashDisk::new()),
-            Mistake::Older => self.start_with(node, copy),
-        }
+    /// Whether all peers of a node have written down a start that comes behind this life of it:
+    /// then each of them recognises a directory that was copied in that life, whatever becomes of
+    /// its process. How far the log of the node was they may forget.
+    pub fn is_known_since(&self, node: usize, life: u32) -> bool {
+        let slot = &self.nodes[node];
+        let mut peers = (0..self.nodes.len()).filter(|peer| *peer != node);
+        slot.life > life
+            && peers.all(|peer| {
+                let mut met = slot.met.range((peer, 0)..=(peer, u32::MAX));
+                met.any(|(_, met)| matches!(met, Met::Accepted))
+            })
     }
 
-    fn start_with(&mut self, node: usize, disk: CrashDisk) -> Result<(), String> {
+    /// Has an operator start a node from an empty directory, or from the copy that was made last.
+    pub fn misplace(&mut self, node: usize, directory: Directory) -> Result<(), String> {
+        self.get_wrong(node, directory as u64, || format!("{directory:?}"));
         self.kill(node, End::Power)?;
-        self.nodes[node].disk = disk;
-        self.start_node(node)
+        let slot = &mut self.nodes[node];
+        let disk = match directory {
+            Directory::Own => return Ok(()),
+            Directory::Empty => CrashDisk::new(),
+            Directory::Older => slot.copied_disk.take().unwrap_or_default(),
+        };
+        slot.own_disk = Some(std::mem::replace(&mut slot.disk, disk));
+        slot.wrong_lives = slot.life + 1..slot.life + 1;
+        self.exchanged(node, directory)
     }
 
-    /// Both are refused with the other's directory, and start with their own as if nothing had been.
-    fn swap_directories(&mut self, node: usize) -> Result<(), String> {
+    /// Has an operator put the own directory of a node back in its place, and start it from there.
+    pub fn replace_directory(&mut self, node: usize) -> Result<(), String> {
+        self.kill(node, End::Power)?;
+        let slot = &mut self.nodes[node];
+        let Some(disk) = slot.own_disk.take() else {
+            return Ok(());
+        };
+        slot.disk = disk;
+        self.happens(Some(node), What::PutBack);
+        self.exchanged(node, Directory::Own)
+    }
+
+    fn exchanged(&mut self, node: usize, directory: Directory) -> Result<(), String> {
+        self.mend_disk(node);
+        self.note(Who::Node(node), "exchanged", directory as u64, || {
+            format!("{directory:?}")
+        });
+        self.judge(Step::Exchanged { node, directory })?;
+        self.restart(node)
+    }
+
+    /// Has an operator swap the directories of two nodes. Both are refused, and start with their
+    /// own as if nothing had been.
+    pub fn swap_directories(&mut self, node: usize) -> Result<(), String> {
+        self.get_wrong(node, SWAPPED, || "Swapped".to_owned());
         let other = (node + 1) % self.nodes.len();
         if other == node {
             return Ok(());
@@ -151,5 +192,10 @@ impl<W: Workload> World<W> {
         let disk = self.nodes[node].disk.clone();
         let others = std::mem::replace(&mut self.nodes[other].disk, disk);
         self.nodes[node].disk = others;
+    }
+
+    fn get_wrong(&mut self, node: usize, number: u64, what: impl FnOnce() -> String) {
+        self.mark(Mark::OperatorMistake);
+        self.note(Who::Node(node), "mistake", number, what);
     }
 }

@@ -163,7 +163,7 @@ impl<W: Workload> World<W> {
             End::Power
         };
         self.kill(node, end)?;
-        self.open(node)
+        self.restart(node)
     }
 
     pub(super) fn trouble(&mut self) -> Result<(), String> {
@@ -206,7 +206,7 @@ impl<W: Workload> World<W> {
             Relief::Network => self.network.mend(),
             Relief::Disk(node) => {
                 self.nodes[node].disk_state.slowness = 0;
-                self.nodes[node].disk_state.stuck_until_ns = 0;
+                self.unstick_disk(node);
             }
             Relief::Space(node) => self.nodes[node].disk.set_capacity(None),
         }
@@ -221,7 +221,19 @@ impl<W: Workload> World<W> {
         let slot = &mut self.nodes[node];
         slot.disk.heal();
         slot.disk.set_capacity(None);
-        slot.disk_state = crate::node::DiskState::default();
+        self.unstick_disk(node);
+        self.nodes[node].disk_state = crate::node::DiskState::default();
+    }
+
+    /// A disk that stood still takes up at once what it was given meanwhile.
+    fn unstick_disk(&mut self, node: usize) {
+        let slot = &mut self.nodes[node];
+        let until_ns = std::mem::take(&mut slot.disk_state.stuck_until_ns);
+        if until_ns > self.now_ns {
+            let timers = &mut slot.timers;
+            (timers.log_at_ns, timers.prepare_at_ns, timers.job_at_ns) = (None, None, None);
+            self.schedule_steps(node);
+        }
     }
 
     /// Has a node stand still in the middle of a step, if it is to. For how long; zero if it does not.

@@ -1,6 +1,7 @@
 //! Every judge of every step finds what it is there for: each is shown a violation, and nothing else, and says its own
 //! sentence.
 
+mod directories;
 mod disks;
 mod elections;
 mod logs;

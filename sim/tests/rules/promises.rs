@@ -62,6 +62,20 @@ fn a_log_that_failed_and_still_promises_is_found() {
     says(vote, "invariant 18, a log that failed");
 }
 
+/// Seed 14942 of scheme 10: a candidate asked again, as its first question seemed to be lost.
+#[test]
+fn a_vote_that_left_before_the_log_failed_may_be_repeated_and_no_other() {
+    let vote = || Body::VoteReply { granted: true };
+    let mut script = Script::new(Promises::default());
+    script.sent(2, 1, 4, vote()).expect("its log is sound");
+    script
+        .tell(&Event::LogFailed { node: NodeId(2) })
+        .expect("it fails");
+    script.sent(2, 1, 4, vote()).expect("it was on the disk");
+    says(script.sent(2, 3, 4, vote()), "invariant 18");
+    says(script.sent(2, 1, 5, vote()), "invariant 18");
+}
+
 #[test]
 fn an_answer_before_a_majority_has_it_is_found() {
     let mut script = Script::new(Promises::default());

@@ -14,6 +14,7 @@ mod copying;
 pub(crate) mod crash;
 mod memory;
 mod real;
+mod system;
 
 use std::any::Any;
 use std::fmt;

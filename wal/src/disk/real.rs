@@ -1,22 +1,21 @@
 //! The files of the operating system.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::{DirLock, Disk, DiskFile, Inside};
+use super::{DirLock, Disk, DiskFile, Inside, system};
 use crate::map::{Forgotten, Mapped};
 
-/// Slices that one system call takes at most (`IOV_MAX` of Linux).
+/// Slices that one system call takes at most (`IOV_MAX` of Linux and of macOS).
 const SLICES_MAX: usize = 1024;
 
 /// Zeros are written in pieces of this size: the page cache then keeps small folios, and a segment
@@ -26,6 +25,11 @@ const ZERO_BYTES: usize = 64 << 10;
 
 /// The name of the file in a directory that carries its lock.
 pub(crate) const LOCK_NAME: &str = "LOCK";
+
+/// Keys and values are readable in the files: nobody but their owner may open what is made here. A directory that is there
+/// already keeps its mode.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 /// The files of the operating system. The log reads through a shared read-only map, all others by
 /// copying; writes go through `pwritev`.
@@ -86,6 +90,7 @@ impl Disk for RealDisk {
             .read(true)
             .write(true)
             .create_new(true)
+            .mode(FILE_MODE)
             .open(path)?;
         Ok(Arc::new(RealFile::new(file, 0)))
     }
@@ -127,7 +132,7 @@ impl Disk for RealDisk {
         if let Some(parent) = parent {
             self.create_dir_all(parent)?;
         }
-        match fs::create_dir(dir) {
+        match DirBuilder::new().mode(DIR_MODE).create(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             other => other?,
         }
@@ -144,6 +149,7 @@ impl Disk for RealDisk {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path)?;
         // The lock belongs to the open file, so that it holds against other opens in this process
         // too, and the kernel releases it when the process dies.
@@ -219,7 +225,7 @@ impl DiskFile for RealFile {
 
     fn zero_fill_part(&self, done: u64, bytes: u64) -> io::Result<u64> {
         if done == 0 {
-            take_space(&self.file, bytes)?;
+            system::take_space(&self.file, bytes)?;
         }
         let end = (done + FILL_BYTES).min(bytes);
         self.fill(done, end)?;
@@ -247,12 +253,11 @@ impl DiskFile for RealFile {
             return;
         }
         self.hinted.store(offset, Ordering::Relaxed);
-        // One that is not taken costs nothing but time.
-        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
+        system::will_read(&self.file, offset, len);
     }
 
     fn release(&self, offset: u64, len: u64) {
-        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
+        let _ = system::forget(&self.file, offset, len);
     }
 
     fn forget_reads(&mut self, _: Inside) -> bool {
@@ -262,11 +267,13 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        // `fdatasync`. On Apple's systems, where that leaves bytes in the cache of the drive, the
+        // standard library asks for `F_FULLFSYNC`, here and for directories.
         self.file.sync_data()
     }
 
     fn drop_cache(&self) -> io::Result<()> {
-        Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
+        system::forget(&self.file, 0, 0)
     }
 }
 
@@ -301,15 +308,6 @@ impl RealFile {
             offset += len;
         }
         Ok(())
-    }
-}
-
-/// Takes the space for a file, so that a full disk shows before anything is written to it. Not every
-/// file system can.
-fn take_space(file: &File, bytes: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        other => Ok(other?),
     }
 }
 
@@ -438,6 +436,27 @@ mod tests {
         let opened = RealDisk.open(&path).unwrap();
         opened.give_back_rest(100);
         assert_eq!(opened.len().unwrap(), 4196);
+    }
+
+    /// The test of the tool does the same without a mask of the process, and sees each file of a node.
+    #[test]
+    fn nobody_else_may_open_what_is_made() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (outer, inner) = (dir.path().join("outer"), dir.path().join("outer/inner"));
+        RealDisk.create_dir_all(&inner).unwrap();
+        assert_eq!((mode(&outer), mode(&inner)), (0o700, 0o700));
+        RealDisk.create(&inner.join("file")).unwrap();
+        let _lock = RealDisk.lock(&inner).unwrap();
+        for name in ["file", LOCK_NAME] {
+            assert_eq!(mode(&inner.join(name)), 0o600, "{name}");
+        }
+        // One that is there is its owner's business.
+        fs::set_permissions(&outer, fs::Permissions::from_mode(0o755)).unwrap();
+        RealDisk.create_dir_all(&inner).unwrap();
+        assert_eq!(mode(&outer), 0o755);
     }
 
     #[test]

@@ -119,10 +119,10 @@ impl Problem {
                  its other entries, and other groups, are served"
             }
             (Cost::States, DamageKind::MissingSegment) => {
-                "put the file back from where it went, or rebuild this node from its peers"
+                "put the file back from where it went, or leave this node out"
             }
             (Cost::States, _) => {
-                "restore the files, or rebuild this node from its peers; \
+                "restore these very files, and no older ones, or leave this node out; \
                  accept_damage only to get data out"
             }
             (Cost::Snapshot, _) => {

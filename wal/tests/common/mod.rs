@@ -145,7 +145,7 @@ pub(crate) fn write(disk: &dyn Disk, path: &Path, offset: usize, bytes: &[u8]) {
 }
 
 /// No wait of a test takes so long, on however busy a machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Sets a flag when it is dropped, also by an assertion that fails: a thread that goes on until then ends, and
 /// so does the scope that waits for it.

@@ -105,6 +105,39 @@ fn an_earlier_life_is_refused() {
     assert_eq!(refused(&book, &card(2, 22, 6)), "admitted");
 }
 
+/// One card with the last number of all was the last one of its node that anybody took.
+#[test]
+fn a_life_that_no_starting_leads_to_is_refused_and_locks_nobody_out() {
+    let mut book = founded();
+    for jump in [LIFE_JUMP_MAX + 1, u64::MAX - 3] {
+        // Forged with all that a peer has said of itself, but for its history.
+        let forged = NodeCard {
+            start: Start {
+                life: 3 + jump,
+                nonce: 1,
+            },
+            history: Vec::new(),
+            ..card(2, 22, 4)
+        };
+        let refused = Refused::LifeJump {
+            node: NodeId(2),
+            known: 3,
+            shown: 3 + jump,
+        };
+        assert_eq!(show(&mut book, &forged), Err(refused), "{jump}");
+    }
+    assert_eq!(refused(&book, &card(2, 22, 4)), "admitted", "the node");
+    let mut far = card(2, 22, 3 + LIFE_JUMP_MAX);
+    far.history.drain(..far.history.len() - HISTORY_MAX);
+    assert_eq!(refused(&book, &far), "admitted", "away for long");
+    // Nor at the first meeting, when no number is known.
+    let first = NodeCard {
+        history: Vec::new(),
+        ..card(2, 22, LIFE_JUMP_MAX + 1)
+    };
+    assert_eq!(refused(&new(1), &first), "life_jump");
+}
+
 #[test]
 fn the_same_life_with_another_nonce_is_refused() {
     let book = founded();

@@ -11,7 +11,7 @@ use super::*;
 use crate::membership::Membership;
 use crate::node::{
     Announced, Job, Jobs, Limits, LogSpace, Outlet, Ports, Published, Replica, ReplicaOptions,
-    ShardStatus, SnapshotState, StatusBoard, restored,
+    Reports, ShardStatus, SnapshotState, StatusBoard, restored,
 };
 use crate::options::Options;
 use crate::transport::{
@@ -62,6 +62,7 @@ fn shard(
             election_timeout_ns: 500_000_000,
         })),
         rejections: Arc::default(),
+        reports: Reports::default(),
         membership: Arc::new(Membership::alone(NodeId(1))),
         status: ShardStatus {
             board: Arc::new(StatusBoard::new(std::iter::empty(), 1, 500_000_000)),

@@ -459,6 +459,7 @@ fn read_refusal(tag: u8, reader: &mut Reader<'_>) -> Result<Refusal, DecodeError
         }
         tag::BUSY => Refusal::Busy,
         tag::DISK_FULL => Refusal::DiskFull,
+        tag::OUT_OF_HANDLES => Refusal::OutOfHandles,
         tag::LOG_FAILED => Refusal::LogFailed,
         tag::TOO_LARGE => Refusal::TooLarge {
             limit_bytes: reader.u64()?,

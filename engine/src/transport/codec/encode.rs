@@ -392,6 +392,7 @@ fn write_refusal(refusal: Refusal, sink: &mut impl Sink) {
         }
         Refusal::Busy | Refusal::Lagging => sink.u8(tag::BUSY),
         Refusal::DiskFull => sink.u8(tag::DISK_FULL),
+        Refusal::OutOfHandles => sink.u8(tag::OUT_OF_HANDLES),
         Refusal::LogFailed => sink.u8(tag::LOG_FAILED),
         Refusal::TooLarge { limit_bytes } => {
             sink.u8(tag::TOO_LARGE);

@@ -71,6 +71,7 @@ pub(crate) mod tag {
     pub(crate) const LEADERSHIP_LOST: u8 = 23;
     pub(crate) const NOT_UNDERSTOOD: u8 = 24;
     pub(crate) const UNFOUNDED: u8 = 25;
+    pub(crate) const OUT_OF_HANDLES: u8 = 26;
 
     pub(crate) const APPLIED: u8 = 1;
     pub(crate) const REGISTERED: u8 = 2;

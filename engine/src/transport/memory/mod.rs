@@ -8,12 +8,13 @@
 //!   be entered recursively, so an inbox that sends from within `deliver` does not block on itself.
 //! - While no fault is set, a send between two that have met takes no lock that another sender takes exclusively.
 //! - Two nodes show each other their cards before the first frame between them, once for each time that one of them is
-//!   attached. If one refuses the other, no frame is moved between them.
+//!   attached. If one refuses the other, no frame is moved between them. No lock is held meanwhile, for a card may be written
+//!   down: a frame between the two is lost as long as another thread has them judge each other, and nobody else waits.
 
 mod faults;
 mod gate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -36,8 +37,6 @@ pub struct MemoryNetwork {
     clerk_numbers: AtomicU64,
     groups: AtomicU32,
     port_numbers: AtomicU64,
-    /// Held while two nodes judge each other, so that each pair does so once.
-    introducing: Mutex<()>,
     faults: Faults,
 }
 
@@ -61,6 +60,7 @@ impl MemoryNetwork {
             inbox,
             gate: Gate::new(),
             met: RwLock::default(),
+            judging: Mutex::default(),
         });
         let replaced = self.nodes.write().insert(node, Arc::clone(&port));
         if let Some(old) = replaced {
@@ -71,7 +71,7 @@ impl MemoryNetwork {
         if self.faults.none() {
             let others: Vec<_> = self.nodes.read().values().cloned().collect();
             for other in others {
-                self.have_met(&port, &other);
+                Self::have_met(&port, &other);
             }
         }
         Arc::new(MemoryTransport {
@@ -164,8 +164,9 @@ impl MemoryNetwork {
         next
     }
 
-    /// Whether two nodes deal with each other; they judge each other's cards if they did not yet.
-    fn have_met(&self, one: &Arc<NodePort>, other: &Arc<NodePort>) -> bool {
+    /// Whether two nodes deal with each other; they judge each other's cards if they did not yet. While another thread has them
+    /// do so they do not.
+    fn have_met(one: &Arc<NodePort>, other: &Arc<NodePort>) -> bool {
         if one.number == other.number {
             return true;
         }
@@ -176,7 +177,9 @@ impl MemoryNetwork {
         // A node that is stopped writes no book any more: its directory may be somebody else's.
         one.gate.while_open(|| {
             other.gate.while_open(|| {
-                let _one_after_the_other = self.introducing.lock();
+                let Some(_judging) = Judging::begin(one, other) else {
+                    return;
+                };
                 if one.met.read().contains_key(&other.number) {
                     return;
                 }
@@ -220,7 +223,7 @@ impl MemoryNetwork {
             if outcome.is_none() && self.faults.is_cut(sender.node, to) {
                 return true;
             }
-            if !outcome.unwrap_or_else(|| self.have_met(sender, &port)) {
+            if !outcome.unwrap_or_else(|| Self::have_met(sender, &port)) {
                 return false;
             }
         }
@@ -362,6 +365,33 @@ struct NodePort {
     gate: Gate,
     /// Ports with which cards were shown, and whether the two deal with each other.
     met: RwLock<BTreeMap<u64, bool>>,
+    /// Later ports that are judging this one, and judged by it, at the moment.
+    judging: Mutex<BTreeSet<u64>>,
+}
+
+/// Two nodes judge each other, on one thread at a time.
+struct Judging<'a> {
+    earlier: &'a NodePort,
+    later: u64,
+}
+
+impl<'a> Judging<'a> {
+    /// `None`: on another thread, or further up on this one, they do so already.
+    fn begin(one: &'a NodePort, other: &'a NodePort) -> Option<Self> {
+        let (earlier, later) = if one.number < other.number {
+            (one, other.number)
+        } else {
+            (other, one.number)
+        };
+        let begins = earlier.judging.lock().insert(later);
+        begins.then_some(Self { earlier, later })
+    }
+}
+
+impl Drop for Judging<'_> {
+    fn drop(&mut self) {
+        self.earlier.judging.lock().remove(&self.later);
+    }
 }
 
 impl NodePort {

@@ -22,7 +22,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What serving connections needs.
 pub(super) struct Server {
+    /// What this side says to nodes.
     pub(super) accept: Accept,
+    /// What it says to clerks, who may be anybody.
+    pub(super) accept_clerk: Accept,
     pub(super) limits: TcpLimits,
     pub(super) monitor: Arc<Monitor>,
     pub(super) threads: Arc<Threads>,
@@ -42,7 +45,7 @@ impl Server {
                 Err(_) if self.incoming.is_stopped() => {}
                 Err(error) => {
                     self.monitor.tell(&TransportEvent::AcceptFailed {
-                        error: error.kind(),
+                        error: error.into(),
                     });
                     self.incoming.wait_stopped(ACCEPT_RETRY);
                 }
@@ -75,7 +78,7 @@ impl Server {
             && !self.incoming.is_stopped()
         {
             self.monitor.tell(&TransportEvent::AcceptFailed {
-                error: error.kind(),
+                error: error.into(),
             });
         }
     }
@@ -123,7 +126,7 @@ impl Server {
     /// Reads the hello, judges it, and answers.
     fn greet(&self, entry: &Entry) -> Result<Hello, CloseReason> {
         let stream = &*entry.stream;
-        let failed = |error: io::Error| CloseReason::Io(error.kind());
+        let failed = |error: io::Error| CloseReason::Io(error.into());
         stream.set_nodelay(true).map_err(failed)?;
         stream
             .set_write_timeout(Some(self.limits.handshake_timeout()))
@@ -137,7 +140,11 @@ impl Server {
             .map_err(|reason| reject(reason, 1))?;
         let judged = self.judge(&hello).and_then(|role| entry.settle(role));
         judged.map_err(|reason| reject(reason, hello.version))?;
-        write_accept(stream, &self.accept, hello.version).map_err(failed)?;
+        let accept = match hello.from {
+            Some(_) => &self.accept,
+            None => &self.accept_clerk,
+        };
+        write_accept(stream, accept, hello.version).map_err(failed)?;
         Ok(hello)
     }
 
@@ -212,7 +219,7 @@ impl Server {
             replies.fail(&stream, reason);
         });
         if let Err(error) = spawned {
-            return CloseReason::Io(error.kind());
+            return CloseReason::Io(error.into());
         }
         let sink: Arc<dyn ReplySink> = Arc::new(ClerkSink {
             queue: Arc::clone(&queue),
@@ -276,11 +283,21 @@ struct ClerkSink {
     version: u16,
 }
 
+/// A refusal as a clerk of this version understands it. What it has no word for ends its connection.
+fn in_words_of(version: u16, refusal: Refusal) -> Refusal {
+    match refusal {
+        // Ask elsewhere, or again.
+        Refusal::Unfounded { .. } if version == 1 => Refusal::NotLeader { leader: None },
+        // Nothing is written for now, and it passes by itself.
+        Refusal::OutOfHandles if version == 1 => Refusal::DiskFull,
+        refusal => refusal,
+    }
+}
+
 impl ReplySink for ClerkSink {
     fn reply(&self, mut reply: Reply) {
-        // Version 1 has no word for it, and this comes nearest: ask elsewhere, or again.
-        if self.version == 1 && matches!(reply.result, Err(Refusal::Unfounded { .. })) {
-            reply.result = Err(Refusal::NotLeader { leader: None });
+        if let Err(refusal) = &mut reply.result {
+            *refusal = in_words_of(self.version, *refusal);
         }
         enqueue(
             &self.queue,
@@ -288,5 +305,37 @@ impl ReplySink for ClerkSink {
             &self.limits,
             &self.monitor,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::SystemError;
+    use super::*;
+    use crate::transport::FewNodes;
+
+    #[test]
+    fn a_want_of_file_handles_is_told_in_words() {
+        let (process, system) = (24, 23);
+        for errno in [process, system] {
+            let error = io::Error::from_raw_os_error(errno);
+            let words = SystemError::from(error).to_string();
+            assert!(words.contains("open files"), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_clerk_of_version_1_is_told_nothing_that_it_has_no_word_for() {
+        let waits_for = FewNodes::of(&[NodeId(2)]);
+        let unfounded = Refusal::Unfounded { waits_for };
+        let added = [
+            (unfounded, Refusal::NotLeader { leader: None }),
+            (Refusal::OutOfHandles, Refusal::DiskFull),
+        ];
+        for (refusal, nearest) in added {
+            assert_eq!(in_words_of(1, refusal), nearest);
+            assert_eq!(in_words_of(2, refusal), refusal);
+        }
+        assert_eq!(in_words_of(1, Refusal::Busy), Refusal::Busy);
     }
 }

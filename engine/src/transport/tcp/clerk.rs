@@ -6,11 +6,8 @@
 //! - One link for each node; it connects when there is something to send.
 
 use std::collections::HashMap;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use quorate_raft::NodeId;
@@ -18,22 +15,21 @@ use quorate_raft::NodeId;
 use super::TcpError;
 use super::event::{CloseReason, Lane, Monitor, TcpStats, TransportEvent};
 use super::handshake::{Accept, Hello};
-use super::link::{Link, Purpose, dial};
-use super::options::{NODES_MAX, Observer, TcpLimits, millis};
+use super::link::{Link, Purpose};
+use super::options::{NODES_MAX, Observer, TcpLimits};
 use super::queue::Queue;
+use super::seek::find_node;
 use super::threads::Threads;
 use crate::runtime::Events;
 use crate::transport::{ClerkInbox, ClerkLink, Frame, Request};
-
-/// How long to wait between two rounds through the addresses.
-const ROUND_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a clerk connects.
 #[derive(Clone)]
 pub struct TcpClerkOptions {
     /// The cluster that is meant; `None` takes the one that answers.
     pub cluster_id: Option<u64>,
-    /// How long to look for a first node, in milliseconds.
+    /// How long to look for a first node, in milliseconds: names are looked up, connections made and
+    /// answers waited for within it.
     pub connect_timeout_ms: u64,
     /// Bounds in bytes, numbers and time.
     pub limits: TcpLimits,
@@ -89,6 +85,9 @@ struct NodeLink {
 impl TcpClerkLink {
     /// Tries the addresses in turn, again and again, until a node accepts or the time is up; blocks
     /// for that long. The other nodes are learned from the one that accepted.
+    ///
+    /// A name is looked up on a thread of its own, at most one for each address: the system can take
+    /// longer than there is time, and cannot be told to stop. Such a thread ends by itself.
     pub fn connect(
         addresses: Vec<String>,
         options: TcpClerkOptions,
@@ -272,42 +271,6 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// The first node that accepts.
-fn find_node(
-    addresses: &[String],
-    options: &TcpClerkOptions,
-) -> Result<(String, Arc<TcpStream>, Accept), TcpError> {
-    let hello = Hello::clerk(options.cluster_id, None);
-    let deadline = Instant::now() + millis(options.connect_timeout_ms);
-    loop {
-        let mut failures = Vec::new();
-        for (at, address) in addresses.iter().enumerate() {
-            // An address that swallows everything must leave time for those after it.
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = (left / (addresses.len() - at) as u32).max(Duration::from_millis(1));
-            let connect = share.min(options.limits.connect_timeout());
-            let handshake = share.min(options.limits.handshake_timeout());
-            match dial(address, &hello, connect, handshake, |_| true) {
-                Ok((stream, accept)) => return Ok((address.clone(), stream, accept)),
-                Err(reason) => failures.push((address.clone(), reason)),
-            }
-        }
-        let hopeless = failures.iter().all(|(_, reason)| is_final(reason));
-        if hopeless || Instant::now() + ROUND_PAUSE >= deadline {
-            return Err(TcpError::Unreachable { failures });
-        }
-        thread::sleep(ROUND_PAUSE);
-    }
-}
-
-/// Whether trying again cannot help.
-fn is_final(reason: &CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::NotQuorate | CloseReason::Version { .. } | CloseReason::WrongCluster { .. }
-    )
 }
 
 /// The purpose of a link from a clerk to a node.

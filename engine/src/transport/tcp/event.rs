@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quorate_raft::NodeId;
+use quorate_wal::GroupId;
 use thiserror::Error;
 
 use super::options::Observer;
@@ -33,6 +34,45 @@ impl Lane {
     }
 }
 
+/// What the operating system said, in its own words, which end with the number of the error if it has one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{words}")]
+pub struct SystemError {
+    kind: io::ErrorKind,
+    words: String,
+}
+
+impl SystemError {
+    /// Which kind of error it is.
+    #[must_use]
+    pub const fn kind(&self) -> io::ErrorKind {
+        self.kind
+    }
+}
+
+impl From<io::Error> for SystemError {
+    fn from(error: io::Error) -> Self {
+        Self {
+            kind: error.kind(),
+            words: error.to_string(),
+        }
+    }
+}
+
+impl From<io::ErrorKind> for SystemError {
+    fn from(kind: io::ErrorKind) -> Self {
+        io::Error::from(kind).into()
+    }
+}
+
+/// What to do about an address that does not resolve.
+pub(super) fn hint_to_resolve(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::InvalidInput => "write it as host:port",
+        _ => "check the name, and whether this machine can look up names",
+    }
+}
+
 /// Why a connection was not made or was closed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -48,10 +88,22 @@ pub enum CloseReason {
     Replaced,
     /// The operating system reports an error.
     #[error("the connection failed: {0}")]
-    Io(io::ErrorKind),
+    Io(SystemError),
     /// The address names no host, or is none.
-    #[error("the address cannot be resolved: {0}; write it as host:port")]
-    Resolve(io::ErrorKind),
+    #[error("the address cannot be resolved: {0}; {hint}", hint = hint_to_resolve(.0.kind()))]
+    Resolve(SystemError),
+    /// The name was not looked up in time. The system tries its name servers for as long as it is configured to.
+    #[error("the name was not resolved within {timeout_ms} ms; is a name server reachable?")]
+    ResolveTimeout {
+        /// The limit.
+        timeout_ms: u64,
+    },
+    /// The other side did not take the connection in time.
+    #[error("no connection within {timeout_ms} ms; is the machine up, and no firewall between?")]
+    ConnectTimeout {
+        /// The limit.
+        timeout_ms: u64,
+    },
     /// Nothing arrived for too long.
     #[error("nothing arrived for {timeout_ms} ms")]
     Silent {
@@ -158,8 +210,8 @@ impl CloseReason {
             Self::PeerClosed => "peer_closed",
             Self::Stopped => "stopped",
             Self::Replaced => "replaced",
-            Self::Io(_) => "io",
-            Self::Resolve(_) => "resolve",
+            Self::Io(_) | Self::ConnectTimeout { .. } => "io",
+            Self::Resolve(_) | Self::ResolveTimeout { .. } => "resolve",
             Self::Silent { .. } => "silent",
             Self::WriteTimeout { .. } => "write_timeout",
             Self::HandshakeTimeout { .. } => "handshake_timeout",
@@ -186,7 +238,11 @@ impl CloseReason {
     pub(super) fn is_ordinary(&self) -> bool {
         matches!(
             self,
-            Self::PeerClosed | Self::Stopped | Self::Replaced | Self::Io(_)
+            Self::PeerClosed
+                | Self::Stopped
+                | Self::Replaced
+                | Self::Io(_)
+                | Self::ConnectTimeout { .. }
         )
     }
 }
@@ -249,6 +305,16 @@ pub enum TransportEvent {
         /// How it stands.
         status: FoundingStatus,
     },
+    /// A replica refused what a peer sent: it contradicts what is here, or makes no sense. Told to the observer of a
+    /// [`Db`](crate::Db), for one group, peer and kind of reason at most once a minute; what is refused has changed nothing.
+    MessageRefused {
+        /// The group.
+        group: GroupId,
+        /// Who sent it, or whoever claims so.
+        node: NodeId,
+        /// Why it was refused.
+        reason: String,
+    },
     /// The node itself stopped, since one of its threads failed: a bug, or code of the caller's that ran on it. Told to
     /// the observer of a [`Db`](crate::Db), also of one without peers, after its calls have failed.
     NodeFailed {
@@ -258,7 +324,7 @@ pub enum TransportEvent {
     /// The listening socket could not give a connection. It is tried again.
     AcceptFailed {
         /// What the operating system says.
-        error: io::ErrorKind,
+        error: SystemError,
     },
     /// The observer took so long that events did not fit into its queue, here in their order: they are lost.
     Missed {

@@ -107,6 +107,16 @@ pub(super) struct Accept {
     pub(super) nodes: Vec<(NodeId, String)>,
 }
 
+impl Accept {
+    /// The same for a clerk, who is not shown what tells one copy of a directory from another.
+    pub(super) fn for_clerks(&self) -> Self {
+        Self {
+            card: self.card.for_clerks(),
+            ..self.clone()
+        }
+    }
+}
+
 /// Introduces this side over a fresh stream, and reads the answer.
 pub(super) fn introduce(
     stream: &TcpStream,
@@ -115,13 +125,13 @@ pub(super) fn introduce(
 ) -> Result<Accept, CloseReason> {
     stream
         .set_write_timeout(Some(timeout))
-        .map_err(|e| CloseReason::Io(e.kind()))?;
+        .map_err(|e| CloseReason::Io(e.into()))?;
     // A listener that is full refuses before it has read; its answer is read even if the hello
     // could not be written.
     let written = (&mut &*stream).write_all(&encode_hello(hello));
     let answer = read_answer(&mut Timed::new(stream, timeout), hello);
     match (written, answer) {
-        (Err(error), Err(_)) => Err(CloseReason::Io(error.kind())),
+        (Err(error), Err(_)) => Err(CloseReason::Io(error.into())),
         (_, answer) => answer,
     }
 }
@@ -346,11 +356,20 @@ fn decode_reject(code: u8, body: &[u8], hello: &Hello) -> CloseReason {
                 .and_then(|it| it.text(tag::WORDS))
                 .unwrap_or_default()
                 .chars()
-                .filter(|it| !it.is_control())
+                .filter(|it| !is_obeyed(*it))
                 .take(WORDS_BYTES_MAX)
                 .collect(),
         },
     }
+}
+
+/// Whether a terminal obeys a character, breaks the line or turns the direction of text, instead of showing it.
+fn is_obeyed(character: char) -> bool {
+    let turns = ['\u{61c}', '\u{200e}', '\u{200f}'];
+    character.is_control()
+        || turns.contains(&character)
+        || ('\u{2028}'..='\u{202e}').contains(&character)
+        || ('\u{2066}'..='\u{2069}').contains(&character)
 }
 
 /// What the codes of the first version say; `None`: it is none of them.
@@ -479,13 +498,13 @@ impl<'a> Timed<'a> {
             }
             self.stream
                 .set_read_timeout(Some(left))
-                .map_err(|e| CloseReason::Io(e.kind()))?;
+                .map_err(|e| CloseReason::Io(e.into()))?;
             match (&mut &*self.stream).read(bytes) {
                 Ok(0) => return Err(CloseReason::PeerClosed),
                 Ok(read) => bytes = &mut bytes[read..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_timeout(&error) => return Err(self.too_late()),
-                Err(error) => return Err(CloseReason::Io(error.kind())),
+                Err(error) => return Err(CloseReason::Io(error.into())),
             }
         }
         Ok(())

@@ -8,7 +8,7 @@
 //!   better ask another node.
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ impl<P: Purpose> Link<P> {
     fn dial(&self, attempt: u64) -> Result<Arc<TcpStream>, CloseReason> {
         let addresses = self.purpose.addresses();
         let Some(rest) = attempt.checked_rem(addresses.len() as u64) else {
-            return Err(CloseReason::Resolve(io::ErrorKind::NotFound));
+            return Err(CloseReason::Resolve(io::ErrorKind::NotFound.into()));
         };
         let dialled = dial(
             &addresses[rest as usize],
@@ -126,7 +126,7 @@ impl<P: Purpose> Link<P> {
         });
         let reason = match spawned {
             Ok(()) => transmit(&self.queue, stream, &self.limits, &self.monitor, true),
-            Err(error) => CloseReason::Io(error.kind()),
+            Err(error) => CloseReason::Io(error.into()),
         };
         let reason = self.queue.fail(stream, reason);
         self.hang_up();
@@ -150,14 +150,15 @@ impl<P: Purpose> Link<P> {
 
 /// Connects to an address and introduces this side. `attach` is given the stream as soon as there
 /// is one, so that it can be shut from elsewhere, and says whether to go on.
-pub(super) fn dial(
+fn dial(
     address: &str,
     hello: &Hello,
     connect_timeout: Duration,
     handshake_timeout: Duration,
     attach: impl FnOnce(&Arc<TcpStream>) -> bool,
 ) -> Result<(Arc<TcpStream>, Accept), CloseReason> {
-    let stream = Arc::new(connect(address, connect_timeout)?);
+    // Anew each time: the address behind a name changes when its node moves.
+    let stream = Arc::new(connect(&resolve(address)?, connect_timeout)?);
     if !attach(&stream) {
         return Err(CloseReason::Stopped);
     }
@@ -165,19 +166,34 @@ pub(super) fn dial(
     Ok((stream, accept))
 }
 
-/// Resolved anew each time: the address behind a name changes when its node moves.
-fn connect(address: &str, timeout: Duration) -> Result<TcpStream, CloseReason> {
-    let resolved: Vec<_> = address
+/// What an address stands for. Takes as long as the system tries its name servers.
+pub(super) fn resolve(address: &str) -> Result<Vec<SocketAddr>, CloseReason> {
+    let resolved = address
         .to_socket_addrs()
-        .map_err(|e| CloseReason::Resolve(e.kind()))?
-        .collect();
+        .map_err(|error| CloseReason::Resolve(error.into()))?;
+    Ok(resolved.collect())
+}
+
+/// Tries what a name stands for, one after the other, with an equal share of the time for each.
+pub(super) fn connect(
+    resolved: &[SocketAddr],
+    timeout: Duration,
+) -> Result<TcpStream, CloseReason> {
     let share = timeout / u32::try_from(resolved.len().max(1)).unwrap_or(u32::MAX);
-    let mut failure = CloseReason::Resolve(io::ErrorKind::NotFound);
+    let share = share.max(Duration::from_millis(1));
+    let mut failure = CloseReason::Resolve(io::ErrorKind::NotFound.into());
     for address in resolved {
-        let connected = TcpStream::connect_timeout(&address, share.max(Duration::from_millis(1)));
-        match connected.and_then(prepare) {
+        match TcpStream::connect_timeout(address, share).and_then(prepare) {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = CloseReason::Io(error.kind()),
+            // This side's own clock, and not the system's, which says it with a number.
+            Err(error)
+                if error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none() =>
+            {
+                failure = CloseReason::ConnectTimeout {
+                    timeout_ms: share.as_millis() as u64,
+                };
+            }
+            Err(error) => failure = CloseReason::Io(error.into()),
         }
     }
     Err(failure)

@@ -15,6 +15,7 @@ mod incoming;
 mod link;
 mod options;
 mod queue;
+mod seek;
 mod stream;
 mod threads;
 
@@ -26,8 +27,8 @@ use std::time::Duration;
 
 use accept::Server;
 pub use clerk::{TcpClerkLink, TcpClerkOptions};
-use event::Monitor;
-pub use event::{CloseReason, Lane, TcpStats, TransportEvent};
+pub use event::{CloseReason, Lane, SystemError, TcpStats, TransportEvent};
+use event::{Monitor, hint_to_resolve};
 use handshake::{Accept, Hello};
 use incoming::Incoming;
 use link::{Link, Purpose};
@@ -46,10 +47,7 @@ use crate::transport::{Frame, Inbox, Transport};
 #[non_exhaustive]
 pub enum TcpError {
     /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {address}: {source}; choose a free port of this machine, or end the \
-         process that has it"
-    )]
+    #[error("cannot listen on {address}: {source}; {hint}", hint = hint_to_listen(source))]
     Listen {
         /// The address.
         address: String,
@@ -68,6 +66,19 @@ pub enum TcpError {
         /// Each address, and why it did not.
         failures: Vec<(String, CloseReason)>,
     },
+}
+
+fn hint_to_listen(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "choose a free port, or end the process that has it",
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address: correct it, or name one that it has to listen at (0.0.0.0: all)"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a right: choose a higher one",
+        // Not from listening, but from looking the address up before.
+        _ if source.raw_os_error().is_none() => hint_to_resolve(source.kind()),
+        _ => "see to what the system says",
+    }
 }
 
 fn list(failures: &[(String, CloseReason)]) -> String {
@@ -143,9 +154,11 @@ impl TcpTransport {
             threads: Arc::clone(&threads),
             local_addr,
         });
+        let (limits, accept) = (options.limits, introduction(options, card, local_addr));
         let server = Arc::new(Server {
-            limits: options.limits,
-            accept: introduction(options, card, local_addr),
+            limits,
+            accept_clerk: accept.for_clerks(),
+            accept,
             monitor,
             threads: Arc::clone(&threads),
             incoming,

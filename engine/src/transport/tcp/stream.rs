@@ -44,7 +44,7 @@ pub(super) fn transmit(
     alive: bool,
 ) -> CloseReason {
     if let Err(error) = stream.set_write_timeout(Some(limits.write_timeout())) {
-        return CloseReason::Io(error.kind());
+        return CloseReason::Io(error.into());
     }
     let mut frames = Vec::new();
     let mut batch = Batch::new();
@@ -70,7 +70,7 @@ pub(super) fn transmit(
                     timeout_ms: limits.write_timeout_ms,
                 }
             } else {
-                CloseReason::Io(error.kind())
+                CloseReason::Io(error.into())
             };
         }
         Monitor::add(&monitor.batches_sent, 1);
@@ -90,7 +90,7 @@ pub(super) fn receive(
     mut frame: impl FnMut(Frame) -> Result<(), CloseReason>,
 ) -> CloseReason {
     if let Err(error) = stream.set_read_timeout(Some(limits.silence_timeout())) {
-        return CloseReason::Io(error.kind());
+        return CloseReason::Io(error.into());
     }
     let mut buffer = FrameBuffer::new(limits.frame_bytes_max());
     loop {
@@ -117,7 +117,7 @@ pub(super) fn say_alive(stream: &TcpStream) -> Result<(), CloseReason> {
     batch.push_keep_alive();
     (&mut &*stream)
         .write_all(&batch.to_vec())
-        .map_err(|error| CloseReason::Io(error.kind()))
+        .map_err(|error| CloseReason::Io(error.into()))
 }
 
 fn read_some(
@@ -140,7 +140,7 @@ fn read_some(
                     timeout_ms: limits.silence_timeout_ms,
                 });
             }
-            Err(error) => return Err(CloseReason::Io(error.kind())),
+            Err(error) => return Err(CloseReason::Io(error.into())),
         }
     }
 }

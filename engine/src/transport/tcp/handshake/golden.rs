@@ -242,6 +242,54 @@ fn every_code_of_a_reject_that_is_understood_has_a_golden_line() {
     }
 }
 
+/// The numbers in the first column of the tables of `docs/wire.md` that begin with this line.
+fn listed(head: &str) -> Vec<u16> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/wire.md");
+    let document = fs::read_to_string(path).expect("it is there");
+    let head = format!("\n{head}");
+    let tables = document.split(&head).skip(1);
+    let rows = tables.flat_map(|table| {
+        let rows = table.lines().skip(2);
+        rows.take_while(|line| line.starts_with('|'))
+    });
+    // What is a range is listed by its first number.
+    let first = |row: &str| row.split(['|', ' ']).find_map(|it| it.parse().ok());
+    rows.map(|row| first(row).unwrap_or_else(|| panic!("no number begins {row}")))
+        .collect()
+}
+
+#[test]
+fn the_document_lists_every_code_of_a_reject() {
+    let known = (0..=u8::MAX).filter(|&code| {
+        reason_of(code, 2, &hellos()[0].1).is_some()
+            || Refused::from_wire(code, [2, 1, 3, 4]).is_some()
+    });
+    let known: Vec<u16> = known.map(u16::from).collect();
+    assert_eq!(listed("| code | reason |"), known);
+}
+
+/// Unknown fields are skipped, so the decoder cannot be asked: what is written is looked at.
+#[test]
+fn the_document_lists_every_field_of_a_handshake() {
+    let mut written = std::collections::BTreeSet::new();
+    for (name, bytes) in [golden(2), lines_of(2, REJECTS)].concat() {
+        // The reject that names a version has a number alone.
+        if name == "reject_version" {
+            continue;
+        }
+        let mut fields = &bytes[ANSWER_HEADER_BYTES..bytes.len() - CRC_BYTES];
+        while !fields.is_empty() {
+            let length = usize::from(u16_at(fields, 2));
+            // The nodes of a cluster follow the first one.
+            written.insert(u16_at(fields, 0).min(tag::NODES));
+            fields = &fields[4 + length..];
+        }
+    }
+    let mut listed = listed("| tag | type | field |");
+    listed.sort_unstable();
+    assert_eq!(listed, Vec::from_iter(written));
+}
+
 /// The header but for the length, and the numbers. The words are for people, and may be written better.
 fn without_words(reject: &[u8]) -> (&[u8], [u8; 32]) {
     let body = &reject[ANSWER_HEADER_BYTES..reject.len() - CRC_BYTES];
@@ -277,6 +325,7 @@ fn refusals() -> Vec<(&'static str, CloseReason, CloseReason)> {
             "reject_second_copy",
             Refused::SecondCopy { node, life: known },
         ),
+        ("reject_life_jump", Refused::LifeJump { node, known, shown }),
         ("reject_book_not_written", Refused::NotWritten),
         (
             "reject_features",

@@ -80,11 +80,12 @@ fn the_documented_hello_is_the_one_sent_and_understood() {
 
 #[test]
 fn the_documented_accept_is_the_one_sent_and_understood() {
-    let sent = encode_accept(&accept());
+    let accept = accept().for_clerks();
+    let sent = encode_accept(&accept);
     assert!(sent == example("accept"), "sent is\n{}", hex(&sent));
     let (dialled, accepted) = pair();
     (&accepted).write_all(&example("accept")).unwrap();
-    assert_eq!(introduce(&dialled, &hello(), TIMEOUT), Ok(accept()));
+    assert_eq!(introduce(&dialled, &hello(), TIMEOUT), Ok(accept));
 }
 
 #[test]
@@ -243,7 +244,9 @@ fn each_reject_means_the_same_on_both_sides() {
 #[test]
 fn a_reason_of_a_later_version_is_told_in_its_own_words() {
     let (dialled, accepted) = pair();
-    let answer = encode_reject(200, [1; 4], "too\x1b[31m new");
+    // What a terminal obeys is left out, and what turns the text around it too.
+    let words = "too\x1b[31m\u{9b}\u{202e}\u{2066}\u{200f}\u{2028}\u{61c} new";
+    let answer = encode_reject(200, [1; 4], words);
     (&accepted).write_all(&answer).unwrap();
     let reason = CloseReason::Refused {
         code: 200,
