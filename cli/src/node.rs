@@ -1,13 +1,19 @@
-//! A node that runs until it is killed, and says what happens to it.
+//! A node that runs until it is told to stop or is killed, and says what happens to it.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use quorate::transport::tcp::{CloseReason, Lane, TransportEvent};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
 use quorate::{Db, GroupStatus, LogHealth, NodeId, Role, Stats};
 
 use crate::arguments::NodeArguments;
@@ -17,6 +23,7 @@ use crate::{Failure, out, text, time};
 enum Notice {
     Transport(TransportEvent),
     StdinClosed,
+    Signal,
 }
 
 /// How many notices may wait; more are dropped, since the transport must not wait for a terminal.
@@ -69,16 +76,18 @@ pub(crate) fn run(arguments: &NodeArguments) -> Result<(), Failure> {
     if let Some(warning) = open_to_others(&arguments.dir) {
         say(&warning);
     }
+    tell_of_signals(notices.clone())?;
     if arguments.until_stdin_closes {
         tell_when_stdin_closes(notices)?;
     }
     watch(&db, &inbox);
+    say("stops: hands over what it leads first");
     db.close();
     say("closed in order");
     Ok(())
 }
 
-/// Prints what changes, until standard input closes.
+/// Prints what changes, until standard input closes or a signal comes.
 fn watch(db: &Db, inbox: &Receiver<Notice>) {
     let mut peers = BTreeMap::new();
     let mut groups: Vec<Option<String>> = vec![None; db.groups() as usize];
@@ -86,7 +95,9 @@ fn watch(db: &Db, inbox: &Receiver<Notice>) {
     let mut log_looked_at = Instant::now();
     loop {
         match inbox.recv_timeout(LOOK_EVERY) {
-            Ok(Notice::StdinClosed) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Notice::StdinClosed | Notice::Signal) | Err(RecvTimeoutError::Disconnected) => {
+                return;
+            }
             Ok(Notice::Transport(event)) => say_event(&event, &mut peers),
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -217,6 +228,25 @@ fn open_to_others(dir: &Path) -> Option<String> {
 fn say(line: &str) {
     let line = format!("{} {}\n", time::now(), text::message(line));
     let _nobody_reads = out::print(&line);
+}
+
+/// Has the first SIGTERM or SIGINT stop the node in order. The second one ends the process at once.
+fn tell_of_signals(notices: SyncSender<Notice>) -> io::Result<()> {
+    let (mut told, tells) = UnixStream::pair()?;
+    let is_second = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // In this order: the flag is not set yet when the first one looks.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&is_second))?;
+        flag::register(signal, Arc::clone(&is_second))?;
+        low_level::pipe::register(signal, tells.try_clone()?)?;
+    }
+    let wait = move || {
+        // An error ends it like a signal does.
+        let _came = told.read(&mut [0]);
+        let _ended_otherwise = notices.send(Notice::Signal);
+    };
+    let thread = std::thread::Builder::new().name("quorate-signals".to_owned());
+    thread.spawn(wait).map(drop)
 }
 
 fn tell_when_stdin_closes(notices: SyncSender<Notice>) -> io::Result<()> {

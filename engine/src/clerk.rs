@@ -52,7 +52,9 @@ struct Inner {
     /// The replicas in this process, if there are any: reads are answered from their views.
     local: Option<Vec<Arc<Published<MapView>>>>,
     /// Keeps a remote clerk's timer alive.
-    _timer: Arc<Timer>,
+    timer: Arc<Timer>,
+    /// Where its threads are.
+    process: threads::Process,
 }
 
 /// A compare-and-swap or batch did not find what it expected; nothing was changed.
@@ -92,7 +94,7 @@ impl Clerk {
         let link = TcpClerkLink::connect(addresses, tcp, inbox)?;
         let groups = link.groups().unwrap_or(1);
         let clock = Clock::start();
-        let timer = Timer::start(clock).map_err(OpenError::Thread)?;
+        let timer = Timer::start(clock, options.inline_wakers).map_err(OpenError::Thread)?;
         Ok(Self::over(link, &port, groups, options, clock, &timer))
     }
 
@@ -130,7 +132,8 @@ impl Clerk {
             inner: Arc::new(Inner {
                 client,
                 local,
-                _timer: timer,
+                timer,
+                process: threads::Process::present(),
             }),
         }
     }
@@ -259,7 +262,7 @@ impl Clerk {
             let read = move |view: &MapView| view.get(&key);
             return self.read_local_or(group, consistency, query, read, finish_value);
         }
-        let (pending, completer) = Pending::new(finish_value);
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish_value);
         let wants = ReadWants::Answer(consistency, query);
         self.inner.client.read(group, wants, completer);
         pending
@@ -336,7 +339,7 @@ impl Clerk {
             Err(error) => Pending::ready(Err(Error::TooLarge(error))),
             Ok(_) if self.is_out(group) => Pending::ready(Err(Error::Quarantined { group })),
             Ok(command) => {
-                let (pending, completer) = Pending::new(finish);
+                let (pending, completer) = Pending::over(self.inner.client.wakers(), finish);
                 self.inner.client.write(group, command, completer);
                 pending
             }
@@ -409,13 +412,14 @@ impl Clerk {
         if published.is_out() || is_alone && !published.has_state() {
             return Pending::ready(Err(Error::Quarantined { group }));
         }
-        let (pending, completer) = Pending::new(move |answer| match answer {
-            Ok(here) if here == READ_HERE => {
-                let view = published.load().ok_or(Error::Quarantined { group })?;
-                Ok(read(&view))
-            }
-            answer => finish(answer),
-        });
+        let (pending, completer) =
+            Pending::over(self.inner.client.wakers(), move |answer| match answer {
+                Ok(here) if here == READ_HERE => {
+                    let view = published.load().ok_or(Error::Quarantined { group })?;
+                    Ok(read(&view))
+                }
+                answer => finish(answer),
+            });
         self.inner.client.read(group, wants, completer);
         pending
     }
@@ -427,7 +431,7 @@ impl Clerk {
             let read = |view: &MapView| view.len() as u64;
             return self.read_local_or(group, consistency, query, read, finish_count);
         }
-        let (pending, completer) = Pending::new(finish_count);
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish_count);
         let wants = ReadWants::Answer(consistency, query);
         self.inner.client.read(group, wants, completer);
         pending
@@ -480,7 +484,7 @@ impl Clerk {
 
     /// Asks the leader for a page of one group's share.
     fn page(&self, group: GroupId, scan: &Scan, limit: usize) -> Pending<Page> {
-        let (pending, completer) = Pending::new(finish_entries);
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish_entries);
         let wants = ReadWants::Answer(Consistency::Linearizable, page_query(scan, limit));
         self.inner.client.read(group, wants, completer);
         pending
@@ -533,13 +537,18 @@ fn page_query(scan: &Scan, limit: usize) -> Bytes {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.process.is_another() {
+            // Nothing of its runs here, and what it has is the parent's.
+            std::mem::forget((Arc::clone(&self.client), Arc::clone(&self.timer)));
+            return;
+        }
         if self.local.is_some() {
             // Its node is stopped by the `Db`.
             self.client.close();
             return;
         }
         let client = Arc::clone(&self.client);
-        // Dropped by a waker, on a thread of the link, this would wait for that very thread.
+        // Dropped on a thread of the link, this would wait for that very thread.
         threads::apart(move || client.close());
     }
 }

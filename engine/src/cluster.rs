@@ -17,7 +17,7 @@ use crate::db::{Builder, Db, random_seed};
 use crate::error::{Error, Obstacle, OpenError};
 use crate::membership::FoundingStatus;
 use crate::options::Options;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, threads};
 use crate::transport::memory::MemoryNetwork;
 use crate::transport::tcp::{TcpClerkLink, TcpClerkOptions, TcpTransport};
 use crate::transport::{ClerkInbox, ClerkLink, Transport};
@@ -42,6 +42,7 @@ pub struct Cluster {
     members: Vec<Member>,
     groups: u32,
     options: Options,
+    process: threads::Process,
 }
 
 /// How the nodes of a [`Cluster`] reach each other.
@@ -235,6 +236,21 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.process.is_another() {
+            std::mem::forget(Arc::clone(&self.runtime));
+            return;
+        }
+        // All of them are about to stop, unless the caller keeps some: each would wait for the others in turn.
+        for member in &self.members {
+            if let Some(db) = member.db.lock().as_ref() {
+                db.keep_leadership();
+            }
+        }
+    }
+}
+
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster")
@@ -366,6 +382,7 @@ impl ClusterBuilder {
             members,
             groups: self.groups,
             options: self.options,
+            process: threads::Process::present(),
         };
         for member in &cluster.members {
             *member.db.lock() = Some(cluster.open(member)?);

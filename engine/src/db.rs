@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_kv::{Map, MapView};
 use quorate_raft::{LogIndex, NodeId, Role, Term};
 use quorate_wal::{Disk, GroupId, LogStats, LogStatus, RealDisk, SubmitError};
@@ -15,12 +16,13 @@ use crate::client::{Client, ClientLife, Link, ReplyPort};
 use crate::error::{Error, OpenError};
 use crate::identity::Wanted;
 use crate::membership::FoundingStatus;
-use crate::node::{Event, Outlet, Replica};
+use crate::node::{Event, Outlet, Replica, Told};
 use crate::opening::{self, NodeSetup};
 use crate::options::Options;
 use crate::partition::{GROUPS_MAX, Partitioner};
+use crate::pending::{Answer, Pending};
 use crate::rejected::Rejected;
-use crate::runtime::{Node, Runtime, threads};
+use crate::runtime::{Events, Node, Runtime, threads};
 use crate::transport::tcp::{TcpError, TcpOptions, TcpTransport, TransportEvent};
 use crate::transport::{
     ClerkInbox, Consistency, Frame, Inbox, LogHealth, NoTransport, NodeStatus, Origin, ReplySink,
@@ -51,6 +53,8 @@ pub struct Db {
 struct Inner {
     node: Arc<Node<Map>>,
     client: Arc<Client>,
+    /// Where its threads are.
+    process: threads::Process,
 }
 
 /// How a group stands on this node.
@@ -206,6 +210,9 @@ impl Db {
         if !threads::may_wait() {
             return Err(Error::OwnThread);
         }
+        if self.inner.process.is_another() {
+            return Err(Error::Closed);
+        }
         let (give, take) = crossbeam::channel::bounded(1);
         let with = Box::new(move |replica: &Replica<Map>| {
             let _gave_up = give.send(look(replica));
@@ -215,27 +222,63 @@ impl Db {
             .inbox
             .push(group, Event::Inspect { group, with });
         // A stopped node drops the question, and with it the sender.
-        take.recv().map_err(|_| self.inner.cause())
+        take.recv().map_err(|_| cause(&self.inner.node))
     }
 
-    /// Asks a group's leader, if it is this node, to hand its office to another node, or to the one that is furthest.
-    /// Returns at once; [`status`](Self::status) tells.
-    pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) {
-        self.inner
-            .node
-            .inbox
-            .push(group, Event::Transfer { group, to });
+    /// Hands the leadership of a group, if this node leads it, to another node, or to the one that can take over best.
+    /// Returns who leads then; fails with [`TransferError`](crate::TransferError), at the latest two election timeouts later.
+    pub fn transfer_leadership(&self, group: GroupId, to: Option<NodeId>) -> Result<NodeId, Error> {
+        self.transfer_leadership_async(group, to).wait()
     }
 
-    /// Starts a snapshot of a group now, which lets its log be cut. Returns at once. While one is being saved this does
-    /// nothing, and the one that is saved may lack what was applied last.
-    pub fn snapshot(&self, group: GroupId) {
-        self.inner.node.inbox.push(group, Event::Snapshot { group });
+    /// [`transfer_leadership`](Self::transfer_leadership) without waiting.
+    pub fn transfer_leadership_async(&self, group: GroupId, to: Option<NodeId>) -> Pending<NodeId> {
+        self.ask(group, |told| Event::Transfer { group, to, told })
     }
 
-    /// Stops the node in order. Calls that are outstanding fail with [`Error::Closed`]. When this returns, the directory may be
-    /// opened again; but not if it is called by a waker or an observer, on a thread of the node: then it returns at once, and
-    /// the node stops as soon as that thread goes on. The same holds for dropping the last handle.
+    /// Saves a snapshot of a group, which lets its log be cut. Returns up to which index: everything that was applied here
+    /// when this was called. If there is one already nothing is saved. It takes as long as the state is large and the disk
+    /// slow; it fails with [`Error::Snapshot`] if the snapshot cannot be saved.
+    pub fn snapshot(&self, group: GroupId) -> Result<LogIndex, Error> {
+        self.snapshot_async(group).wait()
+    }
+
+    /// [`snapshot`](Self::snapshot) without waiting.
+    pub fn snapshot_async(&self, group: GroupId) -> Pending<LogIndex> {
+        self.ask(group, |told| Event::Snapshot { group, told })
+    }
+
+    /// Asks the worker of a group for something that it answers with a number, now or later.
+    fn ask<N: Numbered + Send + 'static>(
+        &self,
+        group: GroupId,
+        event: impl FnOnce(Option<Told<Result<N, Error>>>) -> Event<Map>,
+    ) -> Pending<N> {
+        if group.0 >= u64::from(self.groups()) {
+            return Pending::ready(Err(Error::NoSuchGroup { group }));
+        }
+        let node = Arc::downgrade(&self.inner.node);
+        let finish = move |answer: Answer| match answer {
+            Ok(number) => N::decode(&number).ok_or(Error::Incompatible),
+            // The worker dropped the question: the node has stopped.
+            Err(Error::Closed) => Err(node.upgrade().map_or(Error::Closed, |node| cause(&node))),
+            Err(error) => Err(error),
+        };
+        let (pending, completer) = Pending::over(self.inner.client.wakers(), finish);
+        let told = Box::new(move |result: Result<N, Error>| {
+            completer.complete(result.map(N::encode));
+        });
+        self.inner.node.inbox.push(group, event(Some(told)));
+        pending
+    }
+
+    /// Stops the node in order. First it hands over the groups that it leads, and waits for that for
+    /// [`Options::hand_over_timeout`] at most; then calls that are outstanding fail with [`Error::Closed`]. When this
+    /// returns, the directory may be opened again. The same holds for dropping the last handle. Both work from anywhere: in a
+    /// waker or an observer, and while a thread unwinds from a panic.
+    ///
+    /// A `Db` does not survive a `fork`: the child has none of its threads, and calls there never end. To close or drop it in
+    /// the child does nothing, and releases nothing of the parent's.
     pub fn close(&self) {
         self.inner.close(true);
     }
@@ -243,6 +286,11 @@ impl Db {
     /// Stops the node as a crash would: what was not yet written stays unwritten.
     pub(crate) fn crash(&self) {
         self.inner.close(false);
+    }
+
+    /// Says that nobody will be there to take over when this node stops.
+    pub(crate) fn keep_leadership(&self) {
+        self.inner.node.keep_leadership();
     }
 
     /// Lets replicas that are to lead at first ask for it at once instead of waiting out a timeout.
@@ -288,7 +336,11 @@ impl Db {
         let clerk = Clerk::new(Arc::clone(&client), Some(node.published.clone()), timer);
         let db = Self {
             clerk,
-            inner: Arc::new(Inner { node, client }),
+            inner: Arc::new(Inner {
+                node,
+                client,
+                process: threads::Process::present(),
+            }),
         };
         if members.len() == 1 {
             for group in partitioner.groups() {
@@ -319,21 +371,52 @@ impl std::fmt::Debug for Db {
 impl Inner {
     fn close(&self, in_order: bool) {
         let (node, client) = (Arc::clone(&self.node), Arc::clone(&self.client));
+        if self.process.is_another() {
+            // Nothing of the node runs here, and what it holds is the parent's: these are never dropped.
+            std::mem::forget((node, client));
+            return;
+        }
         // On a thread of the node this would wait for that very thread.
         threads::apart(move || {
             node.stop(in_order);
             client.close();
         });
     }
+}
 
-    /// Why nothing is answered any more.
-    fn cause(&self) -> Error {
-        match self.node.fate.reason() {
-            Some(reason) => Error::Failed {
-                reason: reason.to_string(),
-            },
-            None => Error::Closed,
-        }
+/// Why nothing is answered any more.
+fn cause(node: &Node<Map>) -> Error {
+    match node.fate.reason() {
+        Some(reason) => Error::Failed {
+            reason: reason.to_string(),
+        },
+        None => Error::Closed,
+    }
+}
+
+/// Travels as the bytes of an answer.
+trait Numbered: Sized {
+    fn encode(self) -> Bytes;
+    fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+impl Numbered for NodeId {
+    fn encode(self) -> Bytes {
+        self.0.to_le_bytes().to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(u64::from_le_bytes).map(NodeId)
+    }
+}
+
+impl Numbered for LogIndex {
+    fn encode(self) -> Bytes {
+        self.0.to_le_bytes().to_vec().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(u64::from_le_bytes).map(LogIndex)
     }
 }
 
@@ -360,8 +443,7 @@ fn farewell(
         }
         if let Some(observer) = observer {
             let reason = reason.to_string();
-            let event = TransportEvent::NodeFailed { reason };
-            let _panicked = threads::shielded(|| observer(&event));
+            observer(&TransportEvent::NodeFailed { reason });
         }
         if let Some(node) = node.upgrade() {
             node.stop(false);
@@ -514,9 +596,10 @@ impl Builder {
         self
     }
 
-    /// Whom to tell when peers come, go, or are turned away, on the transport's threads; and when the node fails
-    /// ([`TransportEvent::NodeFailed`]), or refuses what a peer sent ([`TransportEvent::MessageRefused`]), on the thread
-    /// that reads and writes snapshots. What panics in here is reported by the panic hook and otherwise ignored.
+    /// Whom to tell when peers come, go, or are turned away, and when the node fails ([`TransportEvent::NodeFailed`]) or
+    /// refuses what a peer sent ([`TransportEvent::MessageRefused`]): on a thread of its own (`quorate-observe`), where it may block, close the node, or drop its last handle. Up to 1,024 events
+    /// wait for it; how many more there were it is told in their place ([`TransportEvent::Missed`]). What panics in here is
+    /// reported by the panic hook and otherwise ignored. It may still be told of what happened before the node was closed.
     pub fn observer(mut self, observer: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -533,7 +616,8 @@ impl Builder {
         self.open_disk(disk)
     }
 
-    fn open_disk(self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+    fn open_disk(mut self, disk: Arc<dyn Disk>) -> Result<Db, OpenError> {
+        self.observer = self.observer.map(Events::relay);
         let setup = self.setup(disk, random_seed())?;
         // First, so that a wrong address leaves no directory behind.
         let is_alone = self.members.is_empty();
@@ -548,7 +632,7 @@ impl Builder {
         };
         Db::start(&setup, &members, &runtime, observer, |inbox| {
             let options = self.tcp_options(inbox.card().map(|card| card.cluster_id));
-            Ok(TcpTransport::bind_socket(options, socket, inbox)? as Arc<dyn Transport>)
+            Ok(TcpTransport::bind_relayed(options, socket, inbox)? as Arc<dyn Transport>)
         })
     }
 

@@ -86,12 +86,28 @@ pub enum Error {
         /// What failed.
         reason: String,
     },
-    /// A call blocks, on a thread that its answer needs: by a waker, for example, which runs where the answer was given. What was
-    /// asked for takes effect nevertheless.
+    /// A call blocks, on a thread of the node that its answer needs. Wakers and observers run on threads of their own, where
+    /// they may block; so this should not be seen. What was asked for takes effect nevertheless.
     #[error(
         "this call would block one of the node's own threads, which its answer needs; make it on another thread"
     )]
     OwnThread,
+    /// Leadership was not handed over as it was asked for.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// A snapshot that was asked for was not taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Nobody can be told when the answer comes, so a future cannot wait for it. What was asked for takes
+    /// effect nevertheless.
+    #[error(
+        "no waker can be called when the answer comes ({reason}); read before you repeat a write, and wait with `Pending::wait` \
+         meanwhile"
+    )]
+    CannotWake {
+        /// What is missing.
+        reason: String,
+    },
     /// This handle's node or clerk was closed. A call that came later did nothing. A write that was outstanding may have
     /// taken effect, or may yet do so, once; the handle that would have found out is gone.
     #[error("closed; open it again, and read before you repeat a write that was on its way")]
@@ -102,13 +118,12 @@ impl Error {
     /// Whether the same call may succeed if made again, without harm: the failed one had no effect.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Timeout {
-                maybe_applied: false,
-                ..
-            } | Self::Busy { .. }
-        )
+        match self {
+            Self::Timeout { maybe_applied, .. } => !*maybe_applied,
+            Self::Transfer(error) => !matches!(error, TransferError::UnknownNode { .. }),
+            Self::Busy { .. } | Self::Snapshot(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether a write that failed with this may have taken effect, or may yet do so; never more than once. `false` is a
@@ -121,12 +136,15 @@ impl Error {
             | Self::MaybeApplied { .. }
             | Self::Failed { .. }
             | Self::OwnThread
+            | Self::CannotWake { .. }
             | Self::Closed => true,
             Self::Busy { .. }
             | Self::TooLarge(_)
             | Self::BatchSpansGroups
             | Self::NoSuchGroup { .. }
             | Self::Quarantined { .. }
+            | Self::Transfer(_)
+            | Self::Snapshot(_)
             | Self::Incompatible => false,
         }
     }
@@ -145,10 +163,76 @@ impl Error {
     #[must_use]
     pub const fn leader_hint(&self) -> Option<NodeId> {
         match self {
-            Self::Timeout { leader, .. } => *leader,
+            Self::Timeout { leader, .. } | Self::Transfer(TransferError::NotLeader { leader }) => {
+                *leader
+            }
+            Self::Transfer(TransferError::TakenByOther { leader }) => Some(*leader),
             _ => None,
         }
     }
+}
+
+/// Why leadership of a group was not handed over as it was asked for. Nothing is lost by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// This node does not lead the group.
+    #[error("this node does not lead the group; ask the one that does ({})", named(*leader))]
+    NotLeader {
+        /// Who does, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// The cluster has no such node.
+    #[error("the cluster has no node {}; name one of its members", to.0)]
+    UnknownNode {
+        /// Who was named.
+        to: NodeId,
+    },
+    /// No other node was heard of lately.
+    #[error("no other node of the group can be reached; try again when one can")]
+    NobodyThere,
+    /// The log of the node that was to take over is in a worse condition than this node's.
+    #[error(
+        "the log of {to} is in a worse condition than this node's (`Stats::peers`); choose another one"
+    )]
+    Sick {
+        /// Who was to take over.
+        to: NodeId,
+    },
+    /// Leadership is being handed to another node already.
+    #[error("leadership is already being handed to {to}; wait until that ends")]
+    InProgress {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The node did not take over in time: it is behind, or slow, or was lost. This node leads on, unless another one was
+    /// elected.
+    #[error("{to} did not take over within {after_ms} ms; is it behind?")]
+    NotTaken {
+        /// Who was to take over.
+        to: NodeId,
+        /// How long it was waited for.
+        after_ms: u64,
+    },
+    /// Another node than the one that was named was elected.
+    #[error("{leader} was elected instead")]
+    TakenByOther {
+        /// Who leads now.
+        leader: NodeId,
+    },
+}
+
+fn named(leader: Option<NodeId>) -> String {
+    leader.map_or_else(|| "not known".to_owned(), |leader| leader.to_string())
+}
+
+/// Why a snapshot was not taken. The log keeps what it would have covered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the snapshot could not be saved: {reason}")]
+#[non_exhaustive]
+pub struct SnapshotError {
+    /// What kept it from being saved.
+    pub reason: String,
 }
 
 /// What stood in the way of a call.

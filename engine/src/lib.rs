@@ -53,7 +53,7 @@ pub use bytes::Bytes;
 pub use clerk::{Clerk, Conflict, WriteBatch};
 pub use cluster::{Cluster, ClusterBuilder, TransportKind};
 pub use db::{Builder, Db, Digest, GroupStatus, Stats, TransportObserver};
-pub use error::{Error, Obstacle, OpenError};
+pub use error::{Error, Obstacle, OpenError, SnapshotError, TransferError};
 pub use membership::FoundingStatus;
 pub use options::Options;
 pub use partition::GROUPS_MAX;

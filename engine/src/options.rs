@@ -25,6 +25,10 @@ pub struct Options {
     /// By how much two machines' clocks may drift apart, in percent of the time passed; shortens the lease of
     /// [`Consistency::Lease`](crate::Consistency) reads. Default 10.
     pub clock_drift_percent: u8,
+    /// How long a node that stops in order ([`Db::close`](crate::Db::close), the last handle dropped) waits at most for others
+    /// to take over the groups that it leads; zero: it hands nothing over, and they elect once they miss it. It does not wait
+    /// where nobody can take over. At most a minute. Default 500 ms.
+    pub hand_over_timeout: Duration,
     /// How long a call may take before it fails with [`Error::Timeout`](crate::Error). Default 10 s.
     pub call_timeout: Duration,
     /// How long [`Clerk::connect_with`](crate::Clerk::connect_with) looks for a node that answers: names are looked up,
@@ -66,6 +70,11 @@ pub struct Options {
     pub inflight_bytes_max: usize,
     /// Frames and requests that wait for one worker before more are refused. Default 65,536.
     pub queue_max: usize,
+    /// Whether wakers of futures are called where the answer is given, which saves a wake-up for each call that is awaited
+    /// alone. Only for executors whose wakers return at once, as those of Tokio and smol do: one that blocks then stops all
+    /// groups of a worker, and what would block in it fails with [`Error::OwnThread`](crate::Error). Default false: they
+    /// are called on threads of their own.
+    pub inline_wakers: bool,
     /// Threads that own the groups. Default: a quarter of the machine's processors, at least 1, at most 8.
     pub workers: usize,
     /// The log's own tunables.
@@ -74,6 +83,9 @@ pub struct Options {
 
 /// The longest timer of the protocol.
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+
+/// A node that is to stop does so in a time that somebody waits for.
+const HAND_OVER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Steps consist of whole chunks of a snapshot file.
 const STEP_BYTES_MIN: u64 = 256 << 10;
@@ -89,6 +101,7 @@ impl Default for Options {
             election_timeout: Duration::from_millis(500),
             heartbeat_interval: Duration::from_millis(50),
             clock_drift_percent: 10,
+            hand_over_timeout: Duration::from_millis(500),
             call_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             retry_after: Duration::from_secs(1),
@@ -105,6 +118,7 @@ impl Default for Options {
             inflight_messages_max: 256,
             inflight_bytes_max: 32 << 20,
             queue_max: 65_536,
+            inline_wakers: false,
             workers: (processors / 4).clamp(1, 8),
             log: LogOptions::default(),
         }
@@ -128,6 +142,9 @@ impl Options {
             return refuse(
                 "heartbeat_interval must be above zero and at most a third of election_timeout",
             );
+        }
+        if self.hand_over_timeout > HAND_OVER_TIMEOUT_MAX {
+            return refuse("hand_over_timeout must be at most a minute");
         }
         if !(1..=90).contains(&self.clock_drift_percent) {
             return refuse("clock_drift_percent must be from 1 to 90");

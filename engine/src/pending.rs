@@ -1,4 +1,8 @@
 //! A call's answer to come: blocking and awaitable at once, bound to no runtime.
+//!
+//! Whoever has the answer puts it into the call's slot. That wakes a caller that blocks, at once. A
+//! future has left a waker there, which is code of the program's: it is handed to the threads that
+//! call such code, see [`crate::runtime::Wakers`], and never called here.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::handoff::slot::Slot;
-use crate::runtime::threads;
+use crate::runtime::{Wakers, threads};
 
 /// The answer to a call that is on its way.
 ///
 /// Wait for it with [`wait`](Self::wait), or `.await` it in any executor. Dropping it does not
 /// take the call back: a write still takes effect, once.
+///
+/// Wakers are called on threads of their own (`quorate-call`). One that blocks, panics, drops the
+/// last handle or calls back into it delays no group and no other call. If 16 of them block at the same
+/// time, further wakers wait until one returns; calls that block are woken as ever.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,9 +42,24 @@ pub struct Pending<T> {
 enum Waiting<T> {
     Ready(Option<Result<T, Error>>),
     Slot {
-        slot: Arc<Slot<Answer>>,
+        place: Arc<Place>,
         finish: Option<Finish<T>>,
     },
+}
+
+/// Where the answer comes, and who calls the waker that may be left there.
+#[derive(Debug)]
+struct Place {
+    slot: Slot<Answer>,
+    wakers: Arc<Wakers>,
+}
+
+impl Place {
+    fn fill(&self, answer: Answer) {
+        if let Some(waker) = self.slot.fill(answer) {
+            self.wakers.call(waker);
+        }
+    }
 }
 
 type Finish<T> = Box<dyn FnOnce(Answer) -> Result<T, Error> + Send>;
@@ -47,16 +70,16 @@ pub(crate) type Answer = Result<bytes::Bytes, Error>;
 impl<T> Pending<T> {
     /// Blocks until the answer is there. Ends at the latest when the call's own timeout does.
     ///
-    /// Called by a waker, on a thread of the node, it does not block: unless the answer is there it fails with
-    /// [`Error::OwnThread`], and what was asked for takes effect nevertheless.
-    pub fn wait(self) -> Result<T, Error> {
-        match self.state {
-            Waiting::Ready(result) => result.unwrap_or(Err(Error::Closed)),
-            Waiting::Slot { slot, finish } => {
-                if !threads::may_wait() && !slot.is_filled() {
+    /// Wakers and observers may block here as well.
+    pub fn wait(mut self) -> Result<T, Error> {
+        match &mut self.state {
+            Waiting::Ready(result) => result.take().unwrap_or(Err(Error::Closed)),
+            Waiting::Slot { place, finish } => {
+                if !threads::may_wait() && !place.slot.is_filled() {
                     return Err(Error::OwnThread);
                 }
-                let answer = slot.wait(None).unwrap_or(Err(Error::Closed));
+                let answer = place.slot.wait(None).unwrap_or(Err(Error::Closed));
+                let finish = finish.take();
                 finish.map_or(Err(Error::Closed), |finish| finish(answer))
             }
         }
@@ -66,12 +89,14 @@ impl<T> Pending<T> {
     pub fn wait_timeout(mut self, timeout: Duration) -> Result<Result<T, Error>, Self> {
         match &mut self.state {
             Waiting::Ready(result) => Ok(result.take().unwrap_or(Err(Error::Closed))),
-            Waiting::Slot { slot, finish } => match slot.wait(Some(Instant::now() + timeout)) {
-                Some(answer) => Ok(finish
-                    .take()
-                    .map_or(Err(Error::Closed), |finish| finish(answer))),
-                None => Err(self),
-            },
+            Waiting::Slot { place, finish } => {
+                match place.slot.wait(Some(Instant::now() + timeout)) {
+                    Some(answer) => Ok(finish
+                        .take()
+                        .map_or(Err(Error::Closed), |finish| finish(answer))),
+                    None => Err(self),
+                }
+            }
         }
     }
 
@@ -79,7 +104,7 @@ impl<T> Pending<T> {
     pub fn is_ready(&self) -> bool {
         match &self.state {
             Waiting::Ready(_) => true,
-            Waiting::Slot { slot, .. } => slot.is_filled(),
+            Waiting::Slot { place, .. } => place.slot.is_filled(),
         }
     }
 
@@ -89,23 +114,40 @@ impl<T> Pending<T> {
         }
     }
 
-    /// A pending answer and the end through which it is given; `finish` runs on the waiter's thread.
+    /// The same as [`over`](Self::over), with nobody who replaces threads that wakers hold up.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn new(
         finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> (Self, Completer) {
-        let slot = Arc::new(Slot::default());
+        Self::over(&Wakers::unwatched(), finish)
+    }
+
+    /// A pending answer and the end through which it is given; `finish` runs on the waiter's thread.
+    pub(crate) fn over(
+        wakers: &Arc<Wakers>,
+        finish: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
+    ) -> (Self, Completer) {
+        let place = Arc::new(Place {
+            slot: Slot::default(),
+            wakers: Arc::clone(wakers),
+        });
         let completer = Completer {
-            slot: Some(Arc::clone(&slot)),
+            place: Some(Arc::clone(&place)),
         };
-        (
-            Self {
-                state: Waiting::Slot {
-                    slot,
-                    finish: Some(Box::new(finish)),
-                },
-            },
-            completer,
-        )
+        let state = Waiting::Slot {
+            place,
+            finish: Some(Box::new(finish)),
+        };
+        (Self { state }, completer)
+    }
+}
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        // On the caller's own thread, and not where the answer comes.
+        if let Waiting::Slot { place, .. } = &self.state {
+            drop(place.slot.leave());
+        }
     }
 }
 
@@ -117,14 +159,21 @@ impl<T> Future for Pending<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.state {
             Waiting::Ready(result) => Poll::Ready(result.take().unwrap_or(Err(Error::Closed))),
-            Waiting::Slot { slot, finish } => match slot.poll(context.waker()) {
-                None => Poll::Pending,
-                Some(answer) => Poll::Ready(
-                    finish
-                        .take()
-                        .map_or(Err(Error::Closed), |finish| finish(answer)),
-                ),
-            },
+            Waiting::Slot { place, finish } => {
+                if !place.slot.is_filled()
+                    && let Err(reason) = place.wakers.prepare()
+                {
+                    return Poll::Ready(Err(Error::CannotWake { reason }));
+                }
+                match place.slot.poll(context.waker()) {
+                    None => Poll::Pending,
+                    Some(answer) => Poll::Ready(
+                        finish
+                            .take()
+                            .map_or(Err(Error::Closed), |finish| finish(answer)),
+                    ),
+                }
+            }
         }
     }
 }
@@ -140,28 +189,28 @@ impl<T> std::fmt::Debug for Pending<T> {
 /// The giving end. Dropped without an answer, it answers [`Error::Closed`], so that no caller hangs.
 #[derive(Debug)]
 pub(crate) struct Completer {
-    slot: Option<Arc<Slot<Answer>>>,
+    place: Option<Arc<Place>>,
 }
 
 impl Completer {
     pub(crate) fn complete(mut self, answer: Answer) {
-        if let Some(slot) = self.slot.take() {
-            slot.fill(answer);
+        if let Some(place) = self.place.take() {
+            place.fill(answer);
         }
     }
 }
 
 impl Drop for Completer {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            slot.fill(Err(Error::Closed));
+        if let Some(place) = self.place.take() {
+            place.fill(Err(Error::Closed));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
     use std::task::{Wake, Waker};
 
     use bytes::Bytes;
@@ -196,21 +245,26 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_future_is_woken() {
-        struct Flag(AtomicBool);
-        impl Wake for Flag {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, Ordering::SeqCst);
-            }
+    /// Tells when it is woken, and on which thread.
+    struct Bell(parking_lot::Mutex<mpsc::Sender<Option<String>>>);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            let name = std::thread::current().name().map(str::to_owned);
+            let _over = self.0.lock().send(name);
         }
-        let flag = Arc::new(Flag(AtomicBool::new(false)));
-        let waker = Waker::from(Arc::clone(&flag));
+    }
+
+    #[test]
+    fn a_future_is_woken_on_a_thread_of_its_own() {
+        let (told, heard) = mpsc::channel();
+        let waker = Waker::from(Arc::new(Bell(parking_lot::Mutex::new(told))));
         let mut context = Context::from_waker(&waker);
         let (mut pending, completer) = Pending::new(|answer| answer);
         assert!(Pin::new(&mut pending).poll(&mut context).is_pending());
         completer.complete(Ok(Bytes::from_static(b"v")));
-        assert!(flag.0.load(Ordering::SeqCst));
+        let name = heard.recv_timeout(Duration::from_secs(10));
+        assert_eq!(name, Ok(Some("quorate-call".to_owned())));
         let polled = Pin::new(&mut pending).poll(&mut context);
         assert_eq!(polled, Poll::Ready(Ok(Bytes::from_static(b"v"))));
     }
@@ -230,5 +284,24 @@ mod tests {
         assert!(Pin::new(&mut pending).poll(&mut context).is_pending());
         completer.complete(Ok(Bytes::from_static(b"v")));
         assert_eq!(pending.wait(), Ok(Bytes::from_static(b"v")));
+    }
+
+    /// It ran where the answer came: on a worker.
+    #[test]
+    fn the_waker_of_a_future_that_was_dropped_goes_with_it() {
+        struct Nothing;
+        impl Wake for Nothing {
+            fn wake(self: Arc<Self>) {}
+        }
+        let nothing = Arc::new(Nothing);
+        let waker = Waker::from(Arc::clone(&nothing));
+        let (mut pending, completer) = Pending::new(|answer| answer);
+        let polled = Pin::new(&mut pending).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&nothing), 2);
+        drop(pending);
+        assert_eq!(Arc::strong_count(&nothing), 1);
+        completer.complete(Ok(Bytes::new()));
     }
 }

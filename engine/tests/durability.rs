@@ -111,7 +111,8 @@ fn a_node_restarts_from_a_snapshot_and_the_log_behind_it() {
     for _ in 0..200 {
         put(&db);
     }
-    db.snapshot(GROUP);
+    let covered = db.snapshot(GROUP).expect("it is saved");
+    assert_eq!(covered, db.status()[0].applied);
     eventually("snapshots were taken and the log was cut", || {
         snapshot_files(&dir) == 1 && db.stats().log.entries < 120
     });

@@ -94,10 +94,9 @@ fn leadership_that_is_handed_over_moves_without_an_election_timeout() {
         settled(&cluster);
         let old = cluster.leader().expect("one leads");
         let new = others(&cluster, old)[0];
-        cluster
-            .db(old)
-            .expect("it runs")
-            .transfer_leadership(GROUP, Some(new));
+        let db = cluster.db(old).expect("it runs");
+        assert_eq!(db.transfer_leadership(GROUP, Some(new)), Ok(new));
+        assert_eq!(db.status()[0].leader, Some(new), "it knows when it says so");
         eventually("the other node leads", || {
             cluster.db(new).expect("it runs").status()[0].leader == Some(new)
                 && cluster.leader() == Ok(new)

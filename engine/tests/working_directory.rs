@@ -69,7 +69,7 @@ fn child_goes_elsewhere() {
     fill(&a, "a", ENTRIES..2 * ENTRIES);
     fill(&b, "b", ENTRIES..2 * ENTRIES);
     for (name, db) in [("a", a), ("b", b)] {
-        db.snapshot(GROUP);
+        db.snapshot(GROUP).expect("it is saved");
         let snapshots = root.join(name).join("data/snap/0000000000000000");
         eventually("a snapshot is there", || {
             snapshots.exists() && names(&snapshots).iter().any(|it| it.ends_with("snap"))

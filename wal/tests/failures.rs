@@ -162,6 +162,30 @@ fn a_panic_of_a_caller_that_writes_ends_the_log_for_the_others() {
     assert_eq!(log.durable(), Lsn(1));
 }
 
+/// A guard of the caller's that writes its last words while its thread unwinds has written them: the panic is not the log's.
+#[test]
+fn a_caller_that_writes_while_it_unwinds_does_not_fail_the_log() {
+    struct LastWords(Arc<Log>);
+    impl Drop for LastWords {
+        fn drop(&mut self) {
+            let _sooner_or_later = self.0.submit(appended(1, 2..=2, 1, 10));
+            let _same = self.0.drive();
+        }
+    }
+    let disk = FaultyDisk::default();
+    let (log, _) = open(&disk);
+    commit(&log, appended(1, 1..=1, 1, 10));
+    let last_words = LastWords(Arc::clone(&log));
+    let panicked = std::thread::spawn(move || {
+        let _said = last_words;
+        panic!("a panic that the test wants");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(log.status(), LogStatus::Healthy);
+    assert_eq!(log.durable(), Lsn(2));
+    commit(&log, appended(1, 3..=3, 1, 10));
+}
+
 #[test]
 fn a_full_disk_refuses_entries_serves_reads_and_recovers_by_itself() {
     let disk = FaultyDisk::default();

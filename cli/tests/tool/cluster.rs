@@ -46,6 +46,20 @@ fn a_cluster_of_processes_outlives_the_death_of_its_leader() {
     assert!(refused.stderr.contains("majority"), "{refused:?}");
 }
 
+/// As service managers and terminals end them.
+#[test]
+fn a_node_that_is_told_to_stop_by_a_signal_hands_over_and_ends_in_order() {
+    let mut cluster = Cluster::start();
+    cluster.succeed(&["put", "motto", "quorate"]);
+    let leader = cluster.leader;
+    cluster.nodes[leader].take().unwrap().end_by("TERM");
+    assert_eq!(cluster.succeed(&["append", "motto", "!"]), "8\n");
+    cluster.restart(leader);
+    let other = (leader + 1) % 3;
+    cluster.nodes[other].take().unwrap().end_by("INT");
+    assert_eq!(cluster.succeed(&["get", "motto"]), "quorate!\n");
+}
+
 #[test]
 fn every_call_does_what_it_says_and_exit_codes_tell_what_happened() {
     let cluster = Cluster::start();

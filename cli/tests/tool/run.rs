@@ -176,6 +176,18 @@ impl Node {
     /// Closes its standard input, and waits until it has ended by itself. Returns what it printed.
     pub(crate) fn end_in_order(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
+        self.ends_in_order()
+    }
+
+    /// Sends it a signal, and waits until it has ended by itself.
+    pub(crate) fn end_by(mut self, signal: &str) {
+        let id = self.child.id().to_string();
+        let mut kill = Command::new("kill");
+        assert!(kill.args(["-s", signal, &id]).status().unwrap().success());
+        self.ends_in_order();
+    }
+
+    fn ends_in_order(&mut self) -> Vec<String> {
         self.wait_for(&["closed in order"]);
         // Its output ends when it has ended.
         let until = Instant::now() + DEADLINE;

@@ -255,7 +255,8 @@ fn report(db: &Db, tally: &Tally, stop: &AtomicBool) {
         thread::sleep(Duration::from_millis(50));
         let status = &db.status()[0];
         if status.role == Role::Leader {
-            db.transfer_leadership(GROUP, None);
+            // The next look finds out whether somebody took it.
+            drop(db.transfer_leadership_async(GROUP, None));
         }
         let leader = status.leader.unwrap_or(NodeId(0));
         let counts = [&tally.reads, &tally.stale, &tally.failed, &tally.worst];

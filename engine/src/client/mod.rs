@@ -23,7 +23,7 @@ use crate::handoff::relay::{Effects, Outside, Relay};
 use crate::options::Options;
 use crate::partition::Partitioner;
 use crate::pending::{Answer, Completer};
-use crate::runtime::{Clock, Timed, Timer};
+use crate::runtime::{Clock, Timed, Timer, Wakers};
 use crate::transport::{ClerkInbox, ClerkLink, Reply, ReplySink, Request, RequestId};
 
 /// A client's way to the nodes, and to the replicas in its own process if there are any.
@@ -153,6 +153,11 @@ impl Client {
 
     pub(crate) fn partitioner(&self) -> Partitioner {
         self.partitioner
+    }
+
+    /// Who calls the wakers of its callers.
+    pub(crate) fn wakers(&self) -> &Arc<Wakers> {
+        self.timer.wakers()
     }
 
     pub(crate) fn clock(&self) -> Clock {

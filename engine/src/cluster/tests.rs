@@ -489,7 +489,8 @@ fn snapshot_files(disk: &TroubledDisk) -> Vec<String> {
 fn snapshots_keep_to_their_rate() {
     let (cluster, disk) = slow_snapshots(512 << 10, 1);
     let began = Instant::now();
-    cluster.db(NodeId(1)).expect("it runs").snapshot(GroupId(0));
+    let saving = cluster.db(NodeId(1)).expect("it runs");
+    let saving = saving.snapshot_async(GroupId(0));
     let is_published = || matches!(&snapshot_files(&disk)[..], [file] if !file.contains("tmp"));
     while !is_published() {
         assert!(began.elapsed() < Duration::from_mins(1), "there is none");
@@ -497,6 +498,7 @@ fn snapshots_keep_to_their_rate() {
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(500), "{took:?}");
+    assert!(saving.wait().is_ok());
 }
 
 /// At its rate the snapshot would take 16 s: 8 MiB are written, and read back.
@@ -504,7 +506,7 @@ fn snapshots_keep_to_their_rate() {
 fn a_node_that_stops_finishes_its_snapshot_and_does_not_wait_for_its_rate() {
     let (cluster, disk) = slow_snapshots(512 << 10, 16);
     let db = cluster.db(NodeId(1)).expect("it runs");
-    db.snapshot(GroupId(0));
+    let saving = db.snapshot_async(GroupId(0));
     let began = Instant::now();
     db.close();
     let took = began.elapsed();
@@ -514,4 +516,5 @@ fn a_node_that_stops_finishes_its_snapshot_and_does_not_wait_for_its_rate() {
         matches!(&files[..], [file] if !file.contains("tmp")),
         "{files:?}"
     );
+    assert_eq!(saving.wait(), Err(Error::Closed), "the log may not name it");
 }

@@ -48,8 +48,10 @@ impl<C: Clone> Bell<C> {
         if is_built_in(Bug::WakeLostWhileBusy) && !state.is_asleep {
             return;
         }
-        state.is_busy = true;
-        self.rung.notify_one();
+        // Busy already, it looks again by itself: to wake it earlier would help nobody.
+        if !std::mem::replace(&mut state.is_busy, true) {
+            self.rung.notify_one();
+        }
     }
 
     pub(crate) fn stop(&self) {

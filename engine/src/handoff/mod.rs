@@ -14,10 +14,12 @@
 //! | [`relay`] | any thread with a client's window | whoever completes and sends |
 //! | [`leased`] | the worker of a replica | readers on other threads: view and lease |
 //! | [`bell`] | callers | the timer |
+//! | [`calls`] | any thread | threads that run the program's own code |
 //!
 //! Nothing in here knows what is handed over, except that a waiting caller gets an answer.
 
 pub(crate) mod bell;
+pub(crate) mod calls;
 pub(crate) mod desk;
 pub(crate) mod flag;
 pub(crate) mod leased;

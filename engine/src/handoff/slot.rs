@@ -1,6 +1,5 @@
 //! Where one answer waits for one caller, who blocks, polls, or has left.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -8,8 +7,9 @@ use super::sync::{Bug, Condvar, Mutex, is_built_in};
 
 /// A place for one value between the thread that gives it and the one that waits for it.
 ///
-/// Invariant: whoever waits, or left a waker, when the value comes is woken; whoever comes later
-/// finds it. Code of the caller (its waker's `clone`, `wake` and `drop`) runs without the lock.
+/// Invariant: whoever waits when the value comes is woken; whoever left a waker has it called by whoever
+/// the giver hands it to; whoever comes later finds the value. None of the caller's code (its
+/// waker's `clone`, `wake` and `drop`) runs in here on the giver's thread, nor with the lock held.
 #[derive(Debug)]
 pub(crate) struct Slot<V> {
     inner: Mutex<Inner<V>>,
@@ -35,21 +35,15 @@ impl<V> Default for Slot<V> {
 }
 
 impl<V> Slot<V> {
-    /// Gives the value. A waker that panics is no reason not to go on: the answer is given.
-    pub(crate) fn fill(&self, value: V) {
-        let waker = {
-            let mut inner = self.inner.lock();
-            inner.value = Some(value);
-            if !is_built_in(Bug::AnswerWithoutWake) {
-                self.filled.notify_one();
-            }
-            inner.waker.take()
-        };
-        if let Some(waker) = waker {
-            // The caller's code, on a thread that has more to do: its panic is reported by the
-            // panic hook, and ends here.
-            let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    /// Gives the value, and wakes who blocks. Returns the waker that was left, to be called elsewhere.
+    #[must_use = "a future waits to be woken"]
+    pub(crate) fn fill(&self, value: V) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.value = Some(value);
+        if !is_built_in(Bug::AnswerWithoutWake) {
+            self.filled.notify_one();
         }
+        inner.waker.take()
     }
 
     /// Blocks until the value is there; `None`: it was not by then.
@@ -70,7 +64,7 @@ impl<V> Slot<V> {
         }
     }
 
-    /// Takes the value, or leaves a waker that is woken when it comes.
+    /// Takes the value, or leaves a waker that is called when it comes.
     pub(crate) fn poll(&self, waker: &Waker) -> Option<V> {
         if is_built_in(Bug::WakerBehindAnswer) {
             let value = self.inner.lock().value.take();
@@ -90,6 +84,11 @@ impl<V> Slot<V> {
         drop(inner);
         drop(unused);
         value
+    }
+
+    /// The caller has left: its waker is given back, to be dropped on its own thread.
+    pub(crate) fn leave(&self) -> Option<Waker> {
+        self.inner.lock().waker.take()
     }
 
     /// Whether the value is there.

@@ -34,6 +34,10 @@ pub(super) enum Bug {
     WordBehindLease,
     /// A wake of the timer counts only while it sleeps.
     WakeLostWhileBusy,
+    /// Something is handed to threads that rest, and none is woken.
+    PushWithoutWake,
+    /// Something waits behind a call that does not return, and nobody is told to look.
+    NobodyLooks,
     /// A client is said to be looked after until its tick ends, not until it begins.
     UntimedBehindTick,
 }

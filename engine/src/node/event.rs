@@ -6,6 +6,7 @@ use quorate_kv::{Sessions, StateMachine};
 use quorate_raft::{LogIndex, NodeId, SnapshotMeta};
 use quorate_wal::{GroupId, SnapshotRef};
 
+use crate::error::Error;
 use crate::transport::{
     Frame, Origin, Refusal, Reply, ReplyBody, ReplySink, RequestId, SnapshotTransfer,
 };
@@ -31,10 +32,28 @@ pub(crate) enum Event<M: StateMachine> {
     /// Ask for an election now.
     Campaign { group: GroupId },
     /// Hand leadership of a group over, to a given node or to the best one.
-    Transfer { group: GroupId, to: Option<NodeId> },
+    Transfer {
+        group: GroupId,
+        to: Option<NodeId>,
+        /// Hears who leads then, or why not.
+        told: Option<Told<Result<NodeId, Error>>>,
+    },
     /// Take a snapshot of a group now.
-    Snapshot { group: GroupId },
+    Snapshot {
+        group: GroupId,
+        /// Hears up to which index there is one then, or why not.
+        told: Option<Told<Result<LogIndex, Error>>>,
+    },
+    /// The node is about to stop: hand over all groups that it leads.
+    Leave {
+        /// Hears when there is nothing to wait for any more.
+        told: Told<()>,
+    },
 }
+
+/// Is called with a result where it becomes known, and must return at once. Dropped without a call if
+/// the shard stops before.
+pub(crate) type Told<T> = Box<dyn FnOnce(T) + Send>;
 
 impl<M: StateMachine> Event<M> {
     /// Answers whoever would wait in vain, as the shard is not here. What came from another node is lost, as on a

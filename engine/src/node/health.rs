@@ -76,7 +76,7 @@ impl<M: StateMachine> Shard<M> {
         self.release(now_ns, self.ports.log.durable());
         let health = board.health(now_ns, &self.ports.log);
         self.tell_peers(now_ns, health);
-        self.hold_back(!board.healthier(now_ns, health).is_empty());
+        self.hold_back(!board.healthier(now_ns, health).is_empty() || self.moves.is_leaving());
         self.disfavour(board.sicker(now_ns, health));
         if health.is_sick() {
             self.hand_over(now_ns, health);
@@ -124,8 +124,8 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// While others are healthier, they should lead.
-    fn hold_back(&mut self, is_held_back: bool) {
+    /// While others are healthier, or this node is about to stop, they should lead.
+    pub(super) fn hold_back(&mut self, is_held_back: bool) {
         if is_held_back == self.care.is_held_back {
             return;
         }
@@ -170,27 +170,20 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Hands a group over because somebody asked for it: to the peer named, or to the best one.
-    pub(super) fn transfer(&mut self, now_ns: u64, slot: usize, to: Option<NodeId>) {
-        let to = to.or_else(|| self.successor(now_ns, slot));
-        let own = self.own_health(now_ns).severity();
-        let board = &self.ports.status.board;
-        let is_fit = |&to: &NodeId| board.severity_of(now_ns, to).is_none_or(|it| it <= own);
-        if let Some(to) = to.filter(is_fit) {
-            let _not_leading = self.replicas[slot].raft.transfer(now_ns, Some(to));
-            self.mark_ready(slot);
-        }
-    }
-
     /// Whom to hand a group over to; one that says nothing of its health is taken for healthy.
     pub(super) fn successor(&self, now_ns: u64, slot: usize) -> Option<NodeId> {
         let board = &self.ports.status.board;
-        let severity = |peer| Some(board.severity_of(now_ns, peer).unwrap_or(0));
+        let is_there = |peer: &NodeId| !board.is_gone(*peer);
+        let severity = |peer| {
+            Some(peer)
+                .filter(is_there)
+                .map(|peer| board.severity_of(now_ns, peer).unwrap_or(0))
+        };
         let best = self.replicas[slot].raft.successor(severity);
         best.map(|peer| peer.id)
     }
 
-    fn own_health(&self, now_ns: u64) -> LogHealth {
+    pub(super) fn own_health(&self, now_ns: u64) -> LogHealth {
         self.ports.status.board.health(now_ns, &self.ports.log)
     }
 }

@@ -15,13 +15,14 @@ use quorate_kv::StateMachine;
 use quorate_raft::{Body, LogIndex, Message, NodeId, PeerStatus, SnapshotMeta};
 use quorate_wal::SnapshotRef;
 
-use super::event::Received;
+use super::event::{Received, Told};
 use super::incoming::Incoming;
 use super::ports::{CHUNK_BYTES, Job, Ports, TransferTicket, WINDOW_BYTES, transfer_ticket};
 use super::replica::Replica;
 use super::shard::submit_job;
 use super::storage::{config_to_bytes, snapshot_meta};
 use super::writes::{After, Writes};
+use crate::error::{Error, SnapshotError};
 use crate::mutants;
 #[cfg(feature = "simulation")]
 use crate::simulation::Deed;
@@ -34,11 +35,19 @@ pub(super) const SEND_TRIES_MAX: u32 = 5;
 /// cover, at most. Where the log of the node is over what it may keep, it is cut all the same.
 const KEPT_LOG_SNAPSHOTS: u64 = 4;
 
+/// How many callers may wait for a snapshot of one replica.
+const SAVERS_MAX: usize = 64;
+
+/// Somebody who waits for a snapshot that covers this index.
+type Saver = (LogIndex, Told<Result<LogIndex, Error>>);
+
 /// The snapshots of one replica.
 pub(crate) struct SnapshotState<M: StateMachine> {
     /// The file that the log names.
     current: Option<SnapshotRef>,
     is_saving: bool,
+    /// Whoever waits for a save; there are none unless one is under way.
+    savers: Vec<Saver>,
     /// The log is to be cut right behind the next snapshot, with nothing kept for followers that lag.
     lets_go: bool,
     /// The file that the log names was found to be damaged or gone, by who wanted to send it. It is replaced by another
@@ -82,6 +91,7 @@ impl<M: StateMachine> SnapshotState<M> {
         Self {
             current,
             is_saving: false,
+            savers: Vec::new(),
             lets_go: false,
             is_rotten: false,
             failed_at_log_bytes: 0,
@@ -118,6 +128,49 @@ impl<M: StateMachine> Replica<M> {
     /// How long the latest snapshot is.
     pub(super) fn snapshot_bytes(&self) -> u64 {
         self.snapshots.current.as_ref().map_or(0, |file| file.bytes)
+    }
+
+    /// Takes a snapshot because somebody asked for it, who hears up to which index there is one: at
+    /// least what is applied now.
+    pub(super) fn save_for(
+        &mut self,
+        told: Option<Told<Result<LogIndex, Error>>>,
+        ports: &Ports<M>,
+    ) {
+        let Some(told) = told else {
+            self.save_now(ports);
+            return;
+        };
+        let covered = self.raft.snapshot().index;
+        let outstanding = self.snapshots.savers.len();
+        if !self.published.has_state() {
+            told(Err(Error::Quarantined { group: self.group }));
+        } else if self.applied <= covered && !self.snapshots.is_rotten {
+            told(Ok(covered));
+        } else if outstanding >= SAVERS_MAX {
+            told(Err(Error::Busy { outstanding }));
+        } else {
+            self.snapshots.savers.push((self.applied, told));
+            self.save_now(ports);
+        }
+    }
+
+    /// A save ended. One that was under way when it was asked for another one covers too little: the
+    /// next one begins.
+    fn answer_savers(&mut self, failure: Option<&str>, ports: &Ports<M>) {
+        let covered = self.raft.snapshot().index;
+        for (index, told) in std::mem::take(&mut self.snapshots.savers) {
+            match failure {
+                Some(reason) => told(Err(Error::Snapshot(SnapshotError {
+                    reason: reason.to_owned(),
+                }))),
+                None if index <= covered => told(Ok(covered)),
+                None => self.snapshots.savers.push((index, told)),
+            }
+        }
+        if !self.snapshots.savers.is_empty() {
+            self.save_now(ports);
+        }
     }
 
     /// Takes a snapshot if there is anything new to cover, or the one before has rotted, and none is being written.
@@ -182,6 +235,7 @@ impl<M: StateMachine> Replica<M> {
         let mut file = match result {
             Ok(file) => file,
             Err(reason) => {
+                self.answer_savers(Some(&reason), ports);
                 self.snapshots.trouble = Some(reason);
                 self.snapshots.failed_at_log_bytes = self.log_bytes;
                 return;
@@ -192,6 +246,7 @@ impl<M: StateMachine> Replica<M> {
         if meta.index <= index && !replaces_rotten {
             // A leader's newer snapshot came in meanwhile.
             self.superseded(file, ports);
+            self.answer_savers(None, ports);
             return;
         }
         let before = self.snapshots.trouble.take();
@@ -220,6 +275,7 @@ impl<M: StateMachine> Replica<M> {
         self.raft.on_snapshot_saved(meta.clone(), first_index);
         self.log_bytes = 0;
         self.log_entries = 0;
+        self.answer_savers(None, ports);
     }
 
     /// From the batch on that is being made, the log names `file`; the one before goes when that batch is durable.

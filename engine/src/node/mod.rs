@@ -24,9 +24,10 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod writes;
 
-pub(crate) use event::{Event, JobDone, Outlet, Received};
+pub(crate) use event::{Event, JobDone, Outlet, Received, Told};
 pub(crate) use inbox::{EventSink, NodeInbox, shard_index};
 pub(crate) use incoming::SnapshotImage;
 pub(crate) use install::SnapshotState;

@@ -411,6 +411,9 @@ impl<M: StateMachine> Replica<M> {
         let proposed = self.raft.propose(now_ns, [(EntryKind::Command, command)]);
         proposed.map_err(|error| match error {
             ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
+            // Soon another one leads. Whoever looks for it asks again after the same short time; one
+            // that is busy would be asked less and less often.
+            ProposeError::Transferring => Refusal::NotLeader { leader: None },
             _ => Refusal::Busy,
         })
     }

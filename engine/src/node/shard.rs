@@ -21,6 +21,7 @@ use super::ports::{Job, Ports};
 use super::promise::Outliving;
 use super::replica::{Health, Replica};
 use super::space::{LogSpace, Pressure};
+use super::transfer::Moves;
 use super::writes::{After, Closed, Writes};
 use crate::handoff::flag::LogFlag;
 use crate::mutants;
@@ -54,6 +55,7 @@ pub(crate) struct Shard<M: StateMachine> {
     stalled: VecDeque<(u64, Closed)>,
     pub(super) care: Care,
     pub(super) outliving: Outliving,
+    pub(super) moves: Moves,
     outbox: Outbox,
     space: LogSpace,
     space_check_at_ns: u64,
@@ -116,6 +118,7 @@ impl<M: StateMachine> Shard<M> {
             stalled: VecDeque::new(),
             care,
             outliving: Outliving::default(),
+            moves: Moves::default(),
             outbox: Outbox::default(),
             space,
             space_check_at_ns: now_ns.saturating_add(SPACE_CHECK_NS),
@@ -179,16 +182,17 @@ impl<M: StateMachine> Shard<M> {
                     self.mark_ready(slot);
                 }
             }
-            Event::Transfer { group, to } => {
+            Event::Transfer { group, to, told } => {
                 if let Some(slot) = self.slot(group) {
-                    self.transfer(now_ns, slot, to);
+                    self.transfer(now_ns, slot, to, told);
                 }
             }
-            Event::Snapshot { group } => {
+            Event::Snapshot { group, told } => {
                 if let Some(slot) = self.slot(group) {
-                    self.replicas[slot].save_now(&self.ports);
+                    self.replicas[slot].save_for(told, &self.ports);
                 }
             }
+            Event::Leave { told } => self.leave(now_ns, told),
         }
     }
 
@@ -301,6 +305,7 @@ impl<M: StateMachine> Shard<M> {
                 }
                 self.arm(slot);
             }
+            self.look_at_moves(now_ns);
         }
         self.submit(now_ns);
     }
@@ -316,7 +321,8 @@ impl<M: StateMachine> Shard<M> {
             .timers
             .peek()
             .map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
-        timer.min(self.space_check_at_ns).min(self.tend_at_ns())
+        let next_ns = timer.min(self.space_check_at_ns).min(self.tend_at_ns());
+        next_ns.min(self.moves.due_ns())
     }
 
     /// Fires what is due.
@@ -343,6 +349,9 @@ impl<M: StateMachine> Shard<M> {
         if now_ns >= self.tend_at_ns() {
             self.tend(now_ns);
             self.outlive_promise(now_ns);
+        }
+        if now_ns >= self.moves.due_ns() {
+            self.look_at_moves(now_ns);
         }
     }
 

@@ -50,6 +50,8 @@ impl Default for Oldest {
 struct Known {
     /// By peer: what it said last, and when.
     heard: Box<[Option<(NodeStatus, u64)>]>,
+    /// Those whose connections ended since they said how they are.
+    gone: Vec<NodeId>,
     /// The worst health of late, and until when it counts: one that comes and goes is not healthy.
     held: (LogHealth, u64),
 }
@@ -64,6 +66,7 @@ impl StatusBoard {
         let peers: Box<[NodeId]> = peers.into_iter().collect();
         let known = Known {
             heard: vec![None; peers.len()].into(),
+            gone: Vec::new(),
             held: (LogHealth::Healthy, 0),
         };
         Self {
@@ -153,8 +156,23 @@ impl StatusBoard {
     /// A peer says how it is. What a stranger says is of no interest.
     pub(super) fn note_status(&self, now_ns: u64, from: NodeId, status: NodeStatus) {
         if let Some(place) = self.peers.iter().position(|peer| *peer == from) {
-            self.known.lock().heard[place] = Some((status, now_ns));
+            let mut known = self.known.lock();
+            known.heard[place] = Some((status, now_ns));
+            known.gone.retain(|gone| *gone != from);
         }
+    }
+
+    /// The connection to a peer ended.
+    pub(crate) fn note_gone(&self, peer: NodeId) {
+        let mut known = self.known.lock();
+        if self.peers.contains(&peer) && !known.gone.contains(&peer) {
+            known.gone.push(peer);
+        }
+    }
+
+    /// Whether the connection to a peer ended and it has said nothing since: it need not be waited for.
+    pub(super) fn is_gone(&self, peer: NodeId) -> bool {
+        self.known.lock().gone.contains(&peer)
     }
 
     /// What each peer said lately; `None` of one that said nothing for two election timeouts.
@@ -303,6 +321,19 @@ mod tests {
         assert_eq!(board.healthier(1_000, LogHealth::Full), [NodeId(3)]);
         assert_eq!(board.severity_of(1_000, NodeId(2)), None);
         assert_eq!(board.healthier(1_010, LogHealth::Full), []);
+    }
+
+    #[test]
+    fn a_peer_whose_connection_ended_is_gone_until_it_says_something() {
+        let board = board();
+        assert!(!board.is_gone(NodeId(2)));
+        board.note_gone(NodeId(2));
+        board.note_gone(NodeId(2));
+        board.note_gone(NodeId(9));
+        assert!(board.is_gone(NodeId(2)) && !board.is_gone(NodeId(3)));
+        assert!(!board.is_gone(NodeId(9)), "no peer");
+        board.note_status(1, NodeId(2), says(LogHealth::Healthy));
+        assert!(!board.is_gone(NodeId(2)));
     }
 
     #[test]

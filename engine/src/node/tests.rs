@@ -28,6 +28,8 @@ use crate::trouble::{Trouble, TroubledDisk};
 
 const GROUP: GroupId = GroupId(0);
 
+mod moves;
+
 /// More than passes between two looks at the log's size.
 const SECOND_NS: u64 = 1_000_000_001;
 
@@ -182,7 +184,10 @@ impl Bench {
 
     fn write_and_snapshot(&mut self, key: &str) {
         self.write(key);
-        self.take(Event::Snapshot { group: GROUP });
+        self.take(Event::Snapshot {
+            group: GROUP,
+            told: None,
+        });
     }
 
     /// Does all jobs but saves, which there must not be.
@@ -294,7 +299,10 @@ fn deleting_an_old_snapshot_leaves_the_one_just_published_alone() {
         "the log on disk may still name it"
     );
     // The third save is on the queue before the log says that it names the second.
-    bench.take(Event::Snapshot { group: GROUP });
+    bench.take(Event::Snapshot {
+        group: GROUP,
+        told: None,
+    });
     bench.take(Event::LogMoved);
 
     let is_in_order = matches!(
@@ -559,7 +567,11 @@ fn a_transfer_ends_the_published_lease_before_the_message_leaves_that_ends_it() 
     }
     assert!(wire.is_leased(), "it leads, and holds a lease");
     let to = Some(NodeId(2));
-    bench.take(Event::Transfer { group: GROUP, to });
+    bench.take(Event::Transfer {
+        group: GROUP,
+        to,
+        told: None,
+    });
     for _ in 0..1_000 {
         if !wire.leased_at_timeout_now.lock().is_empty() {
             break;

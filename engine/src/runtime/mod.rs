@@ -10,6 +10,7 @@ mod node;
 mod pace;
 pub(crate) mod threads;
 mod timer;
+mod wakers;
 mod worker;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub(crate) use node::Node;
 #[cfg(feature = "simulation")]
 pub(crate) use node::introduce;
 pub(crate) use timer::{Timed, Timer};
+pub(crate) use wakers::{Events, Wakers};
 pub(crate) use worker::{Resident, ShardHandle, Workers};
 
 /// Time since the runtime began, as everything below it counts it.
@@ -68,7 +70,7 @@ impl<M: StateMachine> Runtime<M> {
             clock,
             workers: Workers::start(options.workers, options.queue_max, clock)?,
             jobs: jobs::JobThreads::start(pacer)?,
-            timer: Timer::start(clock)?,
+            timer: Timer::start(clock, options.inline_wakers)?,
             next_shard: Mutex::new(0),
         }))
     }

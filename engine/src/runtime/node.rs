@@ -1,6 +1,8 @@
 //! A running node: its files, its shards on their workers, its transport, and the order in which they start and stop.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use quorate_kv::StateMachine;
@@ -37,6 +39,10 @@ pub(crate) struct Node<M: StateMachine> {
     /// Whether it failed, and why.
     pub(crate) fate: Arc<Fate>,
     handles: Vec<ShardHandle<M>>,
+    /// How long it waits for others to take over when it stops.
+    hand_over_timeout: Duration,
+    /// Whether there may be somebody to take over.
+    hands_over: AtomicBool,
     standing: Mutex<Standing>,
     stopped: Condvar,
 }
@@ -88,9 +94,11 @@ impl<M: StateMachine> Node<M> {
             membership: Arc::clone(&membership),
         });
         let fate = Arc::new(Fate::default());
+        let board = Arc::new(setup.status_board(handles.len()));
         let transport = connect(Arc::new(WatchedInbox {
             inbox: Arc::clone(&inbox),
             fate: Arc::clone(&fate),
+            board: Arc::clone(&board),
         }))?;
         let told = Arc::clone(&fate);
         let name = format!("quorate-log-{}", id.0);
@@ -99,7 +107,6 @@ impl<M: StateMachine> Node<M> {
         })
         .map_err(OpenError::Thread)?;
         let space = Arc::new(NodeSpace::default());
-        let board = Arc::new(setup.status_board(handles.len()));
         for (shard, (handle, replicas)) in handles.iter().zip(by_worker).enumerate() {
             let jobs: NodeJobs<M> = runtime.jobs.for_node(
                 Arc::clone(&snapshots),
@@ -151,6 +158,8 @@ impl<M: StateMachine> Node<M> {
             board,
             fate,
             handles,
+            hand_over_timeout: setup.options.hand_over_timeout,
+            hands_over: AtomicBool::new(true),
             standing: Mutex::new(Standing::Running(Parts {
                 log_thread,
                 lock: opened.lock,
@@ -159,7 +168,32 @@ impl<M: StateMachine> Node<M> {
         })
     }
 
-    /// Stops; in order, it finishes what it was asked to write. When this returns nothing of it runs, and the directory
+    /// Says that nobody will be there to take over when this node stops.
+    pub(crate) fn keep_leadership(&self) {
+        self.hands_over.store(false, Ordering::SeqCst);
+    }
+
+    /// Has others take over the groups that this node leads, and waits for that: not for long, and not
+    /// where nobody can.
+    fn hand_over(&self) {
+        let is_wanted = self.hands_over.load(Ordering::SeqCst) && self.fate.reason().is_none();
+        let until = Instant::now() + self.hand_over_timeout;
+        // On a worker it would wait for itself.
+        if !is_wanted || self.hand_over_timeout.is_zero() || is_own() {
+            return;
+        }
+        let (done, wait) = crossbeam::channel::bounded::<()>(0);
+        for handle in &self.handles {
+            let done = done.clone();
+            let told = Box::new(move |()| drop(done));
+            handle.push(Event::Leave { told });
+        }
+        drop(done);
+        // Disconnected when all shards have called, or have lost, what they were to call.
+        let _late = wait.recv_deadline(until);
+    }
+
+    /// Stops; in order, it first hands over what it leads, and finishes what it was asked to write. When this returns nothing of it runs, and the directory
     /// may be opened again; but not on a thread of this crate: there it returns at once if another thread stops the node.
     pub(crate) fn stop(&self, in_order: bool) {
         let Some(parts) = self.begin_stop() else {
@@ -169,6 +203,9 @@ impl<M: StateMachine> Node<M> {
         // A node that failed must not look alive for as long as the rest takes; one that stops in order has last words.
         if self.fate.reason().is_some() {
             self.transport.stop();
+        }
+        if in_order {
+            self.hand_over();
         }
         for handle in &self.handles {
             handle.detach(in_order, !is_own());
@@ -304,6 +341,7 @@ impl<M: StateMachine> Drop for Stopped<'_, M> {
 struct WatchedInbox<M: StateMachine> {
     inbox: Arc<NodeInbox<M>>,
     fate: Arc<Fate>,
+    board: Arc<StatusBoard>,
 }
 
 impl<M: StateMachine> Inbox for WatchedInbox<M> {
@@ -324,6 +362,7 @@ impl<M: StateMachine> Inbox for WatchedInbox<M> {
     }
 
     fn disconnected(&self, node: NodeId) {
+        self.board.note_gone(node);
         self.inbox.disconnected(node);
     }
 

@@ -1,5 +1,5 @@
-//! What threads of this crate are, so that code of the caller that runs on one of them may stop a
-//! node without waiting for that very thread.
+//! What threads of this crate are, so that whatever runs on one of them may stop a node without
+//! waiting for that very thread.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -36,13 +36,31 @@ pub(crate) fn spawn(
     })
 }
 
+/// The process in which something was made.
+///
+/// After a `fork` the child has a copy of everything but the threads: whatever waits for one waits for
+/// ever, and what is released there may be the parent's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process(u32);
+
+impl Process {
+    pub(crate) fn present() -> Self {
+        Self(std::process::id())
+    }
+
+    /// Whether the present process is a child that was forked afterwards.
+    pub(crate) fn is_another(self) -> bool {
+        self.0 != std::process::id()
+    }
+}
+
 /// Says what the present thread is.
 pub(crate) fn mark(kind: Kind) {
     KIND.set(kind);
 }
 
-/// What the present thread is. Whatever the caller's code does on a thread of this crate, in a
-/// waker or an observer, it does on one of these. (A thread whose locals are gone runs nothing of
+/// What the present thread is. Wakers and observers run on threads that count as the caller's: nobody
+/// waits for those, so they may wait. (A thread whose locals are gone runs nothing of
 /// the crate any more.)
 pub(crate) fn kind() -> Kind {
     KIND.try_with(Cell::get).unwrap_or(Kind::Caller)

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Clock;
 use super::threads::{self, Kind};
+use super::wakers::Wakers;
 use crate::handoff::bell::Bell;
 use crate::handoff::desk::told;
 
@@ -24,22 +25,33 @@ pub(crate) trait Timed: Send + Sync {
     fn failed(&self, reason: String);
 }
 
+/// How the timer is woken.
+pub(super) type TimerBell = Arc<Bell<Weak<dyn Timed>>>;
+
 /// The timer thread. It sleeps for good while nobody has anything outstanding.
 pub(crate) struct Timer {
-    bell: Arc<Bell<Weak<dyn Timed>>>,
+    bell: TimerBell,
+    wakers: Arc<Wakers>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Timer {
-    pub(crate) fn start(clock: Clock) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(clock: Clock, inline_wakers: bool) -> io::Result<Arc<Self>> {
         let bell = Arc::new(Bell::new());
         let theirs = Arc::clone(&bell);
         let name = "quorate-timer".to_owned();
         let thread = threads::spawn(name, Kind::Timer, move || run(&theirs, clock))?;
+        let wakers = Wakers::watched(Arc::clone(&bell), inline_wakers);
         Ok(Arc::new(Self {
             bell,
+            wakers,
             thread: Mutex::new(Some(thread)),
         }))
+    }
+
+    /// Who calls the wakers of its clients' callers.
+    pub(crate) fn wakers(&self) -> &Arc<Wakers> {
+        &self.wakers
     }
 
     /// Looks after a client for as long as it lives.

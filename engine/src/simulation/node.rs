@@ -345,12 +345,14 @@ impl<M: StateMachine> SimNode<M> {
 
     /// Hands the leadership of a group over, to a given node or to the best one.
     pub fn transfer(&self, group: GroupId, to: Option<NodeId>) {
-        self.inbox.push(group, Event::Transfer { group, to });
+        let told = None;
+        self.inbox.push(group, Event::Transfer { group, to, told });
     }
 
     /// Takes a snapshot of a group.
     pub fn snapshot(&self, group: GroupId) {
-        self.inbox.push(group, Event::Snapshot { group });
+        let told = None;
+        self.inbox.push(group, Event::Snapshot { group, told });
     }
 
     /// One pass of each worker: takes what is on its queue, fires what is due, and sends, writes, applies and answers all

@@ -169,7 +169,7 @@ fn fill(clerk: &Clerk, nodes: &[&Db]) {
                 .all(|pair| applied(pair[0]) == applied(pair[1]))
         });
         for db in nodes {
-            db.snapshot(group);
+            db.snapshot(group).expect("it is saved");
         }
     }
     write(clerk, COVERED..ENTRIES);

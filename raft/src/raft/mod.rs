@@ -292,6 +292,14 @@ impl Raft {
         self.begin_transfer(to)
     }
 
+    /// Whom leadership is being handed to, as long as that may still succeed.
+    pub fn transferring_to(&self) -> Option<NodeId> {
+        match &self.standing {
+            Standing::Leader(lead) => lead.transfer.as_ref().map(|transfer| transfer.to),
+            _ => None,
+        }
+    }
+
     /// Begins an election now instead of at the election timeout. Ignored if this replica may not or
     /// should not lead, or if a leader was heard within the election timeout: that leader's lease may rest on
     /// this replica.

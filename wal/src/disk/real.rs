@@ -59,6 +59,27 @@ struct RealFile {
 /// No hint begins so far into a file.
 const NO_HINT: u64 = u64::MAX;
 
+/// The lock of a directory, for as long as this lives.
+///
+/// A process that was forked while it was held has the same open file, and with it the lock: to
+/// close the file would release nothing while such a child lives. So whoever took the lock releases
+/// it by name, and a child, which took nothing, must not: its parent still counts on it.
+#[derive(Debug)]
+struct HeldLock {
+    file: File,
+    /// The process that took it.
+    process: u32,
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        if std::process::id() == self.process {
+            // If this fails, the lock goes with the last copy of the file.
+            let _closes = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        }
+    }
+}
+
 impl Disk for RealDisk {
     fn may_share(&self, _: Inside) -> bool {
         true
@@ -133,7 +154,10 @@ impl Disk for RealDisk {
         // The lock belongs to the open file, so that it holds against other opens in this process
         // too, and the kernel releases it when the process dies.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(DirLock::new(file))
+        Ok(DirLock::new(HeldLock {
+            file,
+            process: std::process::id(),
+        }))
     }
 
     fn is_locked(&self, dir: &Path) -> io::Result<bool> {
@@ -439,5 +463,62 @@ mod tests {
     fn a_call_that_writes_nothing_is_an_error() {
         let error = write_all(0, &[IoSlice::new(b"x")], |_, _| Ok(0)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+
+    /// A child between `fork` and `exec`, or one that never executes anything, has the same open
+    /// file: the lock stayed until it ended.
+    #[test]
+    fn a_lock_is_released_though_a_child_still_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join(LOCK_NAME))
+            .unwrap();
+        let copy = file.try_clone().unwrap();
+        let mut sleeps = std::process::Command::new("sleep");
+        let mut child = Ended(sleeps.arg("60").stdin(copy).spawn().unwrap());
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let lock = DirLock::new(HeldLock {
+            file,
+            process: std::process::id(),
+        });
+        assert!(RealDisk.is_locked(dir.path()).unwrap());
+        drop(lock);
+        assert!(child.0.try_wait().unwrap().is_none(), "the child lives");
+        drop(RealDisk.lock(dir.path()).expect("it was released"));
+    }
+
+    #[test]
+    fn a_copy_that_another_process_has_releases_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join(LOCK_NAME))
+            .unwrap();
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let process = std::process::id();
+        let copy = file.try_clone().unwrap();
+        let lock = DirLock::new(HeldLock { file, process });
+        // As a forked child has it: with the number of its parent.
+        let process = process.wrapping_add(1);
+        drop(HeldLock {
+            file: copy,
+            process,
+        });
+        assert!(RealDisk.lock(dir.path()).is_err(), "it is held still");
+        drop(lock);
+        drop(RealDisk.lock(dir.path()).expect("it was released"));
+    }
+
+    /// Ends a child also if the test fails.
+    struct Ended(std::process::Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _gone = self.0.kill();
+            let _reaped = self.0.wait();
+        }
     }
 }

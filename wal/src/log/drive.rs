@@ -225,7 +225,8 @@ impl Log {
         }
         let fails = FailsInPanic(self);
         let drove = self.drive_locked(&mut writer);
-        drop(fails);
+        // Not dropped: a caller that writes while it unwinds from a panic of its own has written.
+        std::mem::forget(fails);
         drop(writer);
         if matches!(drove, Ok(Drove::Wrote { .. }) | Err(_)) {
             self.tell_observers();

@@ -28,7 +28,7 @@ impl Link for Silent {
 #[test]
 fn only_windows_with_something_outstanding_are_ticked() {
     let clock = Clock::start();
-    let timer = Timer::start(clock).expect("a thread");
+    let timer = Timer::start(clock, false).expect("a thread");
     let link = Arc::new(Silent::default());
     let client = Client::new(
         Arc::clone(&link) as Arc<dyn Link>,

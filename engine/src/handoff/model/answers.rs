@@ -15,7 +15,10 @@ const PREEMPTIONS: usize = 5;
 fn blocks() {
     let slot = Arc::new(Slot::default());
     let theirs = Arc::clone(&slot);
-    let giver = thread::spawn(move || theirs.fill(7));
+    let giver = thread::spawn(move || {
+        let nobody = theirs.fill(7);
+        assert!(nobody.is_none());
+    });
     assert_eq!(slot.wait(None), Some(7));
     giver.join().expect("the giver ends");
 }
@@ -36,7 +39,11 @@ impl Wake for Executor {
 fn polls() {
     let slot = Arc::new(Slot::default());
     let theirs = Arc::clone(&slot);
-    let giver = thread::spawn(move || theirs.fill(7));
+    let giver = thread::spawn(move || {
+        if let Some(waker) = theirs.fill(7) {
+            waker.wake();
+        }
+    });
     let executor = Arc::new(Executor {
         is_woken: Mutex::new(false),
         woken: Condvar::new(),

@@ -38,7 +38,8 @@ impl Client {
             let is_busy = !calls.is_empty();
             drop(calls);
             for (slot, _) in due {
-                slot.fill(());
+                let nobody = slot.fill(());
+                assert!(nobody.is_none());
             }
             is_busy
         })

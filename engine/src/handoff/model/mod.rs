@@ -8,6 +8,7 @@
 
 mod answers;
 mod bell;
+mod calls;
 mod desk;
 mod leased;
 mod relay;

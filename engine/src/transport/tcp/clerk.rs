@@ -20,6 +20,7 @@ use super::options::{NODES_MAX, Observer, TcpLimits};
 use super::queue::Queue;
 use super::seek::find_node;
 use super::threads::Threads;
+use crate::runtime::Events;
 use crate::transport::{ClerkInbox, ClerkLink, Frame, Request};
 
 /// How a clerk connects.
@@ -201,7 +202,7 @@ impl Shared {
             groups: AtomicU32::new(0),
             nodes: RwLock::default(),
             limits: options.limits,
-            monitor: Arc::new(Monitor::new(options.observer)),
+            monitor: Arc::new(Monitor::new(options.observer.map(Events::relay))),
             threads: Threads::watched(move |reason| told.failed(reason)),
             inbox,
             seeds,

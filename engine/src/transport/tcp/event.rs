@@ -12,7 +12,6 @@ use thiserror::Error;
 
 use super::options::Observer;
 use crate::membership::{FoundingStatus, Refused};
-use crate::runtime::threads::shielded;
 use crate::transport::codec::FrameError;
 
 /// Connections between two nodes, told apart so that short frames do not wait behind snapshots.
@@ -327,6 +326,11 @@ pub enum TransportEvent {
         /// What the operating system says.
         error: SystemError,
     },
+    /// The observer took so long that events did not fit into its queue, here in their order: they are lost.
+    Missed {
+        /// How many.
+        events: u64,
+    },
 }
 
 /// What a transport has done since it began.
@@ -362,6 +366,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
+    /// `observer` must return at once.
     pub(super) fn new(observer: Option<Observer>) -> Self {
         Self {
             observer,
@@ -383,8 +388,7 @@ impl Monitor {
             *self.closes.lock().entry(reason.name()).or_default() += 1;
         }
         if let Some(observer) = &self.observer {
-            // The caller's code, on a thread that has more to do: the panic hook has reported its panic.
-            let _panicked = shielded(|| observer(event));
+            observer(event);
         }
     }
 

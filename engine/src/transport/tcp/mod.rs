@@ -39,6 +39,7 @@ use thiserror::Error;
 use threads::Threads;
 
 use crate::membership::NodeCard;
+use crate::runtime::Events;
 use crate::transport::{Frame, Inbox, Transport};
 
 /// Why a transport or a link could not begin.
@@ -117,6 +118,16 @@ impl TcpTransport {
     /// The same with a socket that listens already; `options.listen` is not looked at. For whoever
     /// must know all ports before the first node of a cluster is told of the others.
     pub fn bind_socket(
+        mut options: TcpOptions,
+        listener: TcpListener,
+        inbox: Arc<dyn Inbox>,
+    ) -> Result<Arc<Self>, TcpError> {
+        options.observer = options.observer.map(Events::relay);
+        Self::bind_relayed(options, listener, inbox)
+    }
+
+    /// The same with an observer that returns at once.
+    pub(crate) fn bind_relayed(
         options: TcpOptions,
         listener: TcpListener,
         inbox: Arc<dyn Inbox>,

@@ -8,7 +8,7 @@ use quorate_raft::NodeId;
 use super::TcpError;
 use super::event::TransportEvent;
 
-/// Told of what happens to connections. Called on the transport's threads; must not block.
+/// Told of what happens to connections, on a thread of its own.
 pub type Observer = Arc<dyn Fn(&TransportEvent) + Send + Sync>;
 
 /// How a node takes part in a cluster over TCP.
