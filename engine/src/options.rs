@@ -85,7 +85,7 @@ pub struct Options {
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 /// A node that is to stop does so in a time that somebody waits for.
-const HAND_OVER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const HAND_OVER_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// Steps consist of whole chunks of a snapshot file.
 const STEP_BYTES_MIN: u64 = 256 << 10;

@@ -125,7 +125,7 @@ fn a_leader_that_crashes_hands_nothing_over() {
 fn a_leader_without_a_majority_of_others_waits_for_nobody() {
     for transport in TRANSPORTS {
         let mut options = quick();
-        options.hand_over_timeout = Duration::from_secs(60);
+        options.hand_over_timeout = Duration::from_mins(1);
         let cluster = in_memory(transport, options);
         cluster.clerk().put("k", "v").expect("all live");
         settled(&cluster);
