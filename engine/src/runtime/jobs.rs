@@ -214,7 +214,7 @@ mod tests {
         assert!(cluster.crash(lagging));
         clerk.put("k", "2").expect("a majority lives");
         let db = cluster.db(leader).expect("it runs");
-        db.snapshot(GROUP);
+        db.snapshot(GROUP).expect("its disk is well");
         eventually("its log is cut", || {
             let first = db.inspect(GROUP, |it| it.raft().first_index());
             first.is_ok_and(|first| first.0 > 2)
@@ -225,7 +225,7 @@ mod tests {
         trouble.stick(true);
         trouble.writers.lock().clear();
         clerk.put("k", "3").expect("a majority lives");
-        db.snapshot(GROUP);
+        let _stands = db.snapshot_async(GROUP);
         eventually("the save stands", || {
             trouble.writers.lock().contains(Lane::Save.thread())
         });
