@@ -12,11 +12,12 @@ use super::shard::Shard;
 use crate::mutants;
 use crate::transport::{Frame, LogHealth};
 
-/// Looks at the health, and frames to each peer, in the shortest election timeout of all members: what a peer said counts for
-/// two of the listener's.
+/// Looks at the health, and frames to each peer, in the shortest election timeout of all members:
+/// what a peer said counts for two of the listener's.
 const LOOKS_PER_TIMEOUT: u64 = 2;
 
-/// However short an election timeout a peer announces, for its sake nobody looks and tells more often than this.
+/// However short an election timeout a peer announces, for its sake nobody looks and tells more
+/// often than this.
 pub(super) const TELL_GAP_NS_MIN: u64 = 20_000_000;
 
 /// The same while this node is sick and may have to hand over.
@@ -110,7 +111,8 @@ impl<M: StateMachine> Shard<M> {
         self.care.due_ns = due_ns;
     }
 
-    /// Speaks for the node, if no other shard has just done so: when something changes, and every now and then.
+    /// Speaks for the node, if no other shard has just done so: when something changes, and every
+    /// now and then.
     fn tell_peers(&self, now_ns: u64, health: LogHealth) {
         let board = &self.ports.status.board;
         let founding = self.ports.membership.founding();
@@ -196,7 +198,8 @@ impl<M: StateMachine> Shard<M> {
     }
 }
 
-/// How often peers are told: as often as they believe what they are told. No more than that for a peer's sake, though.
+/// How often peers are told: as often as they believe what they are told. No more than that for a
+/// peer's sake, though.
 fn tell_gap_ns(own_timeout_ns: u64, shortest_timeout_ns: u64) -> u64 {
     let asked_ns = (shortest_timeout_ns / LOOKS_PER_TIMEOUT).max(TELL_GAP_NS_MIN);
     (own_timeout_ns / LOOKS_PER_TIMEOUT).min(asked_ns).max(1)
@@ -249,7 +252,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// A member that announces next to nothing must not have the others do nothing but tell it how they are.
+    /// A member that announces next to nothing must not have the others do nothing but tell it how
+    /// they are.
     #[test]
     fn peers_are_told_as_often_as_the_most_impatient_one_forgets_within_bounds() {
         assert_eq!(tell_gap_ns(500 * MS, 500 * MS), 250 * MS);

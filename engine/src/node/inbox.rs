@@ -102,7 +102,8 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             Frame::Request(ref request) => self.offer(request.group, from, frame),
             Frame::SnapshotChunk(ref chunk) => self.offer(chunk.transfer.group, from, frame),
             Frame::SnapshotAck(ref ack) => self.offer(ack.transfer.group, from, frame),
-            // Of the node as a whole: taken in here and now, as any worker may be kept waiting by a disk.
+            // Of the node as a whole: taken in here and now, as any worker may be kept waiting by a
+            // disk.
             Frame::Status(status) => {
                 if let Origin::Node(node) = from {
                     self.board.note_status((self.now_ns)(), node, status);

@@ -58,8 +58,8 @@ impl Limits {
         Some(self.promise_ns.load(Ordering::Acquire)).filter(|&promise_ns| promise_ns > 0)
     }
 
-    /// The shortest election timeout that was announced, of this node and the members: somebody waits no longer than that.
-    /// [`u64::MAX`] if nobody announced one.
+    /// The shortest election timeout that was announced, of this node and the members: somebody
+    /// waits no longer than that. [`u64::MAX`] if nobody announced one.
     pub(super) fn shortest_timeout_ns(&self) -> u64 {
         self.shortest_timeout_ns.load(Ordering::Relaxed)
     }

@@ -243,7 +243,8 @@ impl<M: StateMachine> Shard<M> {
                     self.mark_ready(slot);
                 }
             }
-            // A clerk speaks in requests only; replies go to the node's clients, and the status of a node to the board.
+            // A clerk speaks in requests only; replies go to the node's clients, and the status of
+            // a node to the board.
             (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_) | Frame::Status(_)) => {}
         }
     }

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - A log that holds an unsynced write for longer than an election timeout is never healthy.
 //! - What a peer said counts for two election timeouts, and for nothing afterwards: nobody waits for
-//!   a node that says no more. Nor does one that was turned away count for long after it tried last.
+//!   a node that says no more. Nor does one that was turned away count for long after it tried
+//!   last.
 //! - No worker is needed to take in what peers say, and any one of them tells the peers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +19,8 @@ use crate::transport::{Founding, LogHealth, NodeStatus};
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// A peer that was turned away counts for so long, at least, as one that lives: longer than a transport waits between two
-/// attempts, if left as it comes.
+/// A peer that was turned away counts for so long, at least, as one that lives: longer than a
+/// transport waits between two attempts, if left as it comes.
 const TURNED_AWAY_NS_MIN: u64 = 3_000_000_000;
 
 /// No write waits.
@@ -162,8 +163,9 @@ impl StatusBoard {
         }
     }
 
-    /// Whether the peers are to be told this now: it is news, or they were told so long ago. Whichever shard asks first tells
-    /// them: one that is kept waiting does not keep the node silent.
+    /// Whether the peers are to be told this now: it is news, or they were told so long ago.
+    /// Whichever shard asks first tells them: one that is kept waiting does not keep the node
+    /// silent.
     pub(super) fn must_tell(&self, now_ns: u64, own: NodeStatus, gap_ns: u64) -> bool {
         let told = &mut self.known.lock().told;
         let is_due = told.is_none_or(|(told, at_ns)| {
@@ -183,15 +185,16 @@ impl StatusBoard {
         }
     }
 
-    /// A peer wanted to deal with this node, and was turned away, as this node's disk does not take its news; or was not.
+    /// A peer wanted to deal with this node, and was turned away, as this node's disk does not take
+    /// its news; or was not.
     pub(super) fn note_turned_away(&self, now_ns: u64, peer: NodeId, is_turned_away: bool) {
         if let Some(place) = self.place(peer) {
             self.known.lock().turned_away[place] = is_turned_away.then_some(now_ns);
         }
     }
 
-    /// Whether a peer lives, as far as one knows, that this node cannot deal with for the time being, since its own disk does
-    /// not take the peer's news.
+    /// Whether a peer lives, as far as one knows, that this node cannot deal with for the time
+    /// being, since its own disk does not take the peer's news.
     pub(super) fn turns_away(&self, now_ns: u64, peer: NodeId) -> bool {
         let counts_ns = self.patience_ns().max(TURNED_AWAY_NS_MIN);
         let place = self.place(peer);
@@ -203,7 +206,8 @@ impl StatusBoard {
         self.peers.iter().position(|it| *it == peer)
     }
 
-    /// How long what a peer said counts: so long that one that tells as often as it may does so twice.
+    /// How long what a peer said counts. It tells again within half of that at the latest, however
+    /// short this node's election timeout is.
     fn patience_ns(&self) -> u64 {
         let timeouts_ns = self.election_timeout_ns.saturating_mul(2);
         timeouts_ns.max(4 * TELL_GAP_NS_MIN)

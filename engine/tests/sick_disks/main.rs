@@ -98,7 +98,8 @@ fn a_leader_whose_disk_stands_still_hands_over_before_two_election_timeouts_are_
     }
 }
 
-/// Its peers said every 2.5 s how they are, and it believed that for one: it found too few that were healthier.
+/// Its peers said every 2.5 s how they are, and it believed that for one: it found too few that
+/// were healthier.
 #[test]
 fn a_leader_that_is_less_patient_than_its_peers_hands_over_before_two_of_its_timeouts_are_over() {
     let mut patient = options();
@@ -127,8 +128,8 @@ fn a_leader_that_is_less_patient_than_its_peers_hands_over_before_two_of_its_tim
     }
 }
 
-/// One worker reads an old entry from a disk that does not answer. It was the one that heard of the peers, and told them, for
-/// all: the groups of the others were led on without writes.
+/// One worker reads an old entry from a disk that does not answer. It was the one that heard of the
+/// peers, and told them, for all: the groups of the others were led on without writes.
 #[test]
 fn groups_are_handed_over_though_the_first_worker_of_the_leader_or_of_its_peers_is_kept_waiting() {
     let mut options = options();
@@ -489,7 +490,8 @@ fn a_leader_whose_full_disk_keeps_a_peer_away_hands_over_all_the_same() {
     bench.put();
 }
 
-/// It was counted towards a majority for ever: the leader gave the group to a node that could not commit anything either.
+/// It was counted towards a majority for ever: the leader gave the group to a node that could not
+/// commit anything either.
 #[test]
 fn a_peer_that_was_turned_away_by_a_full_leader_and_is_gone_counts_no_more() {
     let mut bench = Bench::new(3, 1);
