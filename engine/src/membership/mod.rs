@@ -76,8 +76,6 @@ pub(crate) struct Membership {
     refused_by: Mutex<BTreeMap<NodeId, Refused>>,
     /// The peers that have durably accepted the card of this start.
     accepted_by: Mutex<BTreeSet<NodeId>>,
-    /// The peers that this node cannot deal with for the time being, since its own disk does not take their news.
-    turned_away: Mutex<BTreeSet<NodeId>>,
     watcher: OnceLock<Watcher>,
 }
 
@@ -107,7 +105,6 @@ impl Membership {
             unwritten: Mutex::default(),
             refused_by: Mutex::default(),
             accepted_by: Mutex::default(),
-            turned_away: Mutex::default(),
             watcher: OnceLock::new(),
         }
     }
@@ -153,22 +150,6 @@ impl Membership {
     /// Judges a peer's card. Once this returns `Ok`, what the card tells is durable. Waits for the disk if it has news;
     /// [`Refused::NotWritten`] if the disk takes it not, or still has other news to take: the peer may try again.
     pub(crate) fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
-        let judged = self.take_in(card);
-        let mut turned_away = self.turned_away.lock();
-        if judged == Err(Refused::NotWritten) {
-            turned_away.insert(card.node);
-        } else {
-            turned_away.remove(&card.node);
-        }
-        judged
-    }
-
-    /// Whether this node cannot deal with a peer for the time being, since its own disk does not take the peer's news.
-    pub(crate) fn turns_away(&self, peer: NodeId) -> bool {
-        self.turned_away.lock().contains(&peer)
-    }
-
-    fn take_in(&self, card: &NodeCard) -> Result<(), Refused> {
         // What is being written is not in this book yet: it is news until it is durable.
         if !self.book.lock().judge(card)? {
             return Ok(());

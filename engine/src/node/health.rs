@@ -10,10 +10,15 @@ use quorate_raft::{NodeId, Role};
 use super::replica::Replica;
 use super::shard::Shard;
 use crate::mutants;
-use crate::transport::{Frame, LogHealth, NodeStatus};
+use crate::transport::{Frame, LogHealth};
 
-/// Looks at the health, and frames to each peer, in an election timeout.
+/// Looks at the health, and frames to each peer, in the shortest election timeout of all members:
+/// what a peer said counts for two of the listener's.
 const LOOKS_PER_TIMEOUT: u64 = 2;
+
+/// However short an election timeout a peer announces, for its sake nobody looks and tells more
+/// often than this.
+pub(super) const TELL_GAP_NS_MIN: u64 = 20_000_000;
 
 /// The same while this node is sick and may have to hand over.
 const LOOKS_PER_TIMEOUT_SICK: u64 = 8;
@@ -25,11 +30,10 @@ const DOUBLINGS_MAX: u32 = 4;
 /// What a shard remembers of its looks at the health.
 #[derive(Debug)]
 pub(super) struct Care {
-    /// When to look next.
+    /// When the last look was.
+    looked_ns: u64,
+    /// When to look next, if not earlier for the sake of the peers.
     pub(super) due_ns: u64,
-    /// What the peers were told last, and when to tell them again.
-    told: Option<NodeStatus>,
-    tell_at_ns: u64,
     /// Replicas were told not to lead.
     is_held_back: bool,
     /// The peers that replicas were told not to vote for.
@@ -40,9 +44,8 @@ pub(super) struct Care {
 impl Care {
     pub(super) fn new(now_ns: u64, timeout_ns: u64) -> Self {
         Self {
+            looked_ns: now_ns,
             due_ns: now_ns.saturating_add(timeout_ns / LOOKS_PER_TIMEOUT),
-            told: None,
-            tell_at_ns: 0,
             is_held_back: false,
             disfavoured: Vec::new(),
             was_sick: false,
@@ -65,7 +68,15 @@ impl<M: StateMachine> Shard<M> {
         if self.ports.status.board.peers().is_empty() {
             return u64::MAX;
         }
-        self.care.due_ns
+        // A peer that is met later may announce a shorter election timeout.
+        let tell_at_ns = self.care.looked_ns.saturating_add(self.tell_gap_ns());
+        self.care.due_ns.min(tell_at_ns)
+    }
+
+    /// How long the peers go without being told anything.
+    fn tell_gap_ns(&self) -> u64 {
+        let own_ns = self.ports.status.board.election_timeout_ns();
+        tell_gap_ns(own_ns, self.ports.limits.shortest_timeout_ns())
     }
 
     /// Looks at this node's health and does what follows from it.
@@ -92,6 +103,7 @@ impl<M: StateMachine> Shard<M> {
         } else {
             LOOKS_PER_TIMEOUT
         };
+        self.care.looked_ns = now_ns;
         let mut due_ns = now_ns.saturating_add((timeout_ns / looks).max(1));
         if let (Some((since_ns, _)), false) = (self.oldest(), health.is_sick()) {
             due_ns = due_ns.min(since_ns.saturating_add(timeout_ns + 1));
@@ -99,26 +111,17 @@ impl<M: StateMachine> Shard<M> {
         self.care.due_ns = due_ns;
     }
 
-    /// One shard speaks for the node: when something changes, and every now and then.
-    fn tell_peers(&mut self, now_ns: u64, health: LogHealth) {
-        let status = &self.ports.status;
-        if status.shard != 0 {
-            return;
-        }
+    /// Speaks for the node, if no other shard has just done so: when something changes, and every
+    /// now and then.
+    fn tell_peers(&self, now_ns: u64, health: LogHealth) {
+        let board = &self.ports.status.board;
         let founding = self.ports.membership.founding();
         let durable = self.ports.log.durable();
-        let own = status.board.own(now_ns, health, durable, founding);
-        let is_news = self
-            .care
-            .told
-            .is_none_or(|told| (told.health, told.founding) != (own.health, own.founding));
-        if !is_news && now_ns < self.care.tell_at_ns {
+        let own = board.own(now_ns, health, durable, founding);
+        if !board.must_tell(now_ns, own, self.tell_gap_ns()) {
             return;
         }
-        let timeout_ns = status.board.election_timeout_ns();
-        self.care.told = Some(own);
-        self.care.tell_at_ns = now_ns.saturating_add(timeout_ns / LOOKS_PER_TIMEOUT);
-        for &peer in status.board.peers() {
+        for &peer in board.peers() {
             // One that is lost is told again.
             self.ports.transport.send(peer, Frame::Status(own));
         }
@@ -153,7 +156,7 @@ impl<M: StateMachine> Shard<M> {
         let healthier = board.healthier(now_ns, health);
         // Who was started again while this node's disk takes no news cannot speak to this node, but to the others.
         let is_unheard =
-            |peer: &&NodeId| !healthier.contains(*peer) && self.ports.membership.turns_away(**peer);
+            |peer: &&NodeId| !healthier.contains(*peer) && board.turns_away(now_ns, **peer);
         let unheard = board.peers().iter().filter(is_unheard).count();
         if healthier.len() + unheard < board.majority() || mutants::SICK_LEADER_STAYS {
             return;
@@ -186,6 +189,13 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn own_health(&self, now_ns: u64) -> LogHealth {
         self.ports.status.board.health(now_ns, &self.ports.log)
     }
+}
+
+/// How often peers are told: as often as they believe what they are told. No more than that for a
+/// peer's sake, though.
+fn tell_gap_ns(own_timeout_ns: u64, shortest_timeout_ns: u64) -> u64 {
+    let asked_ns = (shortest_timeout_ns / LOOKS_PER_TIMEOUT).max(TELL_GAP_NS_MIN);
+    (own_timeout_ns / LOOKS_PER_TIMEOUT).min(asked_ns).max(1)
 }
 
 impl<M: StateMachine> Replica<M> {
@@ -226,5 +236,24 @@ impl<M: StateMachine> Replica<M> {
         let best = self.raft.successor(rank);
         let best = best.filter(|peer| peer.match_index >= self.raft.commit());
         best.map(|peer| peer.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A member that announces next to nothing must not have the others do nothing but tell it how
+    /// they are.
+    #[test]
+    fn peers_are_told_as_often_as_the_most_impatient_one_forgets_within_bounds() {
+        assert_eq!(tell_gap_ns(500 * MS, 500 * MS), 250 * MS);
+        assert_eq!(tell_gap_ns(5_000 * MS, 500 * MS), 250 * MS);
+        assert_eq!(tell_gap_ns(500 * MS, u64::MAX), 250 * MS);
+        assert_eq!(tell_gap_ns(5_000 * MS, 1), TELL_GAP_NS_MIN);
+        assert_eq!(tell_gap_ns(10 * MS, 10 * MS), 5 * MS, "its own affair");
+        assert_eq!(tell_gap_ns(0, 0), 1);
     }
 }

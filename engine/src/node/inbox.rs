@@ -7,6 +7,7 @@ use quorate_raft::NodeId;
 use quorate_wal::GroupId;
 
 use super::event::Event;
+use super::status::StatusBoard;
 use crate::membership::Membership;
 use crate::mutants;
 use crate::transport::{
@@ -30,6 +31,10 @@ pub(crate) struct NodeInbox<M: StateMachine> {
     pub(crate) replies: Arc<dyn ClerkInbox>,
     /// Whom the node deals with, and whether it takes part yet.
     pub(crate) membership: Arc<Membership>,
+    /// How this node and its peers are.
+    pub(crate) board: Arc<StatusBoard>,
+    /// What time it is, for what is noted on the threads that deliver.
+    pub(crate) now_ns: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl<M: StateMachine> NodeInbox<M> {
@@ -97,13 +102,15 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             Frame::Request(ref request) => self.offer(request.group, from, frame),
             Frame::SnapshotChunk(ref chunk) => self.offer(chunk.transfer.group, from, frame),
             Frame::SnapshotAck(ref ack) => self.offer(ack.transfer.group, from, frame),
-            // Of the node as a whole: the first shard takes it in for all.
+            // Of the node as a whole: taken in here and now, as any worker may be kept waiting by a
+            // disk.
             Frame::Status(status) => {
                 if let Origin::Node(node) = from {
+                    self.board.note_status((self.now_ns)(), node, status);
+                    // It may wait for the disk.
                     self.membership
                         .note_status(node, status.founding, status.durable_lsn);
                 }
-                let _dropped = self.shards[0].offer(Event::Frame(from, frame));
             }
         }
     }
@@ -113,7 +120,12 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
     }
 
     fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
-        self.membership.admit(card)
+        let judged = self.membership.admit(card);
+        // Only now, as that may have waited for the disk.
+        let (now_ns, is_turned_away) = ((self.now_ns)(), judged == Err(Refused::NotWritten));
+        self.board
+            .note_turned_away(now_ns, card.node, is_turned_away);
+        judged
     }
 
     fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {

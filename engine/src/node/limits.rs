@@ -33,6 +33,8 @@ pub(crate) struct Limits {
     entry_bytes_max: AtomicU64,
     /// Zero: some member announced nothing.
     promise_ns: AtomicU64,
+    /// Of those that announced one.
+    shortest_timeout_ns: AtomicU64,
 }
 
 impl Limits {
@@ -42,6 +44,7 @@ impl Limits {
             own,
             entry_bytes_max: AtomicU64::new(own.entry_bytes_max),
             promise_ns: AtomicU64::new(own.election_timeout_ns),
+            shortest_timeout_ns: AtomicU64::new(or_none(own.election_timeout_ns)),
         }
     }
 
@@ -55,9 +58,16 @@ impl Limits {
         Some(self.promise_ns.load(Ordering::Acquire)).filter(|&promise_ns| promise_ns > 0)
     }
 
+    /// The shortest election timeout that was announced, of this node and the members: somebody
+    /// waits no longer than that. [`u64::MAX`] if nobody announced one.
+    pub(super) fn shortest_timeout_ns(&self) -> u64 {
+        self.shortest_timeout_ns.load(Ordering::Relaxed)
+    }
+
     /// What the other members announced last, each of them; `None` of one that announced nothing.
     pub(crate) fn set_members(&self, members: impl Iterator<Item = Option<Announced>>) {
         let mut least = self.own;
+        let mut shortest_ns = or_none(self.own.election_timeout_ns);
         for member in members {
             let Some(member) = member else {
                 least.election_timeout_ns = 0;
@@ -67,11 +77,23 @@ impl Limits {
             let entry_bytes_max = member.entry_bytes_max.max(ENTRY_BYTES_MIN);
             least.entry_bytes_max = least.entry_bytes_max.min(entry_bytes_max);
             least.election_timeout_ns = least.election_timeout_ns.min(member.election_timeout_ns);
+            shortest_ns = shortest_ns.min(or_none(member.election_timeout_ns));
         }
         self.entry_bytes_max
             .store(least.entry_bytes_max, Ordering::Relaxed);
         self.promise_ns
             .store(least.election_timeout_ns, Ordering::Release);
+        self.shortest_timeout_ns
+            .store(shortest_ns, Ordering::Relaxed);
+    }
+}
+
+/// An election timeout of zero is none: whoever announced it said nothing.
+fn or_none(timeout_ns: u64) -> u64 {
+    if timeout_ns == 0 {
+        u64::MAX
+    } else {
+        timeout_ns
     }
 }
 
@@ -122,6 +144,27 @@ mod tests {
             (limits.entry_bytes_max(), limits.promise_ns()),
             (100_000, Some(500))
         );
+    }
+
+    #[test]
+    fn the_shortest_election_timeout_is_that_of_whoever_announced_one() {
+        let limits = Limits::new(OWN);
+        assert_eq!(limits.shortest_timeout_ns(), 500);
+        let member = |election_timeout_ns| {
+            Some(Announced {
+                election_timeout_ns,
+                ..OWN
+            })
+        };
+        for (members, shortest) in [
+            ([None, member(300)], 300),
+            ([member(0), member(300)], 300),
+            ([member(0), None], 500),
+            ([member(900), member(5_000)], 500),
+        ] {
+            limits.set_members(members.into_iter());
+            assert_eq!(limits.shortest_timeout_ns(), shortest, "{members:?}");
+        }
     }
 
     #[test]

@@ -247,11 +247,9 @@ impl<M: StateMachine> Shard<M> {
                     self.mark_ready(slot);
                 }
             }
-            (Origin::Node(from), Frame::Status(status)) => {
-                self.ports.status.board.note_status(now_ns, from, status);
-            }
-            // A clerk speaks in requests only, and replies go to the node's clients.
-            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_)) => {}
+            // A clerk speaks in requests only; replies go to the node's clients, and the status of
+            // a node to the board.
+            (Origin::Clerk(_), _) | (Origin::Node(_), Frame::Reply(_) | Frame::Status(_)) => {}
         }
     }
 

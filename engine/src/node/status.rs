@@ -3,7 +3,9 @@
 //! Invariants:
 //! - A log that holds an unsynced write for longer than an election timeout is never healthy.
 //! - What a peer said counts for two election timeouts, and for nothing afterwards: nobody waits for
-//!   a node that says no more.
+//!   a node that says no more. Nor does one that was turned away count for long after it tried
+//!   last.
+//! - No worker is needed to take in what peers say, and any one of them tells the peers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,10 +13,15 @@ use parking_lot::Mutex;
 use quorate_raft::NodeId;
 use quorate_wal::{Log, LogStatus, Lsn};
 
+use super::health::TELL_GAP_NS_MIN;
 use crate::membership::FEATURES;
 use crate::transport::{Founding, LogHealth, NodeStatus};
 
 const NS_PER_MS: u64 = 1_000_000;
+
+/// A peer that was turned away counts for so long, at least, as one that lives: longer than a
+/// transport waits between two attempts, if left as it comes.
+const TURNED_AWAY_NS_MIN: u64 = 3_000_000_000;
 
 /// No write waits.
 const NONE: u64 = u64::MAX;
@@ -52,6 +59,10 @@ struct Known {
     heard: Box<[Option<(NodeStatus, u64)>]>,
     /// Those whose connections ended since they said how they are.
     gone: Vec<NodeId>,
+    /// By peer: when it was turned away, if it was when it tried last.
+    turned_away: Box<[Option<u64>]>,
+    /// What the peers were told last, and when.
+    told: Option<(NodeStatus, u64)>,
     /// The worst health of late, and until when it counts: one that comes and goes is not healthy.
     held: (LogHealth, u64),
 }
@@ -67,6 +78,8 @@ impl StatusBoard {
         let known = Known {
             heard: vec![None; peers.len()].into(),
             gone: Vec::new(),
+            turned_away: vec![None; peers.len()].into(),
+            told: None,
             held: (LogHealth::Healthy, 0),
         };
         Self {
@@ -153,9 +166,24 @@ impl StatusBoard {
         }
     }
 
+    /// Whether the peers are to be told this now: it is news, or they were told so long ago.
+    /// Whichever shard asks first tells them: one that is kept waiting does not keep the node
+    /// silent.
+    pub(super) fn must_tell(&self, now_ns: u64, own: NodeStatus, gap_ns: u64) -> bool {
+        let told = &mut self.known.lock().told;
+        let is_due = told.is_none_or(|(told, at_ns)| {
+            let is_news = (told.health, told.founding) != (own.health, own.founding);
+            is_news || now_ns >= at_ns.saturating_add(gap_ns)
+        });
+        if is_due {
+            *told = Some((own, now_ns));
+        }
+        is_due
+    }
+
     /// A peer says how it is. What a stranger says is of no interest.
     pub(super) fn note_status(&self, now_ns: u64, from: NodeId, status: NodeStatus) {
-        if let Some(place) = self.peers.iter().position(|peer| *peer == from) {
+        if let Some(place) = self.place(from) {
             let mut known = self.known.lock();
             known.heard[place] = Some((status, now_ns));
             known.gone.retain(|gone| *gone != from);
@@ -175,11 +203,39 @@ impl StatusBoard {
         self.known.lock().gone.contains(&peer)
     }
 
+    /// A peer wanted to deal with this node, and was turned away, as this node's disk does not take
+    /// its news; or was not.
+    pub(super) fn note_turned_away(&self, now_ns: u64, peer: NodeId, is_turned_away: bool) {
+        if let Some(place) = self.place(peer) {
+            self.known.lock().turned_away[place] = is_turned_away.then_some(now_ns);
+        }
+    }
+
+    /// Whether a peer lives, as far as one knows, that this node cannot deal with for the time
+    /// being, since its own disk does not take the peer's news.
+    pub(super) fn turns_away(&self, now_ns: u64, peer: NodeId) -> bool {
+        let counts_ns = self.patience_ns().max(TURNED_AWAY_NS_MIN);
+        let place = self.place(peer);
+        let at_ns = place.and_then(|place| self.known.lock().turned_away[place]);
+        at_ns.is_some_and(|at_ns| now_ns < at_ns.saturating_add(counts_ns))
+    }
+
+    fn place(&self, peer: NodeId) -> Option<usize> {
+        self.peers.iter().position(|it| *it == peer)
+    }
+
+    /// How long what a peer said counts. It tells again within half of that at the latest, however
+    /// short this node's election timeout is.
+    fn patience_ns(&self) -> u64 {
+        let timeouts_ns = self.election_timeout_ns.saturating_mul(2);
+        timeouts_ns.max(4 * TELL_GAP_NS_MIN)
+    }
+
     /// What each peer said lately; `None` of one that said nothing for two election timeouts.
     pub(crate) fn heard(&self, now_ns: u64) -> Vec<(NodeId, Option<NodeStatus>)> {
         let known = self.known.lock();
+        let patience_ns = self.patience_ns();
         let lately = known.heard.iter().map(|heard| {
-            let patience_ns = self.election_timeout_ns.saturating_mul(2);
             heard.and_then(|(status, at_ns)| {
                 (now_ns < at_ns.saturating_add(patience_ns)).then_some(status)
             })
@@ -230,7 +286,7 @@ impl StatusBoard {
 #[derive(Clone, Debug)]
 pub(crate) struct ShardStatus {
     pub(crate) board: std::sync::Arc<StatusBoard>,
-    /// Which of the node's shards it is: the one with number 0 speaks for the node.
+    /// Which of the node's shards it is.
     pub(crate) shard: usize,
 }
 
@@ -306,21 +362,57 @@ mod tests {
 
     #[test]
     fn what_a_peer_said_counts_for_two_election_timeouts() {
-        let board = board();
-        assert_eq!(board.healthier(0, LogHealth::Failed), []);
+        let board = StatusBoard::new([NodeId(2), NodeId(3)], 2, TIMEOUT * NS_PER_MS);
+        let healthier = |now_ms, than| board.healthier(now_ms * NS_PER_MS, than);
+        let severity_of = |now_ms, node| board.severity_of(now_ms * NS_PER_MS, NodeId(node));
+        assert_eq!(healthier(0, LogHealth::Failed), []);
         board.note_status(0, NodeId(2), says(LogHealth::Stalled));
-        board.note_status(10, NodeId(3), says(LogHealth::Healthy));
-        board.note_status(10, NodeId(4), says(LogHealth::Healthy));
-        assert_eq!(board.healthier(999, LogHealth::Healthy), []);
-        assert_eq!(board.healthier(999, LogHealth::Stalled), [NodeId(3)]);
-        assert_eq!(
-            board.healthier(999, LogHealth::Full),
-            [NodeId(2), NodeId(3)]
-        );
-        assert_eq!(board.severity_of(999, NodeId(2)), Some(1));
-        assert_eq!(board.healthier(1_000, LogHealth::Full), [NodeId(3)]);
-        assert_eq!(board.severity_of(1_000, NodeId(2)), None);
-        assert_eq!(board.healthier(1_010, LogHealth::Full), []);
+        board.note_status(10 * NS_PER_MS, NodeId(3), says(LogHealth::Healthy));
+        board.note_status(10 * NS_PER_MS, NodeId(4), says(LogHealth::Healthy));
+        assert_eq!(healthier(999, LogHealth::Healthy), []);
+        assert_eq!(healthier(999, LogHealth::Stalled), [NodeId(3)]);
+        assert_eq!(healthier(999, LogHealth::Full), [NodeId(2), NodeId(3)]);
+        assert_eq!(severity_of(999, 2), Some(1));
+        assert_eq!(healthier(1_000, LogHealth::Full), [NodeId(3)]);
+        assert_eq!(severity_of(1_000, 2), None);
+        assert_eq!(healthier(1_010, LogHealth::Full), []);
+    }
+
+    /// Its peers tell it how they are no more often than they may.
+    #[test]
+    fn a_node_with_the_shortest_timeout_believes_its_peers_until_they_tell_again() {
+        let board = StatusBoard::new([NodeId(2), NodeId(3)], 1, NS_PER_MS);
+        board.note_status(0, NodeId(2), says(LogHealth::Healthy));
+        let healthier = |now_ns| board.healthier(now_ns, LogHealth::Full);
+        assert_eq!(healthier(2 * TELL_GAP_NS_MIN), [NodeId(2)]);
+        assert_eq!(healthier(4 * TELL_GAP_NS_MIN), []);
+    }
+
+    #[test]
+    fn the_shard_that_looks_first_tells_the_peers_for_all() {
+        let board = board();
+        let healthy = says(LogHealth::Healthy);
+        assert!(board.must_tell(0, healthy, 250));
+        assert!(!board.must_tell(249, healthy, 250));
+        assert!(board.must_tell(250, healthy, 250));
+        assert!(!board.must_tell(260, healthy, 250), "the other shard");
+        assert!(board.must_tell(270, says(LogHealth::Full), 250), "news");
+        assert!(!board.must_tell(280, says(LogHealth::Full), 250));
+    }
+
+    #[test]
+    fn a_peer_counts_as_turned_away_until_it_is_dealt_with_or_has_not_tried_for_long() {
+        let board = board();
+        board.note_turned_away(10, NodeId(2), true);
+        board.note_turned_away(10, NodeId(3), true);
+        board.note_turned_away(10, NodeId(4), true);
+        board.note_turned_away(20, NodeId(3), false);
+        let turned_away = |now_ns| [2, 3, 4].map(|it| board.turns_away(now_ns, NodeId(it)));
+        assert_eq!(turned_away(30), [true, false, false]);
+        assert!(turned_away(TURNED_AWAY_NS_MIN + 9)[0]);
+        assert!(!turned_away(TURNED_AWAY_NS_MIN + 10)[0]);
+        board.note_turned_away(TURNED_AWAY_NS_MIN, NodeId(2), true);
+        assert!(turned_away(TURNED_AWAY_NS_MIN + 10)[0]);
     }
 
     #[test]

@@ -88,13 +88,16 @@ impl<M: StateMachine> Node<M> {
             .map(|handle| Arc::new(handle.clone()) as Arc<dyn EventSink<M>>)
             .collect();
         let membership = opened.membership;
+        let board = Arc::new(setup.status_board(handles.len()));
+        let clock = runtime.clock;
         let inbox = Arc::new(NodeInbox {
             shards,
             replies,
             membership: Arc::clone(&membership),
+            board: Arc::clone(&board),
+            now_ns: Box::new(move || clock.now_ns()),
         });
         let fate = Arc::new(Fate::default());
-        let board = Arc::new(setup.status_board(handles.len()));
         let transport = connect(Arc::new(WatchedInbox {
             inbox: Arc::clone(&inbox),
             fate: Arc::clone(&fate),
@@ -139,7 +142,7 @@ impl<M: StateMachine> Node<M> {
             );
             handle.attach(Resident::new(shard, Arc::clone(&fate)));
         }
-        let (clock, own_log, own_board) = (runtime.clock, Arc::downgrade(&log), Arc::clone(&board));
+        let (own_log, own_board) = (Arc::downgrade(&log), Arc::clone(&board));
         let status = move |founding| {
             let log = own_log.upgrade()?;
             let now_ns = clock.now_ns();

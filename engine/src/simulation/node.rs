@@ -152,12 +152,17 @@ impl<M: StateMachine> SimNode<M> {
             .map(|_| Arc::new(EventQueue::<M>::new(queue_max)))
             .collect();
         let sinks = queues.iter();
+        let board = Arc::new(setup.status_board(workers));
+        let now = Arc::new(AtomicU64::new(now_ns));
+        let clock = Arc::clone(&now);
         let inbox = Arc::new(NodeInbox {
             shards: sinks
                 .map(|queue| Arc::clone(queue) as Arc<dyn EventSink<M>>)
                 .collect(),
             replies,
             membership: Arc::clone(&opened.membership),
+            board: Arc::clone(&board),
+            now_ns: Box::new(move || clock.load(Ordering::Relaxed)),
         });
         let transport: Arc<dyn Transport> = connect(Arc::clone(&inbox) as Arc<dyn Inbox>);
         let jobs = Arc::new(JobQueue::new());
@@ -175,7 +180,6 @@ impl<M: StateMachine> SimNode<M> {
             shares[shard_index(group, workers)].push(replica);
         }
         let space = Arc::<NodeSpace>::default();
-        let board = Arc::new(setup.status_board(workers));
         let queues = queues.into_iter().zip(shares).enumerate();
         let actors = queues.map(|(shard, (events, replicas))| {
             let ports = Ports {
@@ -201,7 +205,6 @@ impl<M: StateMachine> SimNode<M> {
             Actor::new(events, apart)
         });
         let actors = actors.collect();
-        let now = Arc::new(AtomicU64::new(now_ns));
         let (clock, own_log, own_board) = (
             Arc::clone(&now),
             Arc::downgrade(&opened.log),

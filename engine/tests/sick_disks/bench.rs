@@ -62,6 +62,8 @@ pub(crate) struct Member {
     pub(crate) node: Option<SimNode<Map>>,
     /// Nothing that it asks of its disk comes back.
     pub(crate) is_stuck: bool,
+    /// This worker of it makes no pass: it waits for something.
+    pub(crate) blocked: Option<usize>,
     pub(crate) full_retry_ns: u64,
 }
 
@@ -69,10 +71,17 @@ impl Member {
     /// All that can be done without anything coming in.
     pub(crate) fn work(&mut self, now_ns: u64) {
         let Some(node) = &mut self.node else { return };
-        node.pass(now_ns);
+        let workers = (0..node.workers()).filter(|&it| Some(it) != self.blocked);
+        let workers: Vec<usize> = workers.collect();
+        let pass = |node: &mut SimNode<Map>| {
+            for &worker in &workers {
+                node.pass_worker(worker, now_ns);
+            }
+        };
+        pass(node);
         while !self.is_stuck {
             let due = node.due();
-            let has_work = node.has_work();
+            let has_work = workers.iter().any(|&worker| node.work_of(worker).0);
             let is_full = node.log().status().is_short();
             let may_prepare = due.prepare && (!is_full || now_ns >= self.full_retry_ns);
             if may_prepare {
@@ -86,7 +95,7 @@ impl Member {
             if !has_work && !may_prepare && !due.drive && !had_job {
                 return;
             }
-            node.pass(now_ns);
+            pass(node);
             if matches!(node.log().status(), LogStatus::Failed { .. }) {
                 return;
             }
@@ -108,6 +117,8 @@ pub(crate) struct Bench {
     pub(crate) client: SimClient,
     pub(crate) loses: Loss,
     pub(crate) writes: u64,
+    /// The one that is written to, and whose leader is meant.
+    pub(crate) group: GroupId,
 }
 
 impl Bench {
@@ -116,16 +127,23 @@ impl Bench {
     }
 
     pub(crate) fn with(count: u64, seed: u64, options: Options) -> Self {
-        let ids: Vec<NodeId> = (1..=count).map(NodeId).collect();
-        let client = SimClient::new(&ids, 1, &options);
-        let members = ids.iter().map(|&id| {
+        let all: Vec<Options> = (0..count).map(|_| options.clone()).collect();
+        Self::each_with(&all, GROUP, seed)
+    }
+
+    /// As many members as options, with as many groups as there have to be for this one.
+    pub(crate) fn each_with(all: &[Options], group: GroupId, seed: u64) -> Self {
+        let ids: Vec<NodeId> = (1..).map(NodeId).take(all.len()).collect();
+        let groups = u32::try_from(group.0 + 1).expect("few groups");
+        let client = SimClient::new(&ids, groups, &all[0]);
+        let members = ids.iter().zip(all).map(|(&id, options)| {
             let disk = CrashDisk::new();
             let setup = SimSetup {
                 dir: Path::new("/node").to_path_buf(),
                 disk: Arc::new(disk.clone()) as Arc<dyn Disk>,
                 node: id,
                 members: ids.clone(),
-                groups: 1,
+                groups,
                 options: options.clone(),
                 seed,
             };
@@ -139,6 +157,7 @@ impl Bench {
                 outbox,
                 node: Some(node.expect("it opens")),
                 is_stuck: false,
+                blocked: None,
                 full_retry_ns: 0,
             }
         });
@@ -156,6 +175,7 @@ impl Bench {
             client,
             loses: Box::new(|_, _, _| false),
             writes: 0,
+            group,
         };
         bench.until("an election", |bench| bench.leader().is_some());
         bench.put();
@@ -241,14 +261,14 @@ impl Bench {
     pub(crate) fn leader(&self) -> Option<usize> {
         self.members.iter().position(|member| {
             let node = member.node.as_ref();
-            node.is_some_and(|node| node.role(GROUP).0 == Role::Leader)
+            node.is_some_and(|node| node.role(self.group).0 == Role::Leader)
         })
     }
 
     /// Who leads, and in which term.
     pub(crate) fn reign(&self) -> (usize, u64) {
         let place = self.leader().expect("somebody leads");
-        (place, self.node(place).role(GROUP).1.0)
+        (place, self.node(place).role(self.group).1.0)
     }
 
     pub(crate) fn health(&self, place: usize) -> LogHealth {
@@ -259,7 +279,7 @@ impl Bench {
         self.writes += 1;
         let key = format!("k{}", self.writes);
         let command = CommandBuffer::put(key.as_bytes(), &vec![7; value_bytes]).expect("short");
-        self.client.write(self.now_ns, GROUP, command)
+        self.client.write(self.now_ns, self.group, command)
     }
 
     pub(crate) fn answer_to(&mut self, call: CallId) -> Result<bytes::Bytes, Error> {
@@ -284,7 +304,7 @@ impl Bench {
         let query = Query::get(b"k1");
         let call = self
             .client
-            .query(self.now_ns, GROUP, Consistency::Linearizable, query);
+            .query(self.now_ns, self.group, Consistency::Linearizable, query);
         self.answer_to(call)
     }
 

@@ -4,11 +4,12 @@
 mod bench;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use quorate::transport::{Frame, Origin, ReplySink, RequestId};
-use quorate::{LogHealth, NodeId, Role};
+use quorate::{GroupId, LogHealth, NodeId, Role};
 use quorate_wal::testing::{DiskError, Effect, Fault, OpKind};
 
 use bench::{
@@ -94,6 +95,61 @@ fn a_leader_whose_disk_stands_still_hands_over_before_two_election_timeouts_are_
         bench.wait(4 * TIMEOUT);
         assert_eq!(bench.health(old), LogHealth::Healthy);
         assert_eq!(bench.reign().1, term + 1, "nobody takes it back");
+    }
+}
+
+/// Its peers said every 2.5 s how they are, and it believed that for one: it found too few that
+/// were healthier.
+#[test]
+fn a_leader_that_is_less_patient_than_its_peers_hands_over_before_two_of_its_timeouts_are_over() {
+    let mut patient = options();
+    patient.election_timeout = Duration::from_nanos(10 * TIMEOUT);
+    for seed in 1..=20 {
+        let all = [options(), patient.clone(), patient.clone()];
+        let mut bench = Bench::each_with(&all, GROUP, seed);
+        let (old, term) = bench.reign();
+        assert_eq!(old, 0, "it waits for the shortest time");
+        let told = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&told);
+        bench.loses = Box::new(move |from, to, frame| {
+            if (from, to) == (NodeId(2), NodeId(1)) && matches!(frame, Frame::Status(_)) {
+                *count.lock() += 1;
+            }
+            false
+        });
+        bench.wait(5 * TIMEOUT + seed * 130 * MS);
+        let took = (5 * TIMEOUT + seed * 130 * MS) / (TIMEOUT / 2);
+        let told = *told.lock();
+        assert!(told <= took + 1, "seed {seed}: told {told} times");
+        let full_ns = bench.fill(old);
+        let took_ns = bench.hand_over_from(old) - full_ns;
+        assert!(took_ns < TWO_TIMEOUTS, "seed {seed}: {} ms", took_ns / MS);
+        assert_eq!(bench.reign().1, term + 1, "one hand-over, and no election");
+    }
+}
+
+/// One worker reads an old entry from a disk that does not answer. It was the one that heard of the
+/// peers, and told them, for all: the groups of the others were led on without writes.
+#[test]
+fn groups_are_handed_over_though_the_first_worker_of_the_leader_or_of_its_peers_is_kept_waiting() {
+    let mut options = options();
+    options.workers = 2;
+    let all = [options.clone(), options.clone(), options];
+    for seed in 1..=5 {
+        for is_leader_blocked in [true, false] {
+            let mut bench = Bench::each_with(&all, GroupId(1), seed);
+            let (old, _) = bench.reign();
+            for (place, member) in bench.members.iter_mut().enumerate() {
+                if (place == old) == is_leader_blocked {
+                    member.blocked = Some(0);
+                }
+            }
+            bench.wait(4 * TIMEOUT);
+            assert_eq!(bench.leader(), Some(old), "seed {seed}");
+            let full_ns = bench.fill(old);
+            let took_ns = bench.hand_over_from(old) - full_ns;
+            assert!(took_ns < TWO_TIMEOUTS, "seed {seed}: {} ms", took_ns / MS);
+        }
     }
 }
 
@@ -432,6 +488,41 @@ fn a_leader_whose_full_disk_keeps_a_peer_away_hands_over_all_the_same() {
     bench.start(again);
     bench.until("another leads", |bench| bench.leader() == Some(other));
     bench.put();
+}
+
+/// It was counted towards a majority for ever: the leader gave the group to a node that could not
+/// commit anything either.
+#[test]
+fn a_peer_that_was_turned_away_by_a_full_leader_and_is_gone_counts_no_more() {
+    let mut bench = Bench::new(3, 1);
+    let (old, _) = bench.reign();
+    let (other, again) = ((old + 1) % 3, (old + 2) % 3);
+    bench.members[again].node = None;
+    bench.wait(4 * TIMEOUT);
+    bench.fill(old);
+    let ids = [old, other, again].map(|place| bench.members[place].id);
+    let is_silent = Arc::new(Mutex::new(true));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (silent, log) = (Arc::clone(&is_silent), Arc::clone(&asked));
+    bench.loses = Box::new(move |from, to, frame| {
+        if is_timeout_now(frame) {
+            log.lock().push(to);
+        }
+        let is_apart = [from, to] == [ids[0], ids[2]] || [from, to] == [ids[2], ids[0]];
+        let is_status = from == ids[1] && matches!(frame, Frame::Status(_));
+        is_apart || (is_status && *silent.lock())
+    });
+    bench.wait(4 * TIMEOUT);
+    bench.start(again);
+    bench.wait(TIMEOUT);
+    assert_eq!(bench.leader(), Some(old), "nobody says that it is healthy");
+    bench.members[again].node = None;
+    bench.wait(8 * TIMEOUT);
+    *is_silent.lock() = false;
+    bench.wait(8 * TIMEOUT);
+    assert_eq!(*asked.lock(), [], "one healthy peer is too few");
+    assert_eq!(bench.leader(), Some(old));
+    assert!(bench.get().is_ok());
 }
 
 #[test]
