@@ -4,7 +4,7 @@
 //! Judged are names of files and folders; paths of modules and tests; and single words of lower case. In
 //! "`engine/tests/failover.rs`: `a_test`, `another_one`" each test must stand in that file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -142,7 +142,7 @@ struct Tree {
     /// Files and folders of sources without their extension, and what is declared as a module or crate.
     modules: BTreeSet<String>,
     /// All words of sources and scripts.
-    words: BTreeSet<String>,
+    words: HashSet<String>,
 }
 
 impl Tree {
@@ -153,7 +153,7 @@ impl Tree {
             texts: BTreeMap::new(),
             functions: BTreeMap::new(),
             modules: BTreeSet::new(),
-            words: BTreeSet::new(),
+            words: HashSet::new(),
         };
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
@@ -188,7 +188,11 @@ impl Tree {
             .split(|c| !is_word(c))
             .filter(|word| !word.is_empty())
             .collect();
-        self.words.extend(words.iter().map(ToString::to_string));
+        for word in &words {
+            if !self.words.contains(*word) {
+                self.words.insert((*word).to_owned());
+            }
+        }
         let Some(source) = source else {
             return;
         };

@@ -12,6 +12,7 @@ use crate::identity::SNAPSHOT_DIR;
 use crate::transport::LogHealth;
 use crate::trouble::{Trouble, TroubledDisk};
 
+/// With as many workers as `QUORATE_TEST_WORKERS` says, as in `engine/tests/common`.
 fn options() -> Options {
     let mut options = Options {
         election_timeout: Duration::from_millis(150),
@@ -19,6 +20,9 @@ fn options() -> Options {
         retry_after: Duration::from_millis(150),
         ..Options::default()
     };
+    if let Ok(workers) = std::env::var("QUORATE_TEST_WORKERS") {
+        options.workers = workers.parse().expect("QUORATE_TEST_WORKERS is a number");
+    }
     options.log.segment_bytes_min = 64 << 10;
     options.log.segment_bytes_max = 64 << 10;
     options.log.entry_bytes_max = 32 << 10;
