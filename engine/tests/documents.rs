@@ -234,7 +234,7 @@ impl Tree {
         if files.is_none() && (is_test || !modules.is_empty()) && !is_module {
             return Err(format!("there is no function `{text}`"));
         }
-        if !self.words.contains(last) {
+        if !self.words.contains(last) && !is_module {
             return Err(format!("`{text}` is a word of no source"));
         }
         let (Some(within), Some(files)) = (&name.within, files) else {
