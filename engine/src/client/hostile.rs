@@ -316,7 +316,6 @@ fn answers_of_strangers_do_not_touch_what_honest_nodes_answer() {
                                 }
                                 RequestBody::ReadIndex => ReplyBody::ReadIndex(LogIndex(index)),
                                 RequestBody::Query { .. } => ReplyBody::Answer(HONEST),
-                                _ => continue,
                             };
                             let (id, result) = (request.id, Ok(body));
                             replies.push_back((node, Reply { id, result }));
