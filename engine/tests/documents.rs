@@ -117,8 +117,11 @@ fn is_file(text: &str) -> bool {
 }
 
 fn is_read(path: &str) -> bool {
-    let extension = path.rsplit_once('.').map(|(_, extension)| extension);
-    extension.is_some_and(|it| EXTENSIONS.contains(&it))
+    extension(path).is_some_and(|it| EXTENSIONS.contains(&it))
+}
+
+fn extension(path: &str) -> Option<&str> {
+    path.rsplit_once('.').map(|(_, extension)| extension)
 }
 
 /// The modules and the last name of a path, if this is to be one.
@@ -180,7 +183,7 @@ impl Tree {
     /// Learns what a file has to offer.
     fn take(&mut self, path: &str, text: &str) {
         let source = path.strip_suffix(".rs");
-        if path.ends_with(".md") || path.ends_with(".hex") {
+        if matches!(extension(path), Some("md" | "hex")) {
             return;
         }
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
