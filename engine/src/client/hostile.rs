@@ -9,7 +9,7 @@ use quorate_kv::{CommandBuffer, Map, Outcome, SessionId, Sessions, StateMachine}
 use quorate_raft::{LogIndex, NodeId};
 use quorate_wal::GroupId;
 
-use super::window::{REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
+use super::window::{READ_HERE, REQUEST_COUNT_BITS, ReadWants, Send, Window, WindowOptions};
 use crate::error::Error;
 use crate::pending::{Answer, Pending};
 use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestBody, RequestId};
@@ -17,6 +17,15 @@ use crate::transport::{Consistency, Refusal, Reply, ReplyBody, Request, RequestB
 const MS: u64 = 1_000_000;
 const GROUP: GroupId = GroupId(3);
 const TIMEOUT_MS: u64 = 2_000;
+
+/// The node of this client: the replica in its process answers under this name, and nobody else does for it.
+const HERE: NodeId = NodeId(1);
+
+/// What honest nodes answer to a query.
+const HONEST: Bytes = Bytes::from_static(b"honest");
+
+/// The number of a call that is a read.
+const READ: u64 = 0;
 
 struct Dice(u64);
 
@@ -83,11 +92,14 @@ impl Dice {
         })
     }
 
-    /// An id: one that was sent, or any.
-    fn id(&mut self, sent: &[(NodeId, Request)]) -> RequestId {
-        let any = match self.below(4) {
+    /// An id: one that was sent, one of the latest of those, one for the replica here, or any.
+    fn id(&mut self, calls: &Calls) -> RequestId {
+        let (sent, waits) = (&calls.sent, &calls.waits);
+        let any = match self.below(6) {
             0 => self.number(),
             1 => (GROUP.0 << REQUEST_COUNT_BITS) | self.number(),
+            2 if !waits.is_empty() => waits[self.late(waits.len())].1.0,
+            3 if !sent.is_empty() => sent[self.late(sent.len())].1.id.0,
             _ if !sent.is_empty() => {
                 let place = self.below(sent.len() as u64) as usize;
                 sent[place].1.id.0
@@ -95,6 +107,20 @@ impl Dice {
             _ => GROUP.0 << REQUEST_COUNT_BITS,
         };
         RequestId(any)
+    }
+
+    /// One of the last places: what is there is most likely still waited for.
+    fn late(&mut self, len: usize) -> usize {
+        len - 1 - self.below(len.min(4) as u64) as usize
+    }
+
+    fn wants(&mut self) -> ReadWants {
+        let query = Bytes::from_static(b"any");
+        match self.below(3) {
+            0 => ReadWants::Answer(Consistency::Linearizable, query),
+            1 => ReadWants::LocalIndex,
+            _ => ReadWants::LocalOr(query),
+        }
     }
 }
 
@@ -104,6 +130,8 @@ struct Calls {
     pending: Vec<(u64, u64, Pending<Bytes>)>,
     ended: Vec<(u64, Result<Bytes, Error>)>,
     sent: Vec<(NodeId, Request)>,
+    /// What the replica here was asked to say that it has applied.
+    waits: Vec<(LogIndex, RequestId)>,
     issued: u64,
 }
 
@@ -122,6 +150,7 @@ impl Calls {
             pending: Vec::new(),
             ended: Vec::new(),
             sent: Vec::new(),
+            waits: Vec::new(),
             issued: 0,
         }
     }
@@ -137,11 +166,9 @@ impl Calls {
         self.act();
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, wants: ReadWants) {
         let (pending, completer) = Pending::new(|answer: Answer| answer);
-        let query = Bytes::from_static(b"any");
-        let wants = ReadWants::Answer(Consistency::Linearizable, query);
-        self.pending.push((0, self.now_ns, pending));
+        self.pending.push((READ, self.now_ns, pending));
         self.window.read(self.now_ns, wants, completer);
         self.act();
     }
@@ -172,7 +199,10 @@ impl Calls {
                     self.window.not_sent(self.now_ns, node, request.id);
                 }
                 Send::Request(node, request) => self.sent.push((node, request)),
-                Send::WaitApplied(..) => panic!("nobody asked for a local replica"),
+                Send::WaitApplied(group, index, id) => {
+                    assert_eq!(group, GROUP);
+                    self.waits.push((index, id));
+                }
             }
         }
         let pending = std::mem::take(&mut self.pending);
@@ -208,6 +238,7 @@ impl Drop for Named {
 /// deadline. An answer to a request that was never sent settled a write that never left.
 #[test]
 fn whatever_nodes_answer_nothing_panics_and_every_call_ends() {
+    let mut asked_here = 0;
     for seed in seeds(400) {
         let _named = Named(seed);
         let mut dice = Dice(seed);
@@ -215,7 +246,7 @@ fn whatever_nodes_answer_nothing_panics_and_every_call_ends() {
         for _ in 0..300 {
             match dice.below(8) {
                 0 | 1 => calls.append(),
-                2 => calls.read(),
+                2 => calls.read(dice.wants()),
                 3 => calls.pass(dice.below(60) * MS),
                 4 if dice.below(8) == 0 => {
                     let node = dice.node();
@@ -223,13 +254,15 @@ fn whatever_nodes_answer_nothing_panics_and_every_call_ends() {
                     calls.act();
                 }
                 _ => {
-                    let id = dice.id(&calls.sent);
+                    let id = dice.id(&calls);
                     let (from, result) = (dice.node(), dice.result());
                     calls.reply(from, id, result);
                 }
             }
-            assert!(calls.sent.len() < 100_000, "it sends without end");
+            let asked = calls.sent.len() + calls.waits.len();
+            assert!(asked < 100_000, "it sends without end");
         }
+        asked_here += calls.waits.len();
         for _ in 0..300 {
             calls.pass(10 * MS);
         }
@@ -239,26 +272,32 @@ fn whatever_nodes_answer_nothing_panics_and_every_call_ends() {
             calls.pending.len()
         );
     }
+    assert!(asked_here > 0, "no read came to the replica here");
 }
 
 /// Beside honest nodes, whose network loses, doubles and delays, somebody answers for nodes that were not asked,
 /// and to what was never asked. Nobody notices: each write that was acknowledged is there once and in order, and
-/// what failed without effect is not there at all.
+/// what failed without effect is not there at all. No answer of theirs ends a call, a read that waits for the replica in this
+/// process among them.
 #[test]
 fn answers_of_strangers_do_not_touch_what_honest_nodes_answer() {
-    let (mut acknowledged, mut runs) = (0, 0);
+    let (mut acknowledged, mut runs, mut read_here) = (0, 0, 0);
     for seed in seeds(400) {
         let _named = Named(seed);
         let mut dice = Dice(seed);
         let mut calls = Calls::new();
         let mut group = Sessions::<Map>::default();
         let mut index = 0;
-        let mut taken = 0;
+        let (mut taken, mut taken_here) = (0, 0);
         let mut replies: VecDeque<(NodeId, Reply)> = VecDeque::new();
         for round in 0..600 {
             let is_last = round >= 400;
             match dice.below(8) {
-                0 | 1 if !is_last => calls.append(),
+                0 if !is_last => calls.append(),
+                1 if !is_last => match dice.below(2) {
+                    0 => calls.append(),
+                    _ => calls.read(dice.wants()),
+                },
                 2 => calls.pass(dice.below(40) * MS),
                 3 | 4 => {
                     // Whoever is asked leads, in turn: all of them apply to the same log.
@@ -268,17 +307,22 @@ fn answers_of_strangers_do_not_touch_what_honest_nodes_answer() {
                         if !is_last && dice.below(10) == 0 {
                             continue;
                         }
-                        let RequestBody::Propose { command } = request.body else {
-                            continue;
-                        };
-                        let copies = 1 + u64::from(dice.below(10) == 0);
-                        for _ in 0..copies {
-                            index += 1;
-                            let outcome = group.apply(index, &command);
-                            let result = Ok(ReplyBody::Outcome(outcome));
+                        for _ in 0..=dice.below(10) / 9 {
+                            let result = Ok(honest(&request.body, &mut group, &mut index));
                             let id = request.id;
                             replies.push_back((node, Reply { id, result }));
                         }
+                    }
+                    while taken_here < calls.waits.len() {
+                        let (index, id) = calls.waits[taken_here];
+                        taken_here += 1;
+                        // It may have too much to do, and be lost with the queue of its node.
+                        let result = match dice.below(10) {
+                            0 if !is_last => continue,
+                            1 => Err(Refusal::Busy),
+                            _ => Ok(ReplyBody::ReadIndex(index)),
+                        };
+                        replies.push_back((HERE, Reply { id, result }));
                     }
                 }
                 5 | 6 => {
@@ -299,11 +343,15 @@ fn answers_of_strangers_do_not_touch_what_honest_nodes_answer() {
                 }
                 _ => {
                     // A stranger: any id, but not for whoever was asked with it.
-                    let id = dice.id(&calls.sent);
+                    let id = dice.id(&calls);
                     let (from, result) = (dice.node(), dice.result());
                     let is_asked = |sent: &(NodeId, Request)| sent.0 == from && sent.1.id == id;
-                    if !calls.sent.iter().any(is_asked) {
+                    let is_for_here = calls.waits.iter().any(|&(_, wait)| wait == id);
+                    let is_asked = calls.sent.iter().any(is_asked) || is_for_here && from == HERE;
+                    if !is_asked {
+                        let ended = calls.ended.len();
                         calls.reply(from, id, result);
+                        assert_eq!(calls.ended.len(), ended, "{from:?} ended a call");
                     }
                 }
             }
@@ -313,13 +361,29 @@ fn answers_of_strangers_do_not_touch_what_honest_nodes_answer() {
         }
         assert!(calls.pending.is_empty());
         acknowledged += check(&calls.ended, &group);
+        let of_here =
+            |call: &&(u64, Result<Bytes, Error>)| call.0 == READ && call.1 == Ok(READ_HERE);
+        read_here += calls.ended.iter().filter(of_here).count();
         assert!(calls.window.rejected() > 0, "strangers are counted");
         runs += 1;
     }
     assert!(acknowledged >= 5 * runs, "{acknowledged} in {runs} runs");
+    assert!(read_here >= runs, "{read_here} reads here in {runs} runs");
 }
 
-/// Whether what callers were told is what happened. Returns how many calls were acknowledged.
+/// What a node that leads answers.
+fn honest(body: &RequestBody, group: &mut Sessions<Map>, index: &mut u64) -> ReplyBody {
+    match body {
+        RequestBody::Propose { command } => {
+            *index += 1;
+            ReplyBody::Outcome(group.apply(*index, command))
+        }
+        RequestBody::ReadIndex => ReplyBody::ReadIndex(LogIndex(*index)),
+        RequestBody::Query { .. } => ReplyBody::Answer(HONEST),
+    }
+}
+
+/// Whether what callers were told is what happened. Returns how many writes were acknowledged.
 fn check(ended: &[(u64, Result<Bytes, Error>)], group: &Sessions<Map>) -> usize {
     let state = Map::query(&group.view(), &quorate_kv::Query::get(b"key"));
     let value = match quorate_kv::Answer::decode(&state) {
@@ -338,6 +402,10 @@ fn check(ended: &[(u64, Result<Bytes, Error>)], group: &Sessions<Map>) -> usize 
     for (number, answer) in ended {
         let is_there = applied.contains(number);
         match answer {
+            Ok(answer) if *number == READ => {
+                let is_honest = *answer == HONEST || *answer == READ_HERE;
+                assert!(is_honest, "{answer:?} to a read");
+            }
             Ok(answer) => {
                 assert!(is_there, "{number} is acknowledged and gone");
                 assert_ne!(answer, &Bytes::from_static(b"forged"), "{number}");
@@ -352,5 +420,6 @@ fn check(ended: &[(u64, Result<Bytes, Error>)], group: &Sessions<Map>) -> usize 
             Err(error) => panic!("{number}: an honest node never causes {error}"),
         }
     }
-    ended.iter().filter(|(_, answer)| answer.is_ok()).count()
+    let is_acknowledged = |call: &&(u64, Result<Bytes, Error>)| call.0 != READ && call.1.is_ok();
+    ended.iter().filter(is_acknowledged).count()
 }

@@ -1,5 +1,9 @@
-//! Where one thread hands something to another that may sleep: every such place of the engine, and
-//! nothing else.
+//! Where one thread hands something to another that may sleep, in several steps whose order matters.
+//!
+//! Not here is what needs no checking of orders: state under one lock with its condition variable
+//! (`transport/tcp/{queue,incoming,threads}.rs`, the stop of a node in `runtime/node.rs`), channels
+//! (`runtime/jobs.rs`), and `is_busy` in `client/mod.rs`, which is changed under the window's lock
+//! alone.
 //!
 //! The locks, flags and queues here come from [`sync`], which is either the real ones or those of a
 //! model checker. With the feature `model-check` the tests in `model` run this code, not a copy of

@@ -223,12 +223,9 @@ mod tests {
         *trouble.stuck_thread.lock() = Some(Lane::Save.thread());
         let _goes_on = GoesOn(Arc::clone(&trouble));
         trouble.stick(true);
-        trouble.writers.lock().clear();
         clerk.put("k", "3").expect("a majority lives");
         let _stands = db.snapshot_async(GROUP);
-        eventually("the save stands", || {
-            trouble.writers.lock().contains(Lane::Save.thread())
-        });
+        eventually("the save stands", || trouble.keeps_waiting());
         cluster.restart(lagging).expect("it opens");
         let theirs = cluster.db(lagging).expect("it runs");
         eventually("the follower has it", || {

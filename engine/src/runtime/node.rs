@@ -271,7 +271,8 @@ pub(crate) fn introduce<M: StateMachine>(
     announcer.tell_observer(membership);
 }
 
-/// Tells others what became of founding. Weak throughout: the book outlives none of these by it.
+/// Tells others what became of founding. The book holds it, and it holds only weak references, so that it keeps none of them
+/// alive.
 struct Announcer<M: StateMachine> {
     inbox: Weak<NodeInbox<M>>,
     transport: Weak<dyn Transport>,
