@@ -116,6 +116,10 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
         self.membership.admit(card)
     }
 
+    fn stands(&self, card: &NodeCard) -> bool {
+        self.membership.stands(card)
+    }
+
     fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
         self.membership.note_judged(by, judged);
     }
