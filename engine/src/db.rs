@@ -577,7 +577,7 @@ impl Builder {
     }
 
     /// Nodes of the list that will never come: a new cluster begins without them, and they are turned away for good. The
-    /// same ones on every node; a majority must be left. Once the cluster has begun, nobody else can be left out.
+    /// same ones on every node; a majority must be left. Once all nodes have met, nobody else can be left out.
     pub fn without_founders(mut self, nodes: impl IntoIterator<Item = u64>) -> Self {
         self.without = nodes.into_iter().map(NodeId).collect();
         self

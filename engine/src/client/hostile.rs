@@ -145,7 +145,7 @@ impl Calls {
         };
         let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
         Self {
-            window: Window::new(GROUP, nodes, options),
+            window: Window::new(GROUP, nodes, options).beside(Some(HERE)),
             now_ns: 0,
             pending: Vec::new(),
             ended: Vec::new(),

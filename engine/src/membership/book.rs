@@ -11,7 +11,7 @@
 //! Without the middle stage a statement could be out of date when it is counted, and two founders could count different
 //! directories of a third one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_raft::NodeId;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub(crate) struct Book {
     /// What peers said last of their own books. Forgotten with the process: they say it again.
     #[serde(skip)]
     said: BTreeMap<u64, Founding>,
+    /// Peers whose present start does not sync its log. Forgotten with the process: they show a card before they say anything.
+    #[serde(skip)]
+    unsynced: BTreeSet<u64>,
 }
 
 /// What a node knows of itself.
@@ -75,7 +78,8 @@ struct Known {
     limits: NodeLimits,
     /// The newest feature version that it knows.
     features_max: u32,
-    /// How far its log was durable. Grows in memory, and is written along with the rest.
+    /// How far its log was durable, by starts that sync it: what others write may be gone after a power loss. Grows in memory,
+    /// and is written along with the rest.
     lsn: u64,
 }
 
@@ -122,6 +126,7 @@ impl Book {
             is_founded: false,
             agreed_features: FEATURES.0,
             said: BTreeMap::new(),
+            unsynced: BTreeSet::new(),
         };
         book.settle();
         book
@@ -164,11 +169,12 @@ impl Book {
         self.agree_on_features();
     }
 
-    /// Takes the operator's word that a founder will not come. `false`: it is no other founder, or has taken part.
+    /// Takes the operator's word that a founder will not come. `false`: it is no other founder, or the book is closed, and others
+    /// may have founded the cluster with it.
     pub(crate) fn retire(&mut self, node: u64) -> bool {
         match self.peers.get_mut(&node) {
             Some(Standing::Retired) => true,
-            Some(standing) if !self.is_founded => {
+            Some(standing) if !self.is_closed => {
                 *standing = Standing::Retired;
                 self.said.remove(&node);
                 self.settle();
@@ -189,6 +195,19 @@ impl Book {
 
     pub(crate) fn is_founded(&self) -> bool {
         self.is_founded
+    }
+
+    /// Whether the founders stand for good.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Whether the start that this card shows is the one that was recorded last of its node.
+    pub(crate) fn stands(&self, card: &NodeCard) -> bool {
+        matches!(
+            self.peers.get(&card.node.0),
+            Some(Standing::Met(known)) if (known.incarnation, known.start) == card.identity()
+        )
     }
 
     /// What each other founder that counts announced last; `None` of one that was never met.
@@ -291,11 +310,11 @@ impl Book {
                 0
             }
         };
-        // A log that does not sync may be shorter than it was, and then counts from there.
+        // A log that does not sync may be shorter than it was, and then counts from there. That it is longer promises nothing.
         let lsn = if card.syncs {
             lsn.max(card.durable_lsn)
         } else {
-            card.durable_lsn
+            lsn.min(card.durable_lsn)
         };
         let known = Known {
             incarnation: card.incarnation,
@@ -307,9 +326,19 @@ impl Book {
         if let Some(standing) = self.peers.get_mut(&card.node.0) {
             *standing = Standing::Met(known);
         }
+        self.note_syncs(card);
         let goes_on = self.settle();
         self.agree_on_features();
         goes_on
+    }
+
+    /// Notes whether the start of an admitted card syncs its log. That is not durable and needs not be.
+    pub(super) fn note_syncs(&mut self, card: &NodeCard) {
+        if card.syncs {
+            self.unsynced.remove(&card.node.0);
+        } else {
+            self.unsynced.insert(card.node.0);
+        }
     }
 
     /// The newest feature version that every member that counts has announced once: what it brings may be written.
@@ -337,7 +366,9 @@ impl Book {
         let Some(Standing::Met(known)) = self.peers.get_mut(&node) else {
             return;
         };
-        known.lsn = known.lsn.max(lsn);
+        if !self.unsynced.contains(&node) {
+            known.lsn = known.lsn.max(lsn);
+        }
         if !self.is_founded {
             self.said.insert(node, said);
         }
@@ -360,6 +391,11 @@ impl Book {
             // A new start has said itself how long the log is.
             if known.start == old.start {
                 known.lsn = known.lsn.max(old.lsn);
+                if before.unsynced.contains(node) {
+                    self.unsynced.insert(*node);
+                } else {
+                    self.unsynced.remove(node);
+                }
             }
         }
     }

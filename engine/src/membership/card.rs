@@ -114,6 +114,11 @@ impl NodeCard {
         }
     }
 
+    /// Which directory, and which start of it.
+    pub(crate) fn identity(&self) -> (u64, Start) {
+        (self.incarnation, self.start)
+    }
+
     /// What a clerk is shown: no more than it needs. Whoever knows how the copies of a directory are told apart can pass for
     /// this node.
     pub(crate) fn for_clerks(&self) -> Self {

@@ -147,17 +147,26 @@ impl Membership {
         self.is_founded.load(Ordering::Acquire)
     }
 
+    /// Whether an admitted card still shows the start that counts of its node: no other one was admitted since.
+    pub(crate) fn stands(&self, card: &NodeCard) -> bool {
+        self.book.lock().stands(card)
+    }
+
     /// Judges a peer's card. Once this returns `Ok`, what the card tells is durable. Waits for the disk if it has news;
     /// [`Refused::NotWritten`] if the disk takes it not, or still has other news to take: the peer may try again.
     pub(crate) fn admit(&self, card: &NodeCard) -> Result<(), Refused> {
         // What is being written is not in this book yet: it is news until it is durable.
-        if !self.book.lock().judge(card)? {
-            return Ok(());
+        {
+            let mut book = self.book.lock();
+            if !book.judge(card)? {
+                book.note_syncs(card);
+                return Ok(());
+            }
         }
         let writing = self.writing.try_lock_for(WRITING_WAIT);
         let writing = writing.ok_or(Refused::NotWritten)?;
         let mut next = self.book.lock().clone();
-        // Another change may have come first.
+        // Another change may have come first, and has noted the rest.
         if !next.judge(card)? {
             return Ok(());
         }
@@ -410,13 +419,15 @@ impl Opening<'_> {
     fn retire(&self, book: &mut Book) -> Result<(), OpenError> {
         for &node in self.without {
             if !book.retire(node.0) {
-                if !book.is_founded() {
+                let why = if book.is_founded() {
+                    "the cluster was founded with it"
+                } else if book.is_closed() {
+                    "this node has met all the others, and they may have founded the cluster with it; open this node without \
+                     leaving anybody out"
+                } else {
                     return Err(not_in_the_list(node));
-                }
-                let reason = format!(
-                    "node {} cannot be left out any more: the cluster was founded with it",
-                    node.0
-                );
+                };
+                let reason = format!("node {} cannot be left out any more: {why}", node.0);
                 return Err(OpenError::Options { reason });
             }
         }

@@ -110,6 +110,7 @@ mod tests {
             incarnation: 99,
             start: Start { life: 3, nonce: 5 },
             durable_lsn: 1 << 40,
+            syncs: true,
             ..NodeCard::bare(NodeId(2), 7, 4)
         });
         book

@@ -144,6 +144,95 @@ fn agree(one: &Membership) {
     }
 }
 
+#[test]
+fn a_peer_without_syncs_is_known_as_such_by_a_node_that_was_opened_again() {
+    let (disk, one) = founded();
+    let unsynced = NodeCard {
+        syncs: false,
+        ..peer(2, 2)
+    };
+    one.admit(&unsynced).expect("a later life");
+    drop(one);
+    let dir = Path::new("/n");
+    let book = read(&disk, dir).expect("it was written");
+    let book = reopen(&disk, dir, book, &opening()).expect("it is sound");
+    let one = Membership::new(Arc::new(disk.clone()), dir, book, card(11));
+    let changes = disk.changes();
+    one.admit(&unsynced).expect("it is known");
+    assert_eq!(disk.changes(), changes, "that is no news");
+    one.note_status(NodeId(2), one.founding(), 1_000);
+    let synced = NodeCard {
+        durable_lsn: 900,
+        ..peer(2, 3)
+    };
+    assert_eq!(one.admit(&synced), Ok(()));
+    one.note_status(NodeId(2), one.founding(), 1_000);
+    let short = NodeCard {
+        durable_lsn: 999,
+        ..peer(2, 4)
+    };
+    let judged = one.admit(&short);
+    assert!(
+        matches!(judged, Err(Refused::OlderCopy { .. })),
+        "{judged:?}"
+    );
+}
+
+#[test]
+fn only_the_start_that_was_admitted_last_stands() {
+    let (_disk, one) = founded();
+    assert!(one.stands(&peer(2, 1)));
+    assert!(!one.stands(&peer(2, 2)), "it was not admitted yet");
+    one.admit(&peer(2, 2)).expect("a later life");
+    assert!(one.stands(&peer(2, 2)) && !one.stands(&peer(2, 1)));
+    let copy = NodeCard {
+        start: Start { life: 2, nonce: 1 },
+        ..peer(2, 2)
+    };
+    let other = NodeCard {
+        incarnation: 1,
+        ..peer(2, 2)
+    };
+    assert!(!one.stands(&copy) && !one.stands(&other));
+    assert!(!one.stands(&peer(9, 1)), "a stranger");
+}
+
+/// Closed, and stopped before it hears that the cluster is founded: the others count it in, whatever it is told.
+#[test]
+fn once_all_have_met_nobody_is_left_out_and_the_book_stays_as_it_is() {
+    let (disk, one) = one_of_three();
+    for node in [2, 3] {
+        one.admit(&peer(node, 1)).expect("it is expected");
+    }
+    let complete = one.founding();
+    for node in [2, 3] {
+        one.note_status(NodeId(node), complete, 0);
+    }
+    assert!(one.founding().is_closed && !one.is_founded());
+    drop(one);
+    let dir = Path::new("/n");
+    let without = Opening {
+        without: &[NodeId(2)],
+        ..opening()
+    };
+    let before = read(&disk, dir).expect("it was written");
+    let refused = reopen(&disk, dir, before.clone(), &without);
+    assert!(
+        matches!(&refused, Err(OpenError::Options { reason }) if reason.contains("has met all")),
+        "{refused:?}"
+    );
+    assert_eq!(read(&disk, dir).expect("as it was"), before);
+
+    let book = reopen(&disk, dir, before, &opening()).expect("nobody is left out");
+    let one = Membership::new(Arc::new(disk.clone()), dir, book, card(11));
+    let founded = Founding {
+        is_founded: true,
+        ..one.founding()
+    };
+    one.note_status(NodeId(3), founded, 0);
+    assert!(one.is_founded());
+}
+
 /// A disk that stands still in the next sync, until this is dropped.
 struct Stuck {
     has_begun: mpsc::Receiver<()>,

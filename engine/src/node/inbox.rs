@@ -128,6 +128,10 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
         judged
     }
 
+    fn stands(&self, card: &NodeCard) -> bool {
+        self.membership.stands(card)
+    }
+
     fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
         self.membership.note_judged(by, judged);
     }

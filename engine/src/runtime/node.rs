@@ -361,6 +361,10 @@ impl<M: StateMachine> Inbox for WatchedInbox<M> {
         self.inbox.admit(card)
     }
 
+    fn stands(&self, card: &NodeCard) -> bool {
+        self.inbox.stands(card)
+    }
+
     fn judged(&self, by: NodeId, judged: Result<(), &Refused>) {
         self.inbox.judged(by, judged);
     }

@@ -54,6 +54,12 @@ pub trait Inbox: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether the start of an admitted card still counts: no other one of its node was admitted since. Must return at once,
+    /// and not call the transport.
+    fn stands(&self, _card: &NodeCard) -> bool {
+        true
+    }
+
     /// Told that another node refuses this one (`Err`), or deals with it.
     fn judged(&self, _by: NodeId, _judged: Result<(), &Refused>) {}
 

@@ -202,6 +202,43 @@ fn a_log_that_was_durable_further_is_refused() {
 }
 
 #[test]
+fn what_a_start_without_syncs_says_of_its_log_is_not_held_against_a_later_one() {
+    let of = |life, syncs, durable_lsn| NodeCard {
+        durable_lsn,
+        syncs,
+        ..card(2, 22, life)
+    };
+    // It writes on for a while, and a power loss takes the last of it.
+    let mut book = founded();
+    show(&mut book, &of(4, false, 400)).expect("a later life");
+    book.note(2, Founding::default(), 1_000);
+    assert_eq!(refused(&book, &of(5, true, 900)), "admitted");
+    assert_eq!(
+        refused(&book, &of(5, true, 299)),
+        "older_copy",
+        "what was synced before must be there"
+    );
+    // It is started once more in between, and says what it found.
+    show(&mut book, &of(5, false, 1_000)).expect("a later life");
+    assert_eq!(refused(&book, &of(6, true, 900)), "admitted");
+    show(&mut book, &of(6, true, 900)).expect("it syncs from now on");
+    book.note(2, Founding::default(), 950);
+    assert_eq!(refused(&book, &of(7, true, 949)), "older_copy");
+    // Nor what it says while the book is being written.
+    let mut book = founded();
+    show(&mut book, &of(4, false, 400)).expect("a later life");
+    // As a book that was read again: no card was shown yet.
+    book.unsynced.clear();
+    let mut next = book.clone();
+    next.record(&card(3, 33, 4));
+    book.note_syncs(&of(4, false, 400));
+    book.note(2, Founding::default(), 1_000);
+    next.take_heard(&book);
+    next.note(2, Founding::default(), 1_001);
+    assert_eq!(refused(&next, &of(5, true, 900)), "admitted");
+}
+
+#[test]
 fn what_a_log_did_since_its_start_is_not_held_against_that_start() {
     let mut book = founded();
     book.note(2, Founding::default(), 5_000);
@@ -353,9 +390,9 @@ fn once_the_book_is_closed_it_keeps_to_those_it_met() {
     book.note(3, own, 0);
     assert!(book.founding().is_closed && !book.is_founded());
     assert_eq!(refused(&book, &card(2, 23, 1)), "other_directory");
-    // The operator may still leave one out; the others stand.
-    assert!(book.retire(3));
-    assert_eq!(refused(&book, &card(2, 23, 1)), "other_directory");
+    assert!(!book.retire(3), "others may be founded with it");
+    assert_eq!(book.founding(), agreeing(&book));
+    assert_eq!(book.founding().digest, own.digest);
 }
 
 #[test]

@@ -138,7 +138,9 @@ impl Server {
         };
         let hello = read_hello(stream, self.limits.handshake_timeout())
             .map_err(|reason| reject(reason, 1))?;
-        let judged = self.judge(&hello).and_then(|role| entry.settle(role));
+        let judged = self
+            .judge(&hello)
+            .and_then(|role| self.settle(entry, &hello, role));
         judged.map_err(|reason| reject(reason, hello.version))?;
         let accept = match hello.from {
             Some(_) => &self.accept,
@@ -179,10 +181,15 @@ impl Server {
             return Err(CloseReason::UnknownNode { node: from });
         }
         // Before it takes the place of another connection of this node. What it shows is written down first.
-        if let Some(card) = &hello.card {
-            self.inbox.admit(card)?;
-        }
-        Ok(Role::Node(from, hello.lane))
+        let card = hello.card.as_ref().ok_or(CloseReason::BadHandshake)?;
+        self.inbox.admit(card)?;
+        Ok(Role::Node(from, hello.lane, card.identity()))
+    }
+
+    /// Gives the stranger its place, unless another start of its node was admitted after it.
+    fn settle(&self, entry: &Entry, hello: &Hello, role: Role) -> Result<(), CloseReason> {
+        let card = hello.card.as_ref();
+        entry.settle(role, || card.is_none_or(|card| self.inbox.stands(card)))
     }
 
     fn serve_node(&self, entry: &Entry, from: NodeId, lane: Lane) -> CloseReason {
@@ -199,6 +206,8 @@ impl Server {
                 say_alive(&entry.stream)
             },
             |frame| {
+                // The buffer may hold more than one, and another start be admitted meanwhile.
+                entry.check()?;
                 check_node_frame(&frame, from, self.accept.node, lane)?;
                 self.inbox.deliver(Origin::Node(from), frame);
                 Ok(())
@@ -309,33 +318,4 @@ impl ReplySink for ClerkSink {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::event::SystemError;
-    use super::*;
-    use crate::transport::FewNodes;
-
-    #[test]
-    fn a_want_of_file_handles_is_told_in_words() {
-        let (process, system) = (24, 23);
-        for errno in [process, system] {
-            let error = io::Error::from_raw_os_error(errno);
-            let words = SystemError::from(error).to_string();
-            assert!(words.contains("open files"), "{words}");
-        }
-    }
-
-    #[test]
-    fn a_clerk_of_version_1_is_told_nothing_that_it_has_no_word_for() {
-        let waits_for = FewNodes::of(&[NodeId(2)]);
-        let unfounded = Refusal::Unfounded { waits_for };
-        let added = [
-            (unfounded, Refusal::NotLeader { leader: None }),
-            (Refusal::OutOfHandles, Refusal::DiskFull),
-        ];
-        for (refusal, nearest) in added {
-            assert_eq!(in_words_of(1, refusal), nearest);
-            assert_eq!(in_words_of(2, refusal), refusal);
-        }
-        assert_eq!(in_words_of(1, Refusal::Busy), Refusal::Busy);
-    }
-}
+mod tests;

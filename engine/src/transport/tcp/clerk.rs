@@ -6,6 +6,7 @@
 //! - One link for each node; it connects when there is something to send.
 
 use std::collections::HashMap;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -231,7 +232,7 @@ impl Shared {
         let link = Arc::new(NodeLink {
             link: Arc::new(Link {
                 purpose,
-                queue: Queue::new(&self.limits),
+                queue: Arc::new(Queue::new(&self.limits)),
                 limits: self.limits,
                 monitor: Arc::clone(&self.monitor),
                 threads: Arc::clone(&self.threads),
@@ -317,7 +318,7 @@ impl Purpose for Node {
         addresses
     }
 
-    fn accepted(&self, accept: Accept) -> Result<(), CloseReason> {
+    fn accepted(&self, accept: Accept, _stream: &Arc<TcpStream>) -> Result<(), CloseReason> {
         if accept.node != self.id {
             return Err(CloseReason::WrongNode {
                 expected: self.id,

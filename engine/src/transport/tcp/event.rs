@@ -83,7 +83,7 @@ pub enum CloseReason {
     /// This side stopped.
     #[error("this side stopped")]
     Stopped,
-    /// The same node has opened another connection on the same lane.
+    /// The same node has opened another connection on the same lane, or another start of it was admitted.
     #[error("replaced by a newer connection of the same node")]
     Replaced,
     /// The operating system reports an error.

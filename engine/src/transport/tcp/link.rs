@@ -31,8 +31,8 @@ pub(super) trait Purpose: Send + Sync + 'static {
     /// The other side does not want this one.
     fn rejected(&self, _reason: &CloseReason) {}
 
-    /// Judges and learns from what the other side says of itself.
-    fn accepted(&self, accept: Accept) -> Result<(), CloseReason>;
+    /// Judges and learns from what the other side of this stream says of itself.
+    fn accepted(&self, accept: Accept, stream: &Arc<TcpStream>) -> Result<(), CloseReason>;
 
     /// Takes what the other side sends.
     fn deliver(&self, frame: Frame) -> Result<(), CloseReason>;
@@ -49,7 +49,7 @@ pub(super) trait Purpose: Send + Sync + 'static {
 
 pub(super) struct Link<P> {
     pub(super) purpose: P,
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<Queue>,
     pub(super) limits: TcpLimits,
     pub(super) monitor: Arc<Monitor>,
     pub(super) threads: Arc<Threads>,
@@ -106,7 +106,7 @@ impl<P: Purpose> Link<P> {
             |stream| self.queue.attach(stream),
         );
         let (stream, accept) = dialled.inspect_err(|reason| self.purpose.rejected(reason))?;
-        self.purpose.accepted(accept)?;
+        self.purpose.accepted(accept, &stream)?;
         Ok(stream)
     }
 

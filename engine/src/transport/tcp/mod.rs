@@ -30,7 +30,7 @@ pub use clerk::{TcpClerkLink, TcpClerkOptions};
 pub use event::{CloseReason, Lane, SystemError, TcpStats, TransportEvent};
 use event::{Monitor, hint_to_resolve};
 use handshake::{Accept, Hello};
-use incoming::Incoming;
+use incoming::{Dialled, Incoming};
 use link::{Link, Purpose};
 pub use options::{Observer, TcpLimits, TcpOptions};
 use queue::Queue;
@@ -145,7 +145,9 @@ impl TcpTransport {
         let threads = Threads::watched(move |reason| told.failed(reason));
         let incoming = Incoming::new(&options.limits);
         let card = own_card(&options, local_addr, inbox.as_ref());
-        let peers = Arc::new(links(&options, &card, &inbox, &monitor, &threads));
+        let peers = Arc::new(links(
+            &options, &card, &inbox, &incoming, &monitor, &threads,
+        ));
         // From here on, an early return drops the transport, which ends the threads begun so far.
         let transport = Arc::new(Self {
             peers: Arc::clone(&peers),
@@ -271,6 +273,7 @@ fn links(
     options: &TcpOptions,
     card: &NodeCard,
     inbox: &Arc<dyn Inbox>,
+    incoming: &Arc<Incoming>,
     monitor: &Arc<Monitor>,
     threads: &Arc<Threads>,
 ) -> Peers {
@@ -282,6 +285,7 @@ fn links(
         .filter(|(node, _)| *node != options.node)
     {
         for lane in [Lane::Main, Lane::Snapshot] {
+            let queue = Arc::new(Queue::new(&options.limits));
             let peer = Peer {
                 node: *node,
                 lane,
@@ -289,11 +293,13 @@ fn links(
                 card: Arc::clone(&card),
                 groups: options.groups,
                 inbox: Arc::downgrade(inbox),
+                incoming: Arc::clone(incoming),
+                queue: Arc::clone(&queue),
                 monitor: Arc::clone(monitor),
             };
             let link = Link {
                 purpose: peer,
-                queue: Queue::new(&options.limits),
+                queue,
                 limits: options.limits,
                 monitor: Arc::clone(monitor),
                 threads: Arc::clone(threads),
@@ -327,6 +333,8 @@ struct Peer {
     groups: u32,
     /// Weak: what delivers holds it, and lets it go when it stops.
     inbox: Weak<dyn Inbox>,
+    incoming: Arc<Incoming>,
+    queue: Arc<Queue>,
     monitor: Arc<Monitor>,
 }
 
@@ -350,7 +358,7 @@ impl Purpose for Peer {
         vec![self.address.clone()]
     }
 
-    fn accepted(&self, accept: Accept) -> Result<(), CloseReason> {
+    fn accepted(&self, accept: Accept, stream: &Arc<TcpStream>) -> Result<(), CloseReason> {
         if accept.groups != self.groups {
             return Err(CloseReason::WrongGroups {
                 ours: self.groups,
@@ -365,6 +373,15 @@ impl Purpose for Peer {
         }
         let inbox = self.inbox.upgrade().ok_or(CloseReason::Stopped)?;
         inbox.admit(&accept.card)?;
+        let dialled = Dialled {
+            start: accept.card.identity(),
+            queue: Arc::clone(&self.queue),
+            stream: Arc::downgrade(stream),
+        };
+        self.incoming
+            .settle_dialled((self.node, self.lane), dialled, || {
+                inbox.stands(&accept.card)
+            })?;
         inbox.judged(self.node, Ok(()));
         Ok(())
     }
