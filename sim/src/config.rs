@@ -267,12 +267,12 @@ mod tests {
     /// have all ways in which frames travel, and damaged disks.
     const MEANING: (u32, u64, [(u64, u64); 4]) = (
         12,
-        0x0cf9_7709_dec5_6598,
+        0xbbfc_c229_3acc_88ba,
         [
-            (11, 0x0007_a63a_986f_6e76),
-            (13, 0x570a_8541_e36a_8c2f),
-            (21, 0x6b67_edd3_b353_dffe),
-            (24, 0xa3e4_f416_7a01_d856),
+            (11, 0xdc43_2c1e_ae14_ce84),
+            (13, 0x8673_799a_be9b_9471),
+            (21, 0x7a59_a495_1b5b_1552),
+            (24, 0x11de_bd43_2c69_5eb9),
         ],
     );
 
