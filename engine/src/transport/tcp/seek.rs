@@ -215,7 +215,7 @@ mod tests {
             Err(CloseReason::Resolve(error.into()))
         };
         let names = ["nowhere.example:7400".to_owned()];
-        let told = failures(find_node_by(&names, &options(1), refused))[0].to_string();
+        let told = failures(find_node_by(&names, &options(1_000), refused))[0].to_string();
         assert!(told.contains("no such host"), "{told}");
         assert!(
             told.contains("check the name") && !told.contains("host:port"),
@@ -234,7 +234,7 @@ mod tests {
         let vacant = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = vacant.local_addr().expect("it listens").to_string();
         drop(vacant);
-        let told = failures(find_node(&[address], &options(1)))[0].to_string();
+        let told = failures(find_node(&[address], &options(1_000)))[0].to_string();
         assert!(told.contains("refused (os error "), "{told}");
     }
 }
