@@ -56,7 +56,8 @@ pub struct Options {
     /// The longest snapshot that this node takes from a leader, in bytes. The state of a group lives in memory, so
     /// this is far more than one has. Default 64 GiB.
     pub snapshot_bytes_max: u64,
-    /// How many entries stay in the log behind a snapshot, for followers that lag a little. Default 1,024.
+    /// How many entries stay in the log behind a snapshot, for followers that lag a little. Default 1,024. With 0 nothing stays,
+    /// not even what follows a snapshot that is on its way to a follower.
     pub trailing_entries: u64,
     /// Entries that a group's leader holds uncommitted before it refuses more, in bytes. Default 64 MiB.
     pub uncommitted_bytes_max: usize,

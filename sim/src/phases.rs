@@ -316,7 +316,10 @@ fn feed_a_slow_disk<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.slow_disk(node, interval_ns * (1 + world.seed % 3));
     let think_ns = std::mem::replace(&mut world.config.think_ns, SLOW_THINK_NS);
     world.start_clerks();
-    world.run_until(world.now_ns + SLOW_NS)?;
+    for _ in 0..SLOW_PARTS {
+        world.expect_rest(REST_EVENTS);
+        world.run_until(world.now_ns + SLOW_NS / SLOW_PARTS)?;
+    }
     world.stop_clerks();
     world.config.think_ns = think_ns;
     // A new leader does not know what others have, and may send some of it again.
@@ -331,6 +334,9 @@ fn feed_a_slow_disk<W: Workload>(world: &mut World<W>) -> Result<(), String> {
     world.expect_rest(REST_EVENTS);
     judged
 }
+
+/// Into so many parts that is divided, each of which has bounded events, as clerks that hurry make many.
+const SLOW_PARTS: u64 = 10;
 
 /// How long clerks think meanwhile.
 const SLOW_THINK_NS: u64 = 5 * MS;

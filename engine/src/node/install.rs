@@ -294,6 +294,9 @@ impl<M: StateMachine> Replica<M> {
         let by_bytes = self.options.snapshot_log_bytes / 4 / entry_bytes;
         let trailing = self.options.trailing_entries.min(by_bytes);
         let first = LogIndex((snapshot.0 + 1).saturating_sub(trailing));
+        if self.options.trailing_entries == 0 {
+            return first.max(self.raft.first_index());
+        }
         let covered_bytes = self.options.snapshot_log_bytes.max(self.snapshot_bytes());
         let kept = covered_bytes.saturating_mul(KEPT_LOG_SNAPSHOTS) / entry_bytes;
         let least = LogIndex((snapshot.0 + 1).saturating_sub(kept));
@@ -319,7 +322,10 @@ impl<M: StateMachine> Replica<M> {
             raft.peers().any(waits)
         });
         let delivered = delivered.iter().map(|it| it.1);
-        let indexes = delivered.chain(outgoing.iter().map(|it| it.meta.index));
+        // Nothing is kept for one that is gone: nobody knows for how long.
+        let lives = |to: NodeId| raft.peers().any(|peer| peer.id == to && peer.is_active);
+        let under_way = outgoing.iter().filter(|it| lives(it.to));
+        let indexes = delivered.chain(under_way.map(|it| it.meta.index));
         indexes.min().map(LogIndex::next)
     }
 
