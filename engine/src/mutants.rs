@@ -106,4 +106,7 @@ mutants! {
     LOST_ANSWER_IS_WAITED_FOR;
     /// Whoever answers under the right number speaks for the replica in the process of a client (found here, by reading).
     ANYBODY_SPEAKS_FOR_LOCAL_REPLICA;
+    /// A node whose directory a peer refused as an older copy votes when that peer is gone (found here: an acknowledged write
+    /// was lost).
+    OUTDATED_TAKES_PART;
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{TRANSPORTS, durable, eventually, free_addresses, quick};
+use common::{GROUP, TRANSPORTS, durable, eventually, free_addresses, quick, settled};
 use quorate::transport::Refused;
 use quorate::transport::tcp::{CloseReason, TransportEvent};
 use quorate::{
@@ -175,6 +175,68 @@ fn an_older_copy_is_refused_however_often_it_is_started() {
         cluster.crash(ONE);
         let value = clerk.get("k").expect("nodes 2 and 3 are a majority");
         assert_eq!(value.as_deref(), Some(&b"newer"[..]));
+    }
+}
+
+/// The leader alone knew that the copy lacked a write that was acknowledged: it told the node so, or had entries refused by it.
+/// Then it was gone, and the copy elected another one without the write.
+#[test]
+fn a_copy_that_a_peer_knew_better_loses_nothing_when_that_peer_is_gone() {
+    for (transport, waits) in TRANSPORTS
+        .into_iter()
+        .flat_map(|it| [(it, false), (it, true)])
+    {
+        let root = tempfile::tempdir().expect("a directory");
+        let cluster = durable(root.path(), transport, impatient());
+        let clerk = cluster.clerk();
+        let dir = |node: NodeId| root.path().join(node.0.to_string());
+        clerk.put("k", "old").expect("three nodes run");
+        settled(&cluster);
+        let leader = cluster.leader().expect("one leads");
+        let mut others = cluster.nodes().into_iter().filter(|node| *node != leader);
+        let (absent, copied) = (others.next(), others.next());
+        let (absent, copied) = absent.zip(copied).expect("there are three");
+        cluster.crash(absent);
+        let kept = root.path().join("copy");
+        copy(&dir(copied), &kept);
+        let told = || {
+            let peers = cluster.db(leader).expect("it runs").stats().peers;
+            let status = peers.into_iter().find(|(node, _)| *node == copied);
+            status
+                .and_then(|(_, status)| status)
+                .map(|it| it.durable_lsn)
+        };
+        let before = told();
+        clerk.put("k", "new").expect("two of three nodes run");
+        if waits {
+            eventually("the leader hears how far its log is", || told() > before);
+        }
+        cluster.crash(copied);
+        wipe(&dir(copied));
+        fs::rename(&kept, dir(copied)).expect("it can be moved");
+        cluster
+            .restart(copied)
+            .expect("a directory of the node opens");
+        let db = cluster.db(copied).expect("it runs");
+        eventually("the copy is found out", || {
+            let is_refused = db.founding().refused_by.iter().any(|(by, _)| *by == leader);
+            let trouble = db.trouble(GROUP).expect("it runs");
+            is_refused || trouble.is_some_and(|it| it.contains("older copy"))
+        });
+        cluster.crash(leader);
+        cluster.restart(absent).expect("it opens");
+        let read = clerk.get("k");
+        let sees = read
+            .as_ref()
+            .ok()
+            .map(|value| value.as_deref().map(<[u8]>::to_vec));
+        let is_kept = sees.is_none_or(|value| value.as_deref() == Some(b"new"));
+        assert!(is_kept, "{transport:?}: {read:?}");
+        cluster.restart(leader).expect("it opens");
+        eventually("the write is there", || {
+            let value = clerk.get("k").ok().flatten();
+            value.as_deref() == Some(&b"new"[..])
+        });
     }
 }
 

@@ -77,4 +77,7 @@ mutants! {
     /// What a follower with a slow disk has not yet acknowledged is sent again every few heartbeats (found here: everything was
     /// sent 2.8 times at syncs of 150 ms).
     RESENDS_TO_SLOW_DISK;
+    /// A replica that lacks what its leader takes for stored there goes on and votes (found here, with an older copy of a
+    /// directory: an acknowledged write was lost).
+    FORGOTTEN_ENTRIES_ARE_NO_LOSS;
 }

@@ -71,6 +71,8 @@ pub(crate) struct Membership {
     unwritten: Mutex<Option<String>>,
     /// As in the book, for those who ask often.
     is_founded: AtomicBool,
+    /// A peer knows better than this directory what its node promised.
+    is_outdated: AtomicBool,
     /// What the members announced, as in the book.
     limits: Arc<Limits>,
     refused_by: Mutex<BTreeMap<NodeId, Refused>>,
@@ -100,6 +102,7 @@ impl Membership {
             card,
             writing: Mutex::new(()),
             is_founded: AtomicBool::new(book.is_founded()),
+            is_outdated: AtomicBool::new(false),
             limits: Arc::new(limits),
             book: Mutex::new(book),
             unwritten: Mutex::default(),
@@ -145,6 +148,14 @@ impl Membership {
     /// Whether this node takes part: asks for and gives votes, acknowledges, leads.
     pub(crate) fn is_founded(&self) -> bool {
         self.is_founded.load(Ordering::Acquire)
+    }
+
+    /// Whether this node votes, acknowledges and leads: the cluster is founded, and no peer has refused this directory as an
+    /// older copy, or as not the one that counts. What such a peer knew stays true when it is gone or has forgotten it, so that
+    /// this lasts as long as the process.
+    pub(crate) fn takes_part(&self) -> bool {
+        let is_outdated = self.is_outdated.load(Ordering::Acquire);
+        self.is_founded() && (!is_outdated || mutants::OUTDATED_TAKES_PART)
     }
 
     /// Whether an admitted card still shows the start that counts of its node: no other one was admitted since.
@@ -265,10 +276,16 @@ impl Membership {
             self.accepted_by.lock().insert(by);
         }
         let mut refused_by = self.refused_by.lock();
+        // A peer that is started again may have forgotten how it knew: what it said of this directory stays true.
+        let is_known = refused_by.get(&by).is_some_and(Refused::is_of_directory);
+        let keeps = is_known && judged.is_ok() && self.is_founded();
         let before = match judged {
+            Ok(()) if keeps => None,
             Ok(()) => refused_by.remove(&by),
             Err(why) => refused_by.insert(by, why.clone()),
         };
+        let is_outdated = refused_by.values().any(Refused::is_of_directory);
+        self.is_outdated.store(is_outdated, Ordering::Release);
         drop(refused_by);
         if before.as_ref() != judged.err() {
             self.tell(Change::Refused);

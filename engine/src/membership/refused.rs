@@ -131,6 +131,14 @@ pub enum OlderBy {
 }
 
 impl Refused {
+    /// Whether it is the directory that is refused: its node promised more than it knows.
+    pub(super) fn is_of_directory(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherDirectory { .. } | Self::OlderCopy { .. } | Self::SecondCopy { .. }
+        )
+    }
+
     /// A short fixed name for counters.
     #[must_use]
     pub fn name(&self) -> &'static str {

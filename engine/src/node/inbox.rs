@@ -89,7 +89,7 @@ impl<M: StateMachine> Inbox for NodeInbox<M> {
             Frame::Raft(_) | Frame::SnapshotChunk(_) | Frame::SnapshotAck(_)
         );
         // Who promises nothing need not hear what it would promise.
-        if promises && !self.membership.is_founded() && !mutants::VOTES_UNFOUNDED {
+        if promises && !self.membership.takes_part() && !mutants::VOTES_UNFOUNDED {
             return;
         }
         match frame {

@@ -228,8 +228,13 @@ impl<M: StateMachine> Shard<M> {
                     return;
                 };
                 if !self.takes_part() {
-                    let waits_for = self.ports.membership.waits_for();
-                    outlet.answer(&self.ports, Err(Refusal::Unfounded { waits_for }));
+                    let refusal = if self.ports.membership.is_founded() {
+                        Refusal::NotLeader { leader: None }
+                    } else {
+                        let waits_for = self.ports.membership.waits_for();
+                        Refusal::Unfounded { waits_for }
+                    };
+                    outlet.answer(&self.ports, Err(refusal));
                     return;
                 }
                 self.replicas[slot].request(now_ns, outlet, request, self.health, &self.ports);
@@ -425,9 +430,9 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Whether the cluster is founded. Before, this node neither asks for anything nor promises it.
+    /// Whether this node asks for anything, or promises it.
     fn takes_part(&self) -> bool {
-        self.ports.membership.is_founded() || mutants::VOTES_UNFOUNDED
+        self.ports.membership.takes_part() || mutants::VOTES_UNFOUNDED
     }
 
     fn send_outbox(&mut self) {

@@ -39,6 +39,9 @@ impl Append {
     }
 }
 
+/// A leader that takes more entries than this for stored here, beyond the log, is wrong itself.
+const FORGOTTEN_MAX: u64 = 1 << 32;
+
 impl Raft {
     /// A message that only a leader sends.
     pub(super) fn on_leader_message(&mut self, from: NodeId, term: Term, body: Body) {
@@ -236,12 +239,19 @@ impl Raft {
         // The leader says no more than what it knows this log to hold, but a replica that lost
         // its disk holds less.
         if commit > self.log.last() {
+            let last = self.log.last();
             let reason = RejectionReason::CommitBeyondLog {
                 term: self.term,
                 commit,
-                last: self.log.last(),
+                last,
             };
             self.note_rejected(from, reason);
+            // The leader has this replica's word for these entries, and may have told a client so.
+            // A replica that forgot them must not help to elect one that lacks them. An index that
+            // no log comes to is no such word.
+            if commit.0 - last.0 <= FORGOTTEN_MAX && !mutants::FORGOTTEN_ENTRIES_ARE_NO_LOSS {
+                self.set_aside(self.now_ns, commit);
+            }
         } else if !self.is_aside() {
             self.commit_to(commit);
         }

@@ -65,6 +65,39 @@ fn it_neither_votes_nor_stands_for_election() {
     assert_eq!(solo.raft.hard_state().vote, None);
 }
 
+/// It acknowledged six entries, which an older copy of its directory does not have. It went on and
+/// voted, and the two last ones were lost with the leader that had them.
+#[test]
+fn a_replica_that_forgot_what_its_leader_counts_on_votes_no_more_until_it_has_that_again() {
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.wait(400 * MS);
+    solo.messages();
+    solo.hears(2, 5, heartbeat(6));
+    assert!(solo.raft.is_aside());
+    solo.messages();
+    let (last_index, last_term) = (LogIndex(9), Term(5));
+    let transfer = true;
+    solo.hears(
+        3,
+        6,
+        Body::Vote {
+            last_index,
+            last_term,
+            transfer,
+        },
+    );
+    assert_eq!(solo.sync(), [], "no vote");
+    solo.hears(2, 6, snapshot(5, 5));
+    solo.sync();
+    assert!(solo.raft.is_aside(), "it covers less than what is gone");
+    solo.hears(2, 6, snapshot(6, 5));
+    assert!(!solo.raft.is_aside());
+    // An index that no log comes to tells nothing of this one.
+    let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);
+    solo.hears(2, 5, heartbeat(1 << 62));
+    assert!(!solo.raft.is_aside());
+}
+
 #[test]
 fn a_leader_that_finds_out_leads_no_more_and_promises_nothing() {
     let mut solo = Solo::with_log(options(), 3, 5, &[1, 1, 4, 5]);

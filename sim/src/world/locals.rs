@@ -31,6 +31,9 @@ const THREAD_NS: u64 = 10_000;
 const SLEEP_PERMILLE: u32 = 300;
 const SLEEP_MEANS_NS: [u64; 3] = [100_000_000, 1_000_000_000, 3_000_000_000];
 
+/// A thread that was put to sleep is back by then: a client that waits for it makes no progress meanwhile.
+const SLEEP_NS_MAX: u64 = 2_000_000_000;
+
 /// How often it is looked whether a process that stands still goes on.
 pub(super) const PAUSED_NS: u64 = 50_000_000;
 
@@ -400,7 +403,7 @@ impl<W: Workload> World<W> {
         } else {
             THREAD_NS
         };
-        let delay_ns = self.local_rng.wait(mean_ns);
+        let delay_ns = self.local_rng.wait(mean_ns).min(SLEEP_NS_MAX);
         self.schedule_local(node, delay_ns, LocalStep::Load(ticket));
     }
 
