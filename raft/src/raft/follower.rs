@@ -39,6 +39,19 @@ impl Append {
     }
 }
 
+/// So many heartbeats of a leader claim the same before it is believed.
+const CLAIMS_MIN: u32 = 3;
+
+/// What a leader says is here and is not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    from: NodeId,
+    term: Term,
+    /// That of its last heartbeat which said so.
+    round: Round,
+    times: u32,
+}
+
 /// A leader that takes more entries than this for stored here, beyond the log, is wrong itself.
 const FORGOTTEN_MAX: u64 = 1 << 32;
 
@@ -236,6 +249,9 @@ impl Raft {
     fn on_heartbeat(&mut self, from: NodeId, commit: LogIndex, round: Round) {
         // Without new entries to go along with, a commit index is written no more often than this.
         self.must_flush_commit = true;
+        if commit <= self.log.last() {
+            self.claim = None;
+        }
         // The leader says no more than what it knows this log to hold, but a replica that lost
         // its disk holds less.
         if commit > self.log.last() {
@@ -246,10 +262,7 @@ impl Raft {
                 last,
             };
             self.note_rejected(from, reason);
-            // The leader has this replica's word for these entries, and may have told a client so.
-            // A replica that forgot them must not help to elect one that lacks them. An index that
-            // no log comes to is no such word.
-            if commit.0 - last.0 <= FORGOTTEN_MAX && !mutants::FORGOTTEN_ENTRIES_ARE_NO_LOSS {
+            if self.is_claimed(from, commit, round) && !mutants::FORGOTTEN_ENTRIES_ARE_NO_LOSS {
                 self.set_aside(self.now_ns, commit);
             }
         } else if !self.is_aside() {
@@ -272,6 +285,31 @@ impl Raft {
         } else {
             self.send(to, self.term, body);
         }
+    }
+
+    /// Whether a leader has claimed, heartbeat after heartbeat, that this replica has entries that it
+    /// lacks. The leader has this replica's word for them then, and may have told a client so: a
+    /// replica that forgot them must not help to elect one that lacks them. One message may be
+    /// forged, and an index that no log comes to is.
+    fn is_claimed(&mut self, from: NodeId, commit: LogIndex, round: Round) -> bool {
+        if commit.0 - self.log.last().0 > FORGOTTEN_MAX {
+            return false;
+        }
+        let before = self
+            .claim
+            .filter(|it| (it.from, it.term) == (from, self.term));
+        let times = match before {
+            Some(before) if round > before.round => before.times + 1,
+            Some(before) => before.times,
+            None => 1,
+        };
+        self.claim = Some(Claim {
+            from,
+            term: self.term,
+            round,
+            times: times.min(CLAIMS_MIN),
+        });
+        times >= CLAIMS_MIN
     }
 
     fn commit_to(&mut self, commit: LogIndex) {

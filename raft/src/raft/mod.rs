@@ -59,6 +59,8 @@ pub struct Raft {
     preference: Preference,
     /// The last entry that its disk has lost; zero if it has all.
     lost_until: LogIndex,
+    /// What the leader says is here and is not, in the heartbeats since it last said nothing of the kind.
+    claim: Option<follower::Claim>,
 
     term: Term,
     vote: Option<NodeId>,

@@ -81,6 +81,7 @@ impl Raft {
             promise_ns: Some(options.election_timeout_ns),
             preference: Preference::default(),
             lost_until: LogIndex::ZERO,
+            claim: None,
             term: hard_state.term,
             vote: hard_state
                 .vote
