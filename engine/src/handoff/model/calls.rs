@@ -104,6 +104,9 @@ fn two_push_and_each_is_done_once() {
     });
     let _nobody_looks = calls.push(2);
     other.join().expect("it ends");
+    // Before the end, which wakes everybody.
+    done.wait_for(1);
+    done.wait_for(2);
     calls.end();
     first.join().expect("it leaves");
     let mut things = done.things.lock();
