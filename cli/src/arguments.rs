@@ -89,11 +89,11 @@ pub(crate) struct RepairArguments {
     pub(crate) json: bool,
 }
 
-/// Runs a node until it is killed.
+/// Runs a node until it is stopped.
 ///
-/// Prints changes of leadership and what happens to connections, a line each, with the time in UTC. Ctrl-C ends it as a crash would, which is safe:
-/// everything that was acknowledged is on disk, and the next start recovers. With --until-stdin-closes it also ends in order
-/// when its standard input does.
+/// Prints changes of leadership and what happens to connections, a line each, with the time in UTC.
+/// Ctrl-C or SIGTERM stops it in order, after it handed its leadership over; a second one ends it at
+/// once, which is as safe as a crash: what was acknowledged is on disk.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArguments {
     /// This node's id, one of those in the list.
